@@ -1,0 +1,29 @@
+# What people run; see README.md. Every target is a script of tools/, which says more.
+
+.PHONY: help run test check bench guest fmt clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
+
+run: ## boot a small Linux guest under the supervisors and show its console
+	@tools/run.sh
+
+test: ## install what the tests need and run all of them
+	@tools/test.sh
+
+check: ## format, lints and documentation, as continuous integration checks them
+	@tools/check.sh
+
+bench: ## measure
+	@tools/prepare.sh
+	@BULKHEAD_TEST_GUEST=$(CURDIR)/build/guest cargo bench -p bulkhead-benches
+
+guest: ## make the guest of `make run` and of the tests in build/guest
+	@tools/guest-image.sh build/guest
+
+fmt: ## format the sources
+	@cargo fmt --all
+
+clean: ## remove all that was built
+	@cargo clean
+	@rm -rf build

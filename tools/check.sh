@@ -1,0 +1,18 @@
+#!/bin/sh
+# Format, lints and documentation; all of them are tried before the answer. Exits with the number of those that failed.
+set -u
+
+cd "$(dirname "$0")/.." || exit 1
+tools/toolchain.sh || exit 1
+
+failed=0
+check() {
+    echo "check: $*"
+    "$@" || { failed=$((failed + 1)) && echo "check: FAILED: $*"; }
+}
+
+check cargo fmt --all --check
+check cargo clippy ${CI:+--locked} --workspace --all-targets -- -D warnings
+export RUSTDOCFLAGS="-D warnings"
+check cargo doc ${CI:+--locked} --workspace --no-deps
+exit "$failed"

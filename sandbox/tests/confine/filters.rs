@@ -1,0 +1,268 @@
+//! Every rule of every role, in a child under the real filter.
+
+use std::collections::BTreeSet;
+use std::ffi::{c_int, c_long};
+
+use sandbox::pidfd::Exit;
+use sandbox::policy::{Argument, Condition, Otherwise, Role, Rule, Verdict};
+
+use crate::support::{myself, output};
+use crate::{Outcome, Test};
+
+pub const TESTS: &[Test] = &[
+    ("filters::allowed_calls_are_made", allowed_calls_are_made),
+    ("filters::wrong_arguments_kill", wrong_arguments_kill),
+    ("filters::unlisted_calls_kill", unlisted_calls_kill),
+    ("filters::refused_calls_fail_with_their_error", refused_calls_fail_with_their_error),
+    ("filters::qemu_may_fork_but_makes_no_namespace", qemu_may_fork_but_makes_no_namespace),
+    ("filters::x32_numbers_are_no_way_around", x32_numbers_are_no_way_around),
+    ("filters::control_makes_threads", control_makes_threads),
+    ("filters::panic_dies_as_a_panic", panic_dies_as_a_panic),
+    ("filters::abort_dies_of_sigabrt", abort_dies_of_sigabrt),
+];
+
+/// An argument that no call can use.
+const BAD: c_long = -1;
+
+/// Runs `action` in a fork under the role's filter; its result becomes the exit code.
+fn under(role: Role, action: impl FnOnce() -> c_int) -> Exit {
+    // SAFETY: this process has one thread.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let code = match role.install() {
+            Ok(()) => action(),
+            Err(_) => 250,
+        };
+        // SAFETY: takes no memory and does not return.
+        unsafe { libc::_exit(code) };
+    }
+    let pidfd = sandbox::pidfd::open(pid).unwrap();
+    sandbox::pidfd::wait(&pidfd).unwrap()
+}
+
+/// Makes a call; 0 or its error.
+fn call(number: c_long, args: [c_long; 6]) -> c_int {
+    let [a, b, c, d, e, f] = args;
+    // SAFETY: the arguments are useless on purpose: every address is one that the kernel refuses.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    if result == -1 { std::io::Error::last_os_error().raw_os_error().unwrap() } else { 0 }
+}
+
+fn killed(exit: Exit) -> bool {
+    matches!(exit, Exit::Signal { number: libc::SIGSYS, .. })
+}
+
+/// Arguments that pass one set of tests, all others bad.
+fn passing(all: &[Argument]) -> [c_long; 6] {
+    let mut args = [BAD; 6];
+    for argument in all {
+        args[usize::from(argument.index)] = match argument.condition {
+            Condition::Is(value) => value.into(),
+            Condition::Masked { mask, value } => (!mask | value).into(),
+        };
+    }
+    args
+}
+
+/// For each tested argument a value that no set of the rule accepts, the others passing.
+fn failing(rule: &Rule) -> Vec<[c_long; 6]> {
+    let mut cases = Vec::new();
+    for all in rule.any {
+        for argument in *all {
+            let mut args = passing(all);
+            args[usize::from(argument.index)] = match argument.condition {
+                Condition::Is(_) => 0x7ead_beef,
+                // Each bit of the mask by itself makes it wrong; the lowest and the highest stand for them.
+                Condition::Masked { mask, value } => (value ^ (1 << mask.trailing_zeros())).into(),
+            };
+            cases.push(args);
+            if let Condition::Masked { mask, value } = argument.condition {
+                args[usize::from(argument.index)] = (value ^ (1 << mask.ilog2())).into();
+                cases.push(args);
+            }
+        }
+    }
+    cases
+}
+
+fn leaves() -> impl Iterator<Item = Role> {
+    Role::ALL.into_iter().filter(|role| role.otherwise() == Otherwise::Kill)
+}
+
+fn allowed_calls_are_made() -> Outcome {
+    // They do not return, or (clone) would start a thread on a bad stack; other tests make them.
+    const ELSEWHERE: [c_long; 4] = [libc::SYS_exit, libc::SYS_exit_group, libc::SYS_rt_sigreturn, libc::SYS_clone];
+    for role in leaves() {
+        for rule in role.rules().filter(|rule| rule.verdict == Verdict::Allow && !ELSEWHERE.contains(&rule.number)) {
+            let sets: &[&[Argument]] = if rule.any.is_empty() { &[&[]] } else { rule.any };
+            for all in sets {
+                let args = passing(all);
+                let exit = under(role, || call(rule.number, args));
+                assert!(matches!(exit, Exit::Code(..134)), "{} {rule} {args:?}: {exit}", role.name());
+            }
+        }
+    }
+    Outcome::Passed
+}
+
+fn wrong_arguments_kill() -> Outcome {
+    let mut cases = 0;
+    for role in leaves() {
+        for rule in role.rules().filter(|rule| rule.verdict == Verdict::Allow) {
+            for args in failing(rule) {
+                let exit = under(role, || call(rule.number, args));
+                assert!(killed(exit), "{} {rule} {args:x?}: {exit}", role.name());
+                cases += 1;
+            }
+        }
+    }
+    assert!(cases > 20, "only {cases} cases");
+    Outcome::Passed
+}
+
+/// Calls that no leaf may make.
+#[rustfmt::skip]
+const FORBIDDEN: &[c_long] = &[
+    libc::SYS_execve, libc::SYS_execveat, libc::SYS_ptrace, libc::SYS_mount, libc::SYS_umount2, libc::SYS_pivot_root,
+    libc::SYS_chroot, libc::SYS_unshare, libc::SYS_setns, libc::SYS_bpf, libc::SYS_keyctl, libc::SYS_add_key,
+    libc::SYS_request_key, libc::SYS_init_module, libc::SYS_finit_module, libc::SYS_delete_module, libc::SYS_kexec_load,
+    libc::SYS_reboot, libc::SYS_perf_event_open, libc::SYS_userfaultfd, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter,
+    libc::SYS_process_vm_readv, libc::SYS_process_vm_writev, libc::SYS_setuid, libc::SYS_setresuid, libc::SYS_setgroups,
+    libc::SYS_capset, libc::SYS_personality, libc::SYS_memfd_create, libc::SYS_swapon, libc::SYS_settimeofday,
+    libc::SYS_clock_settime, libc::SYS_mknodat, libc::SYS_fanotify_init, libc::SYS_bind, libc::SYS_open_by_handle_at,
+    libc::SYS_seccomp, libc::SYS_pidfd_getfd, libc::SYS_open_tree, libc::SYS_move_mount, libc::SYS_fsopen,
+    libc::SYS_mount_setattr, libc::SYS_openat2, libc::SYS_linkat, libc::SYS_fchownat, libc::SYS_sethostname, libc::SYS_acct,
+    libc::SYS_prlimit64, libc::SYS_process_madvise, libc::SYS_accept, libc::SYS_shmget, libc::SYS_mq_open, libc::SYS_sync,
+];
+
+#[cfg(target_arch = "x86_64")]
+const FORBIDDEN_ARCH: &[c_long] =
+    &[libc::SYS_fork, libc::SYS_vfork, libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_modify_ldt, libc::SYS_arch_prctl];
+#[cfg(not(target_arch = "x86_64"))]
+const FORBIDDEN_ARCH: &[c_long] = &[];
+
+/// Calls that only control may make.
+const FORBIDDEN_TO_SUPERVISOR: &[c_long] = &[
+    libc::SYS_clone,
+    libc::SYS_socket,
+    libc::SYS_connect,
+    libc::SYS_mkdirat,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat2,
+    libc::SYS_getdents64,
+    libc::SYS_fchmod,
+    libc::SYS_flock,
+];
+
+fn unlisted_calls_kill() -> Outcome {
+    let everywhere = || FORBIDDEN.iter().chain(FORBIDDEN_ARCH);
+    let control = everywhere().chain(&[libc::SYS_kill, libc::SYS_pidfd_send_signal]).map(|&call| (Role::Control, call));
+    let supervisor = everywhere().chain(FORBIDDEN_TO_SUPERVISOR).map(|&call| (Role::Supervisor, call));
+    for (role, number) in control.chain(supervisor) {
+        let exit = under(role, || call(number, [BAD; 6]));
+        assert!(killed(exit), "{}, call {number}: {exit}", role.name());
+    }
+    Outcome::Passed
+}
+
+fn refused_calls_fail_with_their_error() -> Outcome {
+    for role in Role::ALL {
+        for rule in role.rules() {
+            let Verdict::Errno(errno) = rule.verdict else { continue };
+            let sets: &[&[Argument]] = if rule.any.is_empty() { &[&[]] } else { rule.any };
+            for all in sets {
+                let exit = under(role, || call(rule.number, passing(all)));
+                assert_eq!(exit, Exit::Code(errno), "{} {rule}", role.name());
+            }
+        }
+    }
+    Outcome::Passed
+}
+
+fn qemu_may_fork_but_makes_no_namespace() -> Outcome {
+    let exit = under(Role::QemuBase, || {
+        // SAFETY: this process has one thread; the child ends at once.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: takes no memory and does not return.
+            unsafe { libc::_exit(7) };
+        }
+        let mut status = 0;
+        // SAFETY: status is a valid place.
+        unsafe { libc::waitpid(pid, &raw mut status, 0) };
+        libc::WEXITSTATUS(status)
+    });
+    assert_eq!(exit, Exit::Code(7));
+    let new_user = c_long::from(libc::CLONE_NEWUSER | libc::SIGCHLD);
+    let exit = under(Role::QemuBase, || call(libc::SYS_clone, [new_user, 0, 0, 0, 0, 0]));
+    assert_eq!(exit, Exit::Code(libc::EPERM));
+    Outcome::Passed
+}
+
+#[cfg(target_arch = "x86_64")]
+fn x32_numbers_are_no_way_around() -> Outcome {
+    const X32: c_long = 0x4000_0000;
+    for role in Role::ALL {
+        let exit = under(role, || call(X32 | libc::SYS_mount, [BAD; 6]));
+        match role.otherwise() {
+            Otherwise::Kill => assert!(killed(exit), "{}: {exit}", role.name()),
+            Otherwise::Allow => assert_eq!(exit, Exit::Code(libc::ENOSYS), "{}", role.name()),
+        }
+    }
+    Outcome::Passed
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn x32_numbers_are_no_way_around() -> Outcome {
+    Outcome::Skipped("only x86-64 has x32 numbers")
+}
+
+fn control_makes_threads() -> Outcome {
+    let exit = under(Role::Control, || {
+        let threads: Vec<_> = (0..4).map(|number| std::thread::spawn(move || vec![number; 1 << 20].len())).collect();
+        let total: usize = threads.into_iter().map(|thread| thread.join().unwrap_or(0)).sum();
+        c_int::from(total != 4 << 20)
+    });
+    assert_eq!(exit, Exit::Code(0));
+    Outcome::Passed
+}
+
+/// Each role, with and without the backtrace that an environment may ask for.
+fn deaths() -> BTreeSet<(&'static str, &'static str)> {
+    Role::ALL.into_iter().flat_map(|role| [(role.name(), "0"), (role.name(), "1")]).collect()
+}
+
+fn panic_dies_as_a_panic() -> Outcome {
+    for (role, backtrace) in deaths() {
+        let (text, exit) = output(myself(&["die", role, "panic"]).env("RUST_BACKTRACE", backtrace));
+        assert!(text.contains("last words"), "{role}: {text}");
+        assert_eq!(exit, Exit::Code(101), "{role}, backtrace {backtrace}: {text}");
+    }
+    Outcome::Passed
+}
+
+fn abort_dies_of_sigabrt() -> Outcome {
+    for (role, backtrace) in deaths() {
+        let (text, exit) = output(myself(&["die", role, "abort"]).env("RUST_BACKTRACE", backtrace));
+        assert!(text.contains("last words"), "{role}: {text}");
+        assert!(
+            matches!(exit, Exit::Signal { number: libc::SIGABRT, .. }),
+            "{role}, backtrace {backtrace}: {exit} {text}"
+        );
+    }
+    Outcome::Passed
+}
+
+/// The mode `die ROLE HOW`: a panic under the role's filter, unwinding or where it can't unwind.
+pub fn die(args: &[String]) -> ! {
+    extern "C" fn cannot_unwind() {
+        panic!("last words");
+    }
+    let role = Role::ALL.into_iter().find(|role| role.name() == args[2]).unwrap();
+    role.install().unwrap();
+    match args[3].as_str() {
+        "abort" => cannot_unwind(),
+        _ => panic!("last words"),
+    }
+    unreachable!("both ways end the process")
+}

@@ -1,0 +1,341 @@
+//! The blocking client: thread-safe, pipelining, without a thread of its own.
+//!
+//! Whoever waits for an answer reads the socket for everybody: the first waiting thread becomes the reader, hands each reply
+//! to the thread whose serial it carries and each event to the queue, and passes the reading on when its own answer has
+//! come. A single thread that makes one call after the other costs two system calls each and no thread switch.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use api::{Call, Event, Reply};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    io::Errno,
+};
+use thiserror::Error;
+
+use crate::{
+    codec::{self, CodecError},
+    conn::{Conn, ConnError, Incoming},
+    edge,
+    frame::{Caps, Kind},
+    hello::{Hello, NoCommonVersion},
+};
+
+/// The versions of the calls' edge that this build speaks.
+pub const VERSIONS: (u16, u16) = (1, 1);
+/// The longest silence after a call: every daemon ends its calls by a shorter deadline of its own, so silence this long
+/// means that the daemon itself is stuck.
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// Why there is no connection.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// Nobody listens, or the caller may not connect.
+    #[error("cannot connect to {}", path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket could not be prepared.
+    #[error("cannot set up the connection's socket")]
+    Socket(#[source] io::Error),
+    /// The first exchange failed.
+    #[error("the daemon did not complete the hello")]
+    Hello(#[source] ConnError),
+    /// The daemon refuses the connection and says why.
+    #[error("the daemon refuses the connection")]
+    Refused(#[source] api::Error),
+    /// The two sides speak different versions.
+    #[error("no common protocol version")]
+    Version(#[from] NoCommonVersion),
+}
+
+/// Why a call has no answer.
+#[derive(Debug, Error)]
+pub enum CallError {
+    /// The daemon's answer: the call failed.
+    #[error("the call failed")]
+    Failed(#[source] api::Error),
+    /// The connection is lost; this and every later call fail.
+    #[error("the connection to the daemon is lost")]
+    Lost(#[source] Arc<ConnError>),
+    /// The call cannot be sent; the connection is as good as before.
+    #[error("the call cannot be sent")]
+    Send(#[source] ConnError),
+    /// The daemon answered something that is no answer to this call.
+    #[error("the daemon's answer cannot be read")]
+    Answer(#[source] CodecError),
+    /// The daemon is silent.
+    #[error("the daemon has not answered for {} seconds", .0.as_secs())]
+    Silent(Duration),
+}
+
+struct State {
+    next_serial: u64,
+    /// Calls that wait; `Some` once the answer is here.
+    waiting: HashMap<u64, Option<Incoming>>,
+    events: VecDeque<Event>,
+    /// A thread is reading for all.
+    reading: bool,
+    lost: Option<Arc<ConnError>>,
+}
+
+/// A connection to a daemon that answers the calls of the operation table.
+pub struct Client {
+    reader: Mutex<Conn>,
+    writer: Mutex<Conn>,
+    state: Mutex<State>,
+    arrived: Condvar,
+    daemon: Hello,
+    /// The same socket once more, to lend to an event loop without a lock.
+    socket: UnixStream,
+}
+
+/// A lock whose holder panicked is taken all the same: every critical section here leaves the state whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Client {
+    /// Connects to the daemon that listens at `path` and exchanges hellos.
+    ///
+    /// # Errors
+    /// When nobody listens, the daemon refuses, or no version is common.
+    pub fn connect(path: &Path, program: &str) -> Result<Client, ConnectError> {
+        let socket =
+            UnixStream::connect(path).map_err(|source| ConnectError::Connect { path: path.to_path_buf(), source })?;
+        Client::over(socket, program)
+    }
+
+    /// Exchanges hellos over a socket that is connected already.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn over(socket: UnixStream, program: &str) -> Result<Client, ConnectError> {
+        socket.set_read_timeout(Some(SILENCE)).map_err(ConnectError::Socket)?;
+        socket.set_write_timeout(Some(SILENCE)).map_err(ConnectError::Socket)?;
+        let mut writer = Conn::new(socket.try_clone().map_err(ConnectError::Socket)?, Caps::FROM_DAEMON);
+        let mut reader = Conn::new(socket.try_clone().map_err(ConnectError::Socket)?, Caps::FROM_DAEMON);
+        let ours = Hello::new(program, VERSIONS.0, VERSIONS.1);
+        writer
+            .queue_with(Kind::Hello, 0, Vec::new(), |out| codec::encode_into(&ours, out))
+            .map_err(ConnectError::Hello)?;
+        // A daemon that refuses may have closed its end before this is written; its reason is still there to be read.
+        let written = writer.flush_all();
+        let first = match (reader.recv(), written) {
+            (Ok(frame), _) => frame,
+            (Err(_), Err(error)) | (Err(error), Ok(())) => return Err(ConnectError::Hello(error)),
+        };
+        if first.kind == Kind::Error {
+            let error = codec::decode_error(&first.body).map_err(|e| ConnectError::Hello(e.into()))?;
+            return Err(ConnectError::Refused(error));
+        }
+        let daemon = edge::decode_hello(&first).map_err(ConnectError::Hello)?;
+        ours.agree(&daemon)?;
+        Ok(Client {
+            reader: Mutex::new(reader),
+            writer: Mutex::new(writer),
+            state: Mutex::new(State {
+                next_serial: 1,
+                waiting: HashMap::new(),
+                events: VecDeque::new(),
+                reading: false,
+                lost: None,
+            }),
+            arrived: Condvar::new(),
+            daemon,
+            socket,
+        })
+    }
+
+    /// What the daemon said of itself.
+    #[must_use]
+    pub fn daemon(&self) -> &Hello {
+        &self.daemon
+    }
+
+    /// Makes one call and waits for its answer. Any number of threads may call at once.
+    ///
+    /// # Errors
+    /// The daemon's own error, or that the connection is lost.
+    pub fn call(&self, call: &Call, fds: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), CallError> {
+        let serial = {
+            let mut state = lock(&self.state);
+            if let Some(error) = &state.lost {
+                return Err(CallError::Lost(Arc::clone(error)));
+            }
+            let serial = state.next_serial;
+            state.next_serial += 1;
+            state.waiting.insert(serial, None);
+            serial
+        };
+        let answer = self.send(serial, call, fds).and_then(|()| self.wait(serial));
+        lock(&self.state).waiting.remove(&serial);
+        let frame = answer?;
+        match frame.kind {
+            Kind::Error => Err(CallError::Failed(codec::decode_error(&frame.body).map_err(CallError::Answer)?)),
+            _ => Ok((codec::decode_reply(&frame.body).map_err(CallError::Answer)?, frame.fds)),
+        }
+    }
+
+    /// Events that have arrived, oldest first.
+    #[must_use]
+    pub fn take_events(&self) -> Vec<Event> {
+        lock(&self.state).events.drain(..).collect()
+    }
+
+    /// Waits up to `timeout` (for ever without one) until events are here, and takes them. Empty when the time is over.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub fn wait_events(&self, timeout: Option<Duration>) -> Result<Vec<Event>, CallError> {
+        let deadline = timeout.map(|t| Instant::now() + t);
+        let mut state = lock(&self.state);
+        loop {
+            if !state.events.is_empty() {
+                return Ok(state.events.drain(..).collect());
+            }
+            if let Some(error) = &state.lost {
+                return Err(CallError::Lost(Arc::clone(error)));
+            }
+            let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(Vec::new());
+            }
+            state = if state.reading {
+                match left {
+                    Some(left) => self.arrived.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                    None => self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner),
+                }
+            } else {
+                self.read_for_all(state, Some(left))?
+            };
+        }
+    }
+
+    fn send(&self, serial: u64, call: &Call, fds: Vec<OwnedFd>) -> Result<(), CallError> {
+        let mut writer = lock(&self.writer);
+        writer.queue_with(Kind::Call, serial, fds, |out| codec::encode_call(call, out)).map_err(CallError::Send)?;
+        let sent = writer.flush_all();
+        drop(writer);
+        // The daemon may have written why it hangs up; the waiting side will read it.
+        sent.map_err(|error| CallError::Lost(self.lose(error)))
+    }
+
+    fn wait(&self, serial: u64) -> Result<Incoming, CallError> {
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(Some(frame)) = state.waiting.get_mut(&serial).map(Option::take) {
+                return Ok(frame);
+            }
+            if let Some(error) = &state.lost {
+                return Err(CallError::Lost(Arc::clone(error)));
+            }
+            state = if state.reading {
+                self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner)
+            } else {
+                self.read_for_all(state, None)?
+            };
+        }
+    }
+
+    /// Reads one frame and hands it to whom it belongs. `wait`: how long to wait for it at most (`None`: the silence that a
+    /// call allows; `Some(None)`: for ever).
+    fn read_for_all<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        wait: Option<Option<Duration>>,
+    ) -> Result<MutexGuard<'a, State>, CallError> {
+        state.reading = true;
+        drop(state);
+        let frame = {
+            let mut reader = lock(&self.reader);
+            match wait {
+                None => reader.recv().map(Some),
+                Some(left) => recv_within(&mut reader, left),
+            }
+        };
+        let mut state = lock(&self.state);
+        state.reading = false;
+        self.arrived.notify_all();
+        match frame {
+            Ok(Some(frame)) => state.deliver(frame).map_err(|error| CallError::Lost(state.lose(error)))?,
+            Ok(None) => {}
+            Err(ConnError::Timeout) => return Err(CallError::Silent(SILENCE)),
+            Err(error) => return Err(CallError::Lost(state.lose(error))),
+        }
+        Ok(state)
+    }
+
+    fn lose(&self, error: ConnError) -> Arc<ConnError> {
+        let lost = lock(&self.state).lose(error);
+        self.arrived.notify_all();
+        lost
+    }
+}
+
+impl State {
+    fn deliver(&mut self, frame: Incoming) -> Result<(), ConnError> {
+        match frame.kind {
+            Kind::Reply | Kind::Error => {
+                // A reply whose caller has given up waiting is dropped.
+                if let Some(slot) = self.waiting.get_mut(&frame.serial) {
+                    *slot = Some(frame);
+                }
+                Ok(())
+            }
+            Kind::Event => {
+                self.events.push_back(codec::decode_event(&frame.body)?);
+                Ok(())
+            }
+            found @ (Kind::Hello | Kind::Call) => Err(ConnError::Unexpected { found, expected: "a reply or an event" }),
+        }
+    }
+
+    fn lose(&mut self, error: ConnError) -> Arc<ConnError> {
+        Arc::clone(self.lost.get_or_insert_with(|| Arc::new(error)))
+    }
+}
+
+impl AsFd for Client {
+    /// The socket, for an event loop: when it is readable, [`Client::wait_events`] with no time has something to do.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn recv_within(reader: &mut Conn, left: Option<Duration>) -> Result<Option<Incoming>, ConnError> {
+    if let Some(frame) = reader.next_frame()? {
+        return Ok(Some(frame));
+    }
+    let timeout = left.map(|left| Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    });
+    let ready = {
+        let mut fds = [PollFd::new(&*reader, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(ready) => ready > 0,
+            Err(Errno::INTR) => false,
+            Err(error) => return Err(ConnError::Io(error)),
+        }
+    };
+    if !ready {
+        return Ok(None);
+    }
+    reader.fill()?;
+    reader.next_frame()
+}

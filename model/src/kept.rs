@@ -106,7 +106,11 @@ mod tests {
 
     #[test]
     fn attributes_of_a_kept_element_can_be_read() {
-        let raw = RawElement { name: "memballoon".into(), xml: "<memballoon model='no&amp;ne'/>".into(), ..Default::default() };
+        let raw = RawElement {
+            name: "memballoon".into(),
+            xml: "<memballoon model='no&amp;ne'/>".into(),
+            ..Default::default()
+        };
         assert_eq!(raw.attribute("model").as_deref(), Some("no&ne"));
         assert_eq!(raw.attribute("other"), None);
     }

@@ -202,7 +202,9 @@ impl Client {
     /// # Errors
     /// When the connection is lost.
     pub fn wait_events(&self, timeout: Option<Duration>) -> Result<Vec<Event>, CallError> {
-        let deadline = timeout.map(|t| Instant::now() + t);
+        let deadline = timeout.map(|timeout| Instant::now().checked_add(timeout));
+        // Even no time at all is enough to take what is there.
+        let mut tried = false;
         let mut state = lock(&self.state);
         loop {
             if !state.events.is_empty() {
@@ -211,10 +213,12 @@ impl Client {
             if let Some(error) = &state.lost {
                 return Err(CallError::Lost(Arc::clone(error)));
             }
-            let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
+            // A moment too far away to express is none.
+            let left = deadline.flatten().map(|at| at.saturating_duration_since(Instant::now()));
+            if tried && left.is_some_and(|left| left.is_zero()) {
                 return Ok(Vec::new());
             }
+            tried = true;
             state = if state.reading {
                 match left {
                     Some(left) => self.arrived.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,

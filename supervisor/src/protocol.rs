@@ -1,0 +1,305 @@
+//! What control and a guest's supervisor say to each other.
+//!
+//! Control asks with a serial and gets exactly one [`Answer`] of that serial; [`Message::Event`] comes with serial 0 when
+//! something happens. A supervisor outlives an upgrade of qemud, so a message here is never changed or moved: new ones are
+//! added at the end of an enum, and the recorded bytes of every message must decode for ever.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The versions of this edge that this build speaks: the present one and the one before.
+pub const VERSIONS: (u16, u16) = (1, 1);
+
+/// Fixed descriptors with which the launcher starts a supervisor; 0 and 1 are `/dev/null`, 2 is the guest's log file.
+pub mod fds {
+    /// The bound socket on which later controls connect; the supervisor calls `listen` on it.
+    pub const LISTENER: i32 = 3;
+    /// The connection of the control that starts the guest; its hello and first request are in it already.
+    pub const CONTROL: i32 = 4;
+    /// The guest's event log, opened for appending.
+    pub const EVENT_LOG: i32 = 5;
+}
+
+/// Where QEMU finds what its supervisor hands to it. Control names these in the argument vector that it builds.
+pub mod qemu_fds {
+    /// QEMU's end of the QMP socket.
+    pub const QMP: i32 = 3;
+    /// QEMU's end of the first console; the others follow.
+    pub const FIRST_CONSOLE: i32 = 4;
+    /// The most consoles that one guest can have.
+    pub const MAX_CONSOLES: u8 = 8;
+    /// The first file of [`super::Boot`]; the others follow.
+    pub const FIRST_FILE: i32 = 16;
+}
+
+/// The directory in the guest's root where [`struct@Copy`] puts files.
+pub const BOOT_DIR: &str = "/boot";
+
+/// The most that [`Boot::record`] may hold, in bytes.
+pub const MAX_RECORD: usize = 1 << 20;
+
+/// What control asks a supervisor to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Start the guest. The first request, once; its files come as descriptors.
+    Boot(Boot),
+    /// Start this QEMU without a guest, say what it can do, and end. Instead of [`Request::Boot`].
+    Probe(Probe),
+    /// How is the guest? Answered from what the supervisor knows, never by asking QEMU.
+    Status,
+    /// Stop the virtual CPUs.
+    Suspend,
+    /// Let the virtual CPUs run on.
+    Resume,
+    /// Press the power button.
+    Shutdown,
+    /// Press the power button and start the guest anew when it has powered off.
+    Reboot,
+    /// Reset the machine, without the guest having a say.
+    Reset,
+    /// End the guest at once.
+    Destroy,
+    /// Attach to a console; the answer carries the stream.
+    OpenConsole(OpenConsole),
+    /// Send again every event after this sequence number that the supervisor still has, then go on with new ones.
+    Events {
+        /// The last one that control has.
+        after: u64,
+    },
+    /// Give back [`Boot::record`]; the answer is [`Answer::Record`].
+    Record,
+}
+
+/// Everything that a supervisor needs to start its guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// The guest's name, for messages.
+    pub name: String,
+    /// QEMU's argument vector; the first is its path in the guest's root.
+    pub argv: Vec<String>,
+    /// How many consoles to make; the i-th is descriptor `FIRST_CONSOLE + i` in QEMU.
+    pub consoles: u8,
+    /// How many descriptors come with the message. Those that no copy names are `FIRST_FILE + i` in QEMU.
+    pub files: u8,
+    /// Files that QEMU insists on opening by path.
+    pub copies: Vec<Copy>,
+    /// Leave the virtual CPUs stopped.
+    pub paused: bool,
+    /// What to do when the guest powers off.
+    pub on_poweroff: Action,
+    /// What to do when the guest reboots.
+    pub on_reboot: Action,
+    /// What to do when the guest's kernel says that it crashed.
+    pub on_crash: Action,
+    /// How long QEMU may take to answer one command, in milliseconds.
+    pub deadline_ms: u32,
+    /// What a later control must know of the guest; the supervisor keeps it and gives it back to [`Request::Record`]
+    /// without looking into it. At most [`MAX_RECORD`] bytes.
+    pub record: String,
+}
+
+/// A file that goes into [`BOOT_DIR`] until QEMU has read it: QEMU cannot take a kernel or an initrd by descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copy {
+    /// Which descriptor of the message it is.
+    pub file: u8,
+    /// Its name in [`BOOT_DIR`]: ASCII letters, digits, `.`, `-`, `_`.
+    pub name: String,
+}
+
+/// What happens to a guest that powered off, rebooted or crashed; libvirt's `on_poweroff`, `on_reboot`, `on_crash`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// It ends.
+    Destroy,
+    /// It starts anew.
+    Restart,
+    /// It stays as it is, to be looked at.
+    Preserve,
+}
+
+/// A question about a QEMU binary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The argument vector of a QEMU without a guest.
+    pub argv: Vec<String>,
+    /// How long QEMU may take to answer one command, in milliseconds.
+    pub deadline_ms: u32,
+}
+
+/// What a QEMU binary can do, asked over QMP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abilities {
+    /// Major, minor and micro version.
+    pub version: (u32, u32, u32),
+    /// The distributor's package version, as QEMU tells it.
+    pub package: String,
+    /// The target, in QEMU's words (`x86_64`, `aarch64`).
+    pub target: String,
+    /// Machine types.
+    pub machines: Vec<Machine>,
+    /// CPU models.
+    pub cpus: Vec<String>,
+    /// Device types.
+    pub devices: Vec<String>,
+    /// This QEMU was built with KVM.
+    pub kvm_present: bool,
+    /// KVM was asked for and is in use.
+    pub kvm_enabled: bool,
+    /// What QEMU said on its standard error while it started (why KVM is not in use, for one).
+    pub stderr: String,
+}
+
+/// One machine type of a QEMU binary.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Its name: `pc-i440fx-7.2`.
+    pub name: String,
+    /// A short name that means it for now: `pc`.
+    pub alias: Option<String>,
+    /// QEMU's own default.
+    pub default: bool,
+    /// The most CPUs it takes.
+    pub max_cpus: u32,
+    /// QEMU advises against it.
+    pub deprecated: bool,
+}
+
+/// Which console, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenConsole {
+    /// The console's number.
+    pub console: u8,
+    /// Only look; any number of readers may.
+    pub read_only: bool,
+    /// Take the place of the present writer.
+    pub force: bool,
+}
+
+/// How a guest is. State and reason are libvirt's numbers ([`api::consts`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The guest's name.
+    pub name: String,
+    /// libvirt's domain state.
+    pub state: i32,
+    /// libvirt's reason for that state.
+    pub reason: i32,
+    /// CPU time that QEMU has used, in nanoseconds.
+    pub cpu_time_ns: u64,
+    /// The sequence number of the newest event.
+    pub last_event: u64,
+    /// When the guest started, in seconds since the epoch.
+    pub started_seconds: i64,
+    /// Whether a QMP command has missed its deadline and QEMU has said nothing since.
+    pub stuck: bool,
+}
+
+/// What a supervisor tells control.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// The answer to the request of the same serial.
+    Answer(Result<Answer, Failure>),
+    /// Something has happened; it is in the log already.
+    Event(Event),
+}
+
+/// What a request that worked brings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// For [`Request::Boot`] and [`Request::Status`].
+    Status(Status),
+    /// For [`Request::Probe`].
+    Abilities(Box<Abilities>),
+    /// For [`Request::Record`].
+    Record(String),
+}
+
+/// Something that happened to a guest: libvirt's lifecycle events with a number and a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts from 1 for each run of a guest, without gaps.
+    pub sequence: u64,
+    /// Wall-clock time, seconds since the epoch.
+    pub seconds: i64,
+    /// Its nanoseconds.
+    pub nanos: u32,
+    /// libvirt's lifecycle event.
+    pub event: i32,
+    /// libvirt's detail of it.
+    pub detail: i32,
+    /// libvirt's state afterwards.
+    pub state: i32,
+    /// libvirt's reason of that state.
+    pub reason: i32,
+    /// More, for people: how QEMU exited and its last words.
+    pub text: Option<String>,
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
+pub enum Failure {
+    /// QEMU is stuck (stopped, or waiting for storage), or very busy.
+    #[error("QEMU did not answer '{command}' within {deadline_ms} ms")]
+    Deadline {
+        /// The QMP command.
+        command: String,
+        /// The deadline.
+        deadline_ms: u32,
+    },
+    /// QEMU refused a command.
+    #[error("QEMU refused '{command}': {description}")]
+    Refused {
+        /// The QMP command.
+        command: String,
+        /// QEMU's words.
+        description: String,
+    },
+    /// QEMU is gone, or went while the request was under way.
+    #[error("QEMU {ended}{}{last_words}", if last_words.is_empty() { "" } else { ": " })]
+    Exited {
+        /// How: "exited with status 1", "was killed by signal 9".
+        ended: String,
+        /// The end of its standard error.
+        last_words: String,
+    },
+    /// QEMU could not be started at all.
+    #[error("cannot start QEMU: {step}: {cause}")]
+    Spawn {
+        /// What was being done.
+        step: String,
+        /// What the system said.
+        cause: String,
+    },
+    /// The request makes no sense in the present state; nothing was done.
+    #[error("the guest is {state}")]
+    WrongState {
+        /// The state in libvirt's words.
+        state: String,
+    },
+    /// No console has this number.
+    #[error("the guest has {have} consoles, none with number {console}")]
+    NoSuchConsole {
+        /// The number asked for.
+        console: u8,
+        /// How many there are.
+        have: u8,
+    },
+    /// Somebody else writes to the console.
+    #[error("another client is attached to the console")]
+    ConsoleBusy,
+    /// The console's limit of readers is reached.
+    #[error("the console has its limit of {0} readers")]
+    ConsoleFull(u8),
+    /// QEMU spoke something other than QMP.
+    #[error("QEMU's monitor cannot be understood: {0}")]
+    Qmp(String),
+    /// The message itself is not acceptable.
+    #[error("the request is not acceptable: {0}")]
+    BadRequest(String),
+    /// Too many requests wait for QEMU already.
+    #[error("{0} requests wait for QEMU already")]
+    Busy(u32),
+}

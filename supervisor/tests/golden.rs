@@ -1,0 +1,193 @@
+//! The recorded bytes of every message of the control edge: a supervisor of an earlier release says these, and a control of
+//! an earlier release did.
+//!
+//! `REGENERATE_GOLDEN=1 cargo test -p supervisor --test golden` writes what is missing. It never changes what is there: bytes
+//! that a release has said stay.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers are part of the test")]
+
+use std::{fmt::Debug, path::PathBuf};
+
+use serde::{Serialize, de::DeserializeOwned};
+use supervisor::protocol::{
+    Abilities, Action, Answer, Boot, Copy, Event, Failure, Machine, Message, OpenConsole, Probe, Request, Status,
+};
+
+fn hex(bytes: &[u8]) -> String {
+    let lines = bytes.chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n");
+    lines.collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: String = text.split_whitespace().collect();
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+}
+
+/// Compares a message with its recorded bytes, both ways.
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, message: &T) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(name).with_extension("hex");
+    let mut bytes = Vec::new();
+    ipc::codec::encode_into(message, &mut bytes).unwrap();
+    if std::env::var_os("REGENERATE_GOLDEN").is_some() && !path.exists() {
+        std::fs::write(&path, hex(&bytes)).unwrap();
+    }
+    let recorded = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{name} has no recorded bytes ({error}); see the head of this test"));
+    let recorded = unhex(&recorded);
+    assert_eq!(&ipc::codec::decode::<T>(&recorded).unwrap(), message, "{name}");
+    assert_eq!(hex(&bytes), hex(&recorded), "{name}");
+}
+
+fn boot() -> Boot {
+    Boot {
+        name: "web".into(),
+        argv: vec!["/usr/bin/qemu-system-x86_64".into(), "-S".into()],
+        consoles: 2,
+        files: 3,
+        copies: vec![Copy { file: 1, name: "kernel".into() }],
+        paused: true,
+        on_poweroff: Action::Destroy,
+        on_reboot: Action::Restart,
+        on_crash: Action::Preserve,
+        deadline_ms: 30_000,
+        record: "<domain/>".into(),
+    }
+}
+
+/// The name of a request's file. Without a wildcard, so that a new request can't be forgotten.
+fn request_name(request: &Request) -> &'static str {
+    match request {
+        Request::Boot(_) => "request-boot",
+        Request::Probe(_) => "request-probe",
+        Request::Status => "request-status",
+        Request::Suspend => "request-suspend",
+        Request::Resume => "request-resume",
+        Request::Shutdown => "request-shutdown",
+        Request::Reboot => "request-reboot",
+        Request::Reset => "request-reset",
+        Request::Destroy => "request-destroy",
+        Request::OpenConsole(_) => "request-open-console",
+        Request::Events { .. } => "request-events",
+        Request::Record => "request-record",
+    }
+}
+
+#[test]
+fn every_request_of_every_release_decodes() {
+    let requests = [
+        Request::Boot(boot()),
+        Request::Probe(Probe { argv: vec!["/usr/bin/qemu-system-x86_64".into()], deadline_ms: 5000 }),
+        Request::Status,
+        Request::Suspend,
+        Request::Resume,
+        Request::Shutdown,
+        Request::Reboot,
+        Request::Reset,
+        Request::Destroy,
+        Request::OpenConsole(OpenConsole { console: 1, read_only: true, force: false }),
+        Request::Events { after: 300 },
+        Request::Record,
+    ];
+    for request in &requests {
+        check(request_name(request), request);
+    }
+}
+
+/// As [`request_name`].
+fn message_name(message: &Message) -> &'static str {
+    match message {
+        Message::Event(_) => "event",
+        Message::Answer(Ok(Answer::Done)) => "answer-done",
+        Message::Answer(Ok(Answer::Status(_))) => "answer-status",
+        Message::Answer(Ok(Answer::Abilities(_))) => "answer-abilities",
+        Message::Answer(Ok(Answer::Record(_))) => "answer-record",
+        Message::Answer(Err(failure)) => match failure {
+            Failure::Deadline { .. } => "failure-deadline",
+            Failure::Refused { .. } => "failure-refused",
+            Failure::Exited { .. } => "failure-exited",
+            Failure::Spawn { .. } => "failure-spawn",
+            Failure::WrongState { .. } => "failure-wrong-state",
+            Failure::NoSuchConsole { .. } => "failure-no-such-console",
+            Failure::ConsoleBusy => "failure-console-busy",
+            Failure::ConsoleFull(_) => "failure-console-full",
+            Failure::Qmp(_) => "failure-qmp",
+            Failure::BadRequest(_) => "failure-bad-request",
+            Failure::Busy(_) => "failure-busy",
+        },
+    }
+}
+
+fn status() -> Status {
+    Status {
+        name: "web".into(),
+        state: 1,
+        reason: 5,
+        cpu_time_ns: 1_234_567_890_123,
+        last_event: 7,
+        started_seconds: 1_790_000_000,
+        stuck: true,
+    }
+}
+
+fn abilities() -> Abilities {
+    Abilities {
+        version: (7, 2, 22),
+        package: "Debian 1:7.2".into(),
+        target: "x86_64".into(),
+        machines: vec![Machine {
+            name: "pc-i440fx-7.2".into(),
+            alias: Some("pc".into()),
+            default: true,
+            max_cpus: 255,
+            deprecated: false,
+        }],
+        cpus: vec!["qemu64".into()],
+        devices: vec!["virtio-blk-pci".into()],
+        kvm_present: true,
+        kvm_enabled: false,
+        stderr: "Could not access KVM".into(),
+    }
+}
+
+fn event() -> Event {
+    Event {
+        sequence: 9,
+        seconds: 1_790_000_001,
+        nanos: 999_999_999,
+        event: 5,
+        detail: 2,
+        state: 5,
+        reason: 3,
+        text: Some("QEMU was killed by signal 9".into()),
+    }
+}
+
+#[test]
+fn every_message_of_every_release_decodes() {
+    let text = String::from;
+    let answers =
+        [Answer::Done, Answer::Status(status()), Answer::Abilities(Box::new(abilities())), Answer::Record("x".into())];
+    let failures = [
+        Failure::Deadline { command: text("stop"), deadline_ms: 1000 },
+        Failure::Refused { command: text("cont"), description: text("no") },
+        Failure::Exited { ended: text("exited with status 1"), last_words: text("no such device") },
+        Failure::Spawn { step: text("run the program"), cause: text("No such file or directory") },
+        Failure::WrongState { state: text("paused") },
+        Failure::NoSuchConsole { console: 3, have: 1 },
+        Failure::ConsoleBusy,
+        Failure::ConsoleFull(16),
+        Failure::Qmp(text("not QMP")),
+        Failure::BadRequest(text("no")),
+        Failure::Busy(64),
+    ];
+    let answers = answers.map(|answer| Message::Answer(Ok(answer)));
+    let failures = failures.map(|failure| Message::Answer(Err(failure)));
+    for message in answers.iter().chain(&failures).chain([&Message::Event(event())]) {
+        check(message_name(message), message);
+    }
+}
+
+#[test]
+fn every_record_is_still_checked() {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1");
+    assert_eq!(std::fs::read_dir(directory).unwrap().count(), 12 + 16, "a recorded message is no longer checked");
+}

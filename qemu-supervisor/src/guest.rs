@@ -1,0 +1,605 @@
+//! A guest that runs: its QEMU, what control asks of it, and the one loop that waits for all of it.
+
+use std::{
+    os::fd::AsFd,
+    path::Path,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use sandbox::{pidfd::Exit, policy::Role};
+use serde_json::{Value, json};
+use supervisor::{
+    console::AttachError,
+    events::EventLog,
+    lifecycle::State,
+    poll::{Interest, Poll, Ready},
+    protocol::{Action, Answer, BOOT_DIR, Boot, Failure, OpenConsole, Request, Status},
+    wire::{Asked, Ticket, Wire},
+};
+
+use crate::{
+    boot::{self, Copies},
+    keys::Source,
+    log::Log,
+    machine::{Actions, Ended, Machine, Order, Step, Told},
+    qemu::{self, Qemu},
+    qmp::{AskError, Heard, OUTSTANDING_MAX, Qmp},
+};
+
+/// How long control may take to read the end of the guest. It can read the log later.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long a guest's firmware may take to reset the machine once more after a reset from outside, as SeaBIOS does.
+const FIRMWARE: Duration = Duration::from_secs(5);
+
+/// Whether a guest that must not reboot may do so now: after a reset from outside, for the sake of its firmware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ResetWindow {
+    Closed,
+    /// A reset from outside is under way, or the virtual CPUs stand still after it.
+    Open,
+    /// The firmware runs.
+    Until(Instant),
+}
+
+/// What an answer of QEMU belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tag {
+    /// The handshake, and the first question: how is the guest?
+    Boot,
+    /// The same question after QEMU has been silent.
+    Resync,
+    /// A request of control.
+    Asked(Ticket, Job),
+    /// Something that the supervisor does by itself.
+    Own,
+}
+
+/// A request of control that QEMU has to do with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Job {
+    Suspend,
+    Resume,
+    Shutdown,
+    Reboot,
+    Reset,
+}
+
+impl Job {
+    fn command(self) -> &'static str {
+        match self {
+            Job::Suspend => "stop",
+            Job::Resume => "cont",
+            Job::Shutdown | Job::Reboot => "system_powerdown",
+            Job::Reset => "system_reset",
+        }
+    }
+}
+
+/// How far the guest is.
+#[derive(Debug)]
+enum Phase {
+    /// QEMU has not said yet how the guest is.
+    Booting {
+        /// Where the answer goes.
+        ticket: Ticket,
+        /// When that has taken too long.
+        until: Instant,
+        /// Why the guest is being given up, when QEMU's exit is not the reason.
+        failure: Option<Failure>,
+    },
+    /// It lives.
+    Living,
+    /// QEMU has ended; only control's last messages are on their way.
+    Over {
+        /// How it ended.
+        failure: Failure,
+        /// When control has had time enough.
+        until: Instant,
+    },
+}
+
+/// One guest. See the module's page.
+pub struct Guest {
+    name: String,
+    /// What control wants to know when it comes back.
+    record: String,
+    deadline: Duration,
+    on_reboot: Action,
+    started: SystemTime,
+    phase: Phase,
+    qemu: Qemu,
+    qmp: Qmp<Tag>,
+    machine: Machine,
+    wire: Wire,
+    events: EventLog,
+    log: Log,
+    copies: Copies,
+    /// Requests to end the guest, answered when it has ended.
+    destroying: Vec<Ticket>,
+    /// When QEMU has had time enough to end by itself.
+    kill_at: Option<Instant>,
+    reset_window: ResetWindow,
+    cpu_time_ns: u64,
+}
+
+impl Guest {
+    /// Starts QEMU. When that is not possible, control has been told so.
+    #[must_use]
+    pub fn start(asked: Asked, boot: Boot, mut wire: Wire, events: EventLog) -> Option<Guest> {
+        let Asked { ticket, fds, .. } = asked;
+        let prepared = boot::check_boot(&boot, &fds)
+            .and_then(|()| Copies::make(&boot, fds, Path::new(BOOT_DIR)))
+            .and_then(|(copies, files)| Ok((copies, Qemu::start(&boot.argv, boot.consoles, &files)?)));
+        let (copies, (qemu, monitor)) = match prepared {
+            Ok(prepared) => prepared,
+            Err(failure) => {
+                wire.answer(ticket, Err(failure), Vec::new());
+                return None;
+            }
+        };
+        let deadline = Duration::from_millis(u64::from(boot.deadline_ms));
+        let actions = Actions { on_poweroff: boot.on_poweroff, on_reboot: boot.on_reboot, on_crash: boot.on_crash };
+        let until = Instant::now() + deadline;
+        let mut guest = Guest {
+            name: boot.name,
+            record: boot.record,
+            deadline,
+            on_reboot: boot.on_reboot,
+            started: SystemTime::now(),
+            phase: Phase::Booting { ticket, until, failure: None },
+            qemu,
+            qmp: Qmp::new(monitor),
+            machine: Machine::new(actions),
+            wire,
+            events,
+            log: Log,
+            copies,
+            destroying: Vec::new(),
+            kill_at: None,
+            reset_window: ResetWindow::Closed,
+            cpu_time_ns: 0,
+        };
+        // Both at once: QEMU finds them when it opens its monitor, and answers without a round trip between them.
+        guest.ask("qmp_capabilities", None, Tag::Boot);
+        guest.ask("query-status", None, Tag::Boot);
+        if guest.copies.is_empty() {
+            guest.confine();
+        }
+        Some(guest)
+    }
+
+    /// Serves until the guest has ended.
+    pub fn serve(mut self) {
+        let mut poll = match Poll::new() {
+            Ok(poll) => poll,
+            Err(error) => return self.log.line(&format!("cannot wait for anything: {error}")),
+        };
+        let mut ready = Vec::new();
+        while !self.is_done() {
+            self.name_sources(&mut poll);
+            if let Err(error) = poll.wait(self.next_deadline(), &mut ready) {
+                return self.log.line(&format!("cannot wait for anything: {error}"));
+            }
+            for ready in ready.drain(..) {
+                self.ready(ready);
+            }
+            self.expire(Instant::now());
+        }
+    }
+
+    /// From here on nothing is opened or started.
+    fn confine(&mut self) {
+        if let Err(error) = Role::Supervisor.install() {
+            // The guest could get at a supervisor that is less confined than it must be.
+            self.log.line(&format!("cannot confine the supervisor: {error}"));
+            self.give_up(boot::failed("confine the supervisor", &error));
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        match self.phase {
+            Phase::Over { until, .. } => !self.wire.has_backlog() || until <= Instant::now(),
+            _ => false,
+        }
+    }
+
+    fn name_sources(&self, poll: &mut Poll) {
+        // A source that the kernel can't watch for want of memory is served when it can.
+        let mut want = |source: Source, fd, interest| drop(poll.want(source.key(), fd, interest));
+        for (part, fd, interest) in self.wire.sources() {
+            want(Source::Wire(part), fd, interest);
+        }
+        if matches!(self.phase, Phase::Over { .. }) {
+            return;
+        }
+        want(Source::Process, self.qemu.pidfd.as_fd(), Interest::READ);
+        if let Some((fd, interest)) = self.qmp.source() {
+            want(Source::Monitor, fd, interest);
+        }
+        if let Some(fd) = self.qemu.words.source() {
+            want(Source::Words, fd, Interest::READ);
+        }
+        for (number, console) in (0..).zip(&self.qemu.consoles) {
+            for (part, fd, interest) in console.sources() {
+                want(Source::Console(number, part), fd, interest);
+            }
+        }
+    }
+
+    fn ready(&mut self, ready: Ready) {
+        match Source::of_key(ready.key) {
+            Some(Source::Monitor) => self.monitor_ready(ready),
+            Some(Source::Process) => self.process_ready(),
+            Some(Source::Words) => drop(self.qemu.words.read(&mut self.log)),
+            Some(Source::Wire(part)) => {
+                let mut asked = Vec::new();
+                self.wire.ready(part, ready, &mut asked);
+                for asked in asked {
+                    self.asked(asked);
+                }
+            }
+            Some(Source::Console(number, part)) => {
+                if let Some(console) = self.qemu.consoles.get_mut(usize::from(number)) {
+                    console.ready(part, ready);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let phase = match self.phase {
+            Phase::Booting { until, .. } | Phase::Over { until, .. } => Some(until),
+            Phase::Living => None,
+        };
+        let window = match self.reset_window {
+            ResetWindow::Until(until) => Some(until),
+            ResetWindow::Open | ResetWindow::Closed => None,
+        };
+        [phase, self.qmp.next_deadline(), self.kill_at, window].into_iter().flatten().min()
+    }
+
+    fn expire(&mut self, now: Instant) {
+        for (tag, command) in self.qmp.expire(now) {
+            let failure = Failure::Deadline { command: command.to_owned(), deadline_ms: self.deadline_ms() };
+            self.failed(tag, failure);
+        }
+        if let Phase::Booting { until, failure: None, .. } = self.phase
+            && until <= now
+        {
+            let command = "query-status".to_owned();
+            self.give_up(Failure::Deadline { command, deadline_ms: self.deadline_ms() });
+        }
+        if matches!(self.reset_window, ResetWindow::Until(until) if until <= now) {
+            self.forbid_reset();
+        }
+        if self.kill_at.is_some_and(|at| at <= now) {
+            self.kill_at = None;
+            self.qemu.kill();
+        }
+    }
+
+    fn deadline_ms(&self) -> u32 {
+        u32::try_from(self.deadline.as_millis()).unwrap_or(u32::MAX)
+    }
+
+    // --- What control asks ---
+
+    fn asked(&mut self, asked: Asked) {
+        let Asked { ticket, request, fds } = asked;
+        if !fds.is_empty() {
+            let why = "no descriptors belong to this request".to_owned();
+            return self.wire.answer(ticket, Err(Failure::BadRequest(why)), Vec::new());
+        }
+        if let Phase::Over { failure, .. } = &self.phase {
+            return self.wire.answer(ticket, Err(failure.clone()), Vec::new());
+        }
+        match request {
+            Request::Boot(_) | Request::Probe(_) => self.refuse(ticket),
+            Request::Status => {
+                let status = self.status();
+                self.wire.answer(ticket, Ok(Answer::Status(status)), Vec::new());
+            }
+            Request::Suspend => self.suspend(ticket),
+            Request::Resume => self.resume(ticket),
+            Request::Shutdown => self.button(ticket, Job::Shutdown),
+            Request::Reboot => self.button(ticket, Job::Reboot),
+            Request::Reset => self.reset(ticket),
+            Request::Destroy => self.destroy(ticket),
+            Request::OpenConsole(open) => self.open_console(ticket, open),
+            Request::Record => {
+                let record = self.record.clone();
+                self.wire.answer(ticket, Ok(Answer::Record(record)), Vec::new());
+            }
+            Request::Events { after } => self.wire.replay(ticket, self.events.after(after)),
+        }
+    }
+
+    fn refuse(&mut self, ticket: Ticket) {
+        let state = self.machine.state().words().to_owned();
+        self.wire.answer(ticket, Err(Failure::WrongState { state }), Vec::new());
+    }
+
+    fn status(&mut self) -> Status {
+        self.qemu.reap();
+        let State { state, reason } = self.machine.state();
+        if let Ok(time) = sandbox::cpu_time(self.qemu.pid) {
+            self.cpu_time_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        }
+        let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Status {
+            name: self.name.clone(),
+            state,
+            reason,
+            cpu_time_ns: self.cpu_time_ns,
+            last_event: self.events.last(),
+            started_seconds: i64::try_from(started.as_secs()).unwrap_or(i64::MAX),
+            stuck: self.qmp.is_stuck(),
+        }
+    }
+
+    /// Sends a job to QEMU; its answer is control's.
+    fn job(&mut self, ticket: Ticket, job: Job) {
+        let tag = Tag::Asked(ticket, job);
+        self.ask(job.command(), None, tag);
+    }
+
+    fn suspend(&mut self, ticket: Ticket) {
+        let state = self.machine.state();
+        if !self.lives() {
+            self.refuse(ticket);
+        } else if state.is_running() {
+            self.machine.stopping();
+            self.job(ticket, Job::Suspend);
+        } else if state.is_paused() {
+            self.wire.answer(ticket, Ok(Answer::Done), Vec::new());
+        } else {
+            self.refuse(ticket);
+        }
+    }
+
+    fn resume(&mut self, ticket: Ticket) {
+        let state = self.machine.state();
+        if self.lives() && (state.is_paused() || state == State::CRASHED_PANICKED) {
+            self.job(ticket, Job::Resume);
+        } else {
+            self.refuse(ticket);
+        }
+    }
+
+    fn button(&mut self, ticket: Ticket, job: Job) {
+        if !self.lives() || self.machine.state() == State::SHUTTING_DOWN {
+            return self.refuse(ticket);
+        }
+        self.machine.button(job == Job::Reboot);
+        self.job(ticket, job);
+    }
+
+    fn reset(&mut self, ticket: Ticket) {
+        if !self.lives() {
+            return self.refuse(ticket);
+        }
+        self.allow_reset();
+        self.job(ticket, Job::Reset);
+    }
+
+    fn destroy(&mut self, ticket: Ticket) {
+        self.destroying.push(ticket);
+        self.machine.destroyed();
+        self.qemu.kill();
+    }
+
+    fn open_console(&mut self, ticket: Ticket, open: OpenConsole) {
+        let have = u8::try_from(self.qemu.consoles.len()).unwrap_or(u8::MAX);
+        let console = self.qemu.consoles.get_mut(usize::from(open.console));
+        let Some(console) = console else {
+            let failure = Failure::NoSuchConsole { console: open.console, have };
+            return self.wire.answer(ticket, Err(failure), Vec::new());
+        };
+        let (answer, fds) = match console.attach(open.read_only, open.force) {
+            Ok(fd) => (Ok(Answer::Done), vec![fd]),
+            Err(AttachError::Busy) => (Err(Failure::ConsoleBusy), Vec::new()),
+            Err(AttachError::Full) => (Err(Failure::ConsoleFull(supervisor::console::MAX_CLIENTS)), Vec::new()),
+            Err(AttachError::Closed) => (Err(Failure::NoSuchConsole { console: open.console, have }), Vec::new()),
+            Err(error @ AttachError::Socket(_)) => (Err(boot::failed("attach to the console", &error)), Vec::new()),
+        };
+        self.wire.answer(ticket, answer, fds);
+    }
+
+    /// Whether there is a guest that can be asked for something: it has started and is not on its way out.
+    fn lives(&self) -> bool {
+        matches!(self.phase, Phase::Living) && !self.machine.is_ending()
+    }
+
+    // --- QEMU's monitor ---
+
+    fn ask(&mut self, command: &'static str, arguments: Option<Value>, tag: Tag) {
+        match self.qmp.ask(command, arguments, tag, Instant::now() + self.deadline) {
+            Ok(()) => {}
+            Err(AskError::Busy) => self.failed(tag, Failure::Busy(u32::try_from(OUTSTANDING_MAX).unwrap_or(u32::MAX))),
+            Err(AskError::Lost(why)) => self.failed(tag, Failure::Qmp(why)),
+        }
+    }
+
+    fn monitor_ready(&mut self, ready: Ready) {
+        let was_stuck = self.qmp.is_stuck();
+        let mut heard = Vec::new();
+        self.qmp.ready(ready, &mut heard);
+        self.heard(heard);
+        if was_stuck && !self.qmp.is_stuck() && matches!(self.phase, Phase::Living) {
+            self.ask("query-status", None, Tag::Resync);
+        }
+        if self.qmp.is_broken() {
+            let why = self.qmp.lost().unwrap_or_default().to_owned();
+            self.log.line(&format!("QEMU's monitor is lost: {why}"));
+            for (tag, _) in self.qmp.abandon() {
+                self.failed(tag, Failure::Qmp(why.clone()));
+            }
+        }
+    }
+
+    fn heard(&mut self, heard: Vec<Heard<Tag>>) {
+        for heard in heard {
+            match heard {
+                Heard::Event { name, data } => {
+                    if let Some(told) = Told::from_event(&name, &data) {
+                        self.told(told);
+                    }
+                }
+                Heard::Answer { tag, command, result: Err(description) } => {
+                    self.failed(tag, Failure::Refused { command: command.to_owned(), description });
+                }
+                Heard::Answer { tag, command, result: Ok(value) } => self.answered(tag, command, &value),
+            }
+        }
+    }
+
+    fn told(&mut self, told: Told) {
+        let step = self.machine.told(told);
+        self.take(step, None);
+        match (self.reset_window, told) {
+            (ResetWindow::Until(_), Told::Reset { by_guest: true }) => self.forbid_reset(),
+            (ResetWindow::Open, Told::Reset { .. } | Told::Resume) if self.machine.state().is_running() => {
+                self.reset_window = ResetWindow::Until(Instant::now() + FIRMWARE);
+            }
+            _ => {}
+        }
+    }
+
+    fn answered(&mut self, tag: Tag, command: &str, value: &Value) {
+        match tag {
+            Tag::Boot | Tag::Resync if command == "query-status" => {
+                let status = value.get("status").and_then(Value::as_str).unwrap_or_default();
+                let step = self.machine.status(status);
+                self.take(step, None);
+                self.booted();
+            }
+            Tag::Asked(ticket, job) => {
+                if job == Job::Suspend {
+                    self.machine.stopping_is_over();
+                }
+                self.wire.answer(ticket, Ok(Answer::Done), Vec::new());
+            }
+            Tag::Boot | Tag::Resync | Tag::Own => {}
+        }
+    }
+
+    /// QEMU has said for the first time how the guest is.
+    fn booted(&mut self) {
+        let Phase::Booting { ticket, failure: None, .. } = self.phase else { return };
+        self.phase = Phase::Living;
+        if !self.copies.is_empty() {
+            self.copies.remove();
+            self.confine();
+        }
+        let status = self.status();
+        self.wire.answer(ticket, Ok(Answer::Status(status)), Vec::new());
+    }
+
+    /// Something that QEMU was asked did not come about.
+    fn failed(&mut self, tag: Tag, failure: Failure) {
+        match tag {
+            Tag::Boot => self.give_up(failure),
+            Tag::Asked(ticket, job) => {
+                match (job, &failure) {
+                    // QEMU may still do it when it wakes up, so what was asked for stays known.
+                    (_, Failure::Deadline { .. }) => {}
+                    (Job::Suspend, _) => self.machine.stopping_is_over(),
+                    (Job::Reboot, _) => self.machine.button(false),
+                    _ => {}
+                }
+                self.wire.answer(ticket, Err(failure), Vec::new());
+            }
+            Tag::Resync | Tag::Own => {
+                self.log.line(&failure.to_string());
+                if self.machine.is_ending() {
+                    self.qemu.kill();
+                }
+            }
+        }
+    }
+
+    /// Gives up a guest that has not started; control is answered when QEMU has ended.
+    fn give_up(&mut self, why: Failure) {
+        if let Phase::Booting { failure, .. } = &mut self.phase {
+            failure.get_or_insert(why);
+        }
+        self.qemu.kill();
+    }
+
+    // --- The guest's life ---
+
+    /// Carries out what a step of the guest's life brings.
+    fn take(&mut self, step: Step, text: Option<&str>) {
+        for (kind, state) in step.events {
+            let event = self.events.record(kind, state, text.map(str::to_owned));
+            self.wire.event(&event);
+        }
+        for order in step.orders {
+            match order {
+                Order::Reset => {
+                    self.allow_reset();
+                    self.ask("system_reset", None, Tag::Own);
+                }
+                Order::Continue => self.ask("cont", None, Tag::Own),
+                Order::Quit => {
+                    self.kill_at = Some(Instant::now() + self.deadline);
+                    self.ask("quit", None, Tag::Own);
+                }
+            }
+        }
+    }
+
+    /// A guest that must not reboot has a QEMU that takes every reset for a power-off, ours too.
+    fn allow_reset(&mut self) {
+        if self.on_reboot == Action::Destroy {
+            self.reset_window = ResetWindow::Open;
+            self.ask("set-action", Some(json!({"reboot": "reset"})), Tag::Own);
+        }
+    }
+
+    fn forbid_reset(&mut self) {
+        self.reset_window = ResetWindow::Closed;
+        self.ask("set-action", Some(json!({"reboot": "shutdown"})), Tag::Own);
+    }
+
+    fn process_ready(&mut self) {
+        let Some(exit) = self.qemu.reap() else { return };
+        // What QEMU said before it ended comes first.
+        let mut heard = Vec::new();
+        self.qmp.read(&mut heard);
+        self.heard(heard);
+        self.qemu.words.finish(&mut self.log);
+        for console in &mut self.qemu.consoles {
+            console.finish();
+        }
+        self.over(exit);
+    }
+
+    fn over(&mut self, exit: Exit) {
+        let ended = qemu::clause(exit);
+        let failure = Failure::Exited { ended: ended.clone(), last_words: self.qemu.words.last() };
+        let destroyed = !self.destroying.is_empty();
+        let text = (!exit.success() && !destroyed).then(|| failure.to_string());
+        let step = self.machine.exited(if exit.success() { Ended::Cleanly } else { Ended::Otherwise });
+        self.take(step, text.as_deref());
+        self.kill_at = None;
+        self.reset_window = ResetWindow::Closed;
+        self.log.line(&format!("QEMU {ended}"));
+
+        let until = Instant::now() + FAREWELL;
+        let before = std::mem::replace(&mut self.phase, Phase::Over { failure: failure.clone(), until });
+        if let Phase::Booting { ticket, failure: why, .. } = before {
+            self.wire.answer(ticket, Err(why.unwrap_or_else(|| failure.clone())), Vec::new());
+        }
+        for (tag, _) in self.qmp.abandon() {
+            if let Tag::Asked(ticket, _) = tag {
+                self.wire.answer(ticket, Err(failure.clone()), Vec::new());
+            }
+        }
+        for ticket in std::mem::take(&mut self.destroying) {
+            self.wire.answer(ticket, Ok(Answer::Done), Vec::new());
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Finding again what an earlier qemud left: every supervisor is asked at once, each with a deadline.
+//!
+//! Clients are let in when every guest has answered or had its time, so the first command after a restart sees all of them.
+//! A supervisor that stays silent keeps its guest and its place in the list, without a state; its answer is taken whenever
+//! it comes.
+
+use std::{os::unix::net::UnixStream, time::Duration};
+
+use model::Domain;
+use serde::{Deserialize, Serialize};
+use supervisor::protocol::{Answer, Request};
+
+use super::{
+    Control,
+    definitions::chain,
+    guests::{Guest, Phase, Told},
+};
+use crate::{edge::Found, qemu::plan::DiskInUse};
+
+/// How long clients wait at the door for a guest that does not answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a supervisor keeps for a later control.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The live document.
+    pub xml: String,
+    /// The disks that the run has open.
+    pub disks: Vec<DiskInUse>,
+    /// It runs on KVM.
+    pub kvm: bool,
+}
+
+impl Control {
+    /// Takes over what the launcher found.
+    pub(super) fn adopt(&mut self, found: Vec<Found>) {
+        let waiting = std::rc::Rc::new(std::cell::Cell::new(1usize));
+        for run in found {
+            self.next_run = self.next_run.max(run.id + 1);
+            let mut guest = Guest::new(run.id, run.uuid, run.name, Phase::Silent);
+            guest.uid = run.uid;
+            guest.pid = run.pid;
+            self.guests.insert(run.id, guest);
+            self.runs.insert(run.uuid, run.id);
+            if !run.alive {
+                self.run_ended(run.id, None);
+                continue;
+            }
+            if let Err(error) = self.dial(run.id) {
+                log::error!("run {}: its supervisor cannot be reached: {}", run.id, chain(&*error));
+                continue;
+            }
+            waiting.set(waiting.get() + 1);
+            let waiting = std::rc::Rc::clone(&waiting);
+            self.question(run.id, Box::new(move |control: &mut Control| control.one_less(&waiting)));
+        }
+        self.one_less(&waiting);
+        self.after(PATIENCE, Box::new(|control, ()| control.open_doors()));
+    }
+
+    fn one_less(&mut self, waiting: &std::cell::Cell<usize>) {
+        waiting.set(waiting.get().saturating_sub(1));
+        if waiting.get() == 0 {
+            self.open_doors();
+        }
+    }
+
+    fn open_doors(&mut self) {
+        for (listener, door) in std::mem::take(&mut self.doors) {
+            if let Err(error) = self.server.listen(listener, door) {
+                log::error!("clients cannot be accepted: {error}");
+            }
+        }
+    }
+
+    fn dial(&mut self, id: u32) -> Result<(), Box<dyn std::error::Error>> {
+        let socket = UnixStream::connect(self.instance.supervisor_socket(id))?;
+        self.link(id, socket)?;
+        Ok(())
+    }
+
+    /// Asks a found supervisor for all that control must know, in one go: the record, the missed events, the state.
+    fn question(&mut self, id: u32, answered: Box<dyn FnOnce(&mut Control)>) {
+        let after = self.journal.seen(id);
+        // A silent supervisor has as long as it needs; the doors do not wait for it.
+        let wait = Duration::from_secs(86_400);
+        self.ask_guest_within(id, &Request::Record, Vec::new(), wait, Box::new(move |c, told| c.take_record(id, told)));
+        self.ask_guest_within(id, &Request::Events { after }, Vec::new(), wait, Box::new(|_, _| {}));
+        let take_status = move |control: &mut Control, told: Told| {
+            control.take_status(id, told);
+            answered(control);
+        };
+        self.ask_guest_within(id, &Request::Status, Vec::new(), wait, Box::new(take_status));
+    }
+
+    fn take_record(&mut self, id: u32, told: Told) {
+        let Ok((Answer::Record(text), _)) = told else { return };
+        let parsed = serde_json::from_str::<Record>(&text).map_err(|e| e.to_string()).and_then(|record| {
+            let domain = Domain::parse(&record.xml).map_err(|e| e.to_string())?.value;
+            Ok((record, domain))
+        });
+        let Some(guest) = self.guests.get_mut(&id) else { return };
+        match parsed {
+            Ok((record, domain)) => {
+                guest.domain = Some(domain);
+                guest.disks = record.disks;
+                guest.kvm = record.kvm;
+            }
+            Err(error) => log::error!("run {id} ('{}'): its record cannot be read: {error}", guest.name),
+        }
+    }
+
+    fn take_status(&mut self, id: u32, told: Told) {
+        let (Ok((Answer::Status(status), _)), Some(guest)) = (told, self.guests.get_mut(&id)) else { return };
+        guest.state = (status.state, status.reason);
+        guest.started = status.started_seconds;
+        if guest.phase == Phase::Silent {
+            guest.phase = Phase::Running;
+        }
+    }
+}

@@ -1,0 +1,552 @@
+//! Calls in, answers out: the operation table's driver of this daemon.
+//!
+//! [`Control::take_call`] is the one way in: it decodes, applies the read-only rule, checks the descriptors and dispatches.
+//! The methods below are what the table calls; those that need more than a few lines stand in `domains` and `start`.
+
+use std::os::fd::OwnedFd;
+
+use api::{
+    Answer, Call, Driver, Error, ErrorCode, ErrorDomain, Outcome, ReadCall, Reply, bulkhead,
+    consts::{
+        ConsoleFlags, DefineFlags, DestroyFlags, DomainEventId, DomainState, Feature, ListDomains, RebootFlags,
+        ShutdownFlags, UndefineFlags, XmlFlags,
+    },
+    dispatch, qemu, remote,
+};
+use ipc::{
+    ConnError, Incoming,
+    codec::{self, CodecError},
+    server::PeerKey,
+};
+use supervisor::protocol::Request;
+use uuid::Uuid;
+
+use super::{Control, definitions::chain, errors};
+
+/// The libvirt release whose behaviour clients may expect: 9.0.0.
+const LIBVIRT_VERSION: u64 = 9_000_000;
+/// libvirt's own word for what this driver is.
+const DRIVER_NAME: &str = "QEMU";
+
+/// A call on its way to an answer.
+pub struct Asked {
+    /// Whose.
+    pub key: PeerKey,
+    /// Which of its calls.
+    pub serial: u64,
+    /// Its connection may only read.
+    pub read_only: bool,
+    /// The descriptors that came with it.
+    pub fds: Vec<OwnedFd>,
+}
+
+impl Asked {
+    /// What is needed to answer later.
+    pub fn later(&self) -> Asked {
+        Asked { key: self.key, serial: self.serial, read_only: self.read_only, fds: Vec::new() }
+    }
+}
+
+impl Control {
+    /// Takes a call from the frame that it came in to the driver, or to the error that it deserves.
+    pub(super) fn take_call(&mut self, key: PeerKey, frame: Incoming) {
+        let Some(peer) = self.server.peer(key) else { return };
+        let read_only = self.authority.read_only(peer);
+        let mut asked = Asked { key, serial: frame.serial, read_only, fds: frame.fds };
+        let call = match codec::decode_call(&frame.body) {
+            Ok(call) => call,
+            Err(CodecError::UnknownOperation { program, procedure }) => {
+                let text = format!("unknown procedure: {procedure} of program {program:#x}");
+                return self.answer(&asked, Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, text)));
+            }
+            Err(error) => {
+                log::info!("client pid {} uid {} dropped: {}", peer.pid, peer.uid, chain(&error));
+                return self.server.drop_peer(key, ConnError::Codec(error), &mut Vec::new());
+            }
+        };
+        let op = call.op();
+        if !op.info().fds_in.allows(asked.fds.len()) {
+            let text = format!("{op} came with {} file descriptors", asked.fds.len());
+            return self.answer(&asked, Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, text)));
+        }
+        // A call that may not change anything travels on as a type that cannot.
+        let call = if read_only { ReadCall::from_call(call).map(Call::from) } else { Ok(call) };
+        match call.and_then(|call| dispatch(self, &mut asked, call)) {
+            Ok(Outcome::Ready(reply)) => self.answer(&asked, Ok((reply, Vec::new()))),
+            Ok(Outcome::Pending) => {}
+            Err(error) => self.answer(&asked, Err(error)),
+        }
+    }
+}
+
+/// Bits that are set and not among those that the operation knows.
+fn only(flags: u32, known: u32, operation: &str) -> Result<(), Error> {
+    match flags & !known {
+        0 => Ok(()),
+        unknown => Err(errors::unknown_flags(unknown, operation)),
+    }
+}
+
+fn int(flag: bool) -> i32 {
+    i32::from(flag)
+}
+
+impl Driver for Control {
+    type Context = Asked;
+
+    fn driver_name(&self) -> &'static str {
+        DRIVER_NAME
+    }
+
+    // The connection.
+
+    fn connect_open(&mut self, _: &mut Asked, _: remote::ConnectOpenArgs) -> Answer<()> {
+        Ok(().into())
+    }
+
+    fn connect_close(&mut self, _: &mut Asked, _: remote::ConnectCloseArgs) -> Answer<()> {
+        Ok(().into())
+    }
+
+    fn connect_get_type(&mut self, _: &mut Asked, _: remote::ConnectGetTypeArgs) -> Answer<remote::ConnectGetTypeRet> {
+        Ok(remote::ConnectGetTypeRet { r#type: DRIVER_NAME.into() }.into())
+    }
+
+    fn connect_get_version(
+        &mut self,
+        cx: &mut Asked,
+        _: remote::ConnectGetVersionArgs,
+    ) -> Answer<remote::ConnectGetVersionRet> {
+        self.hypervisor_version(cx)
+    }
+
+    fn connect_get_lib_version(
+        &mut self,
+        _: &mut Asked,
+        _: remote::ConnectGetLibVersionArgs,
+    ) -> Answer<remote::ConnectGetLibVersionRet> {
+        Ok(remote::ConnectGetLibVersionRet { lib_ver: LIBVIRT_VERSION }.into())
+    }
+
+    fn connect_get_hostname(
+        &mut self,
+        _: &mut Asked,
+        _: remote::ConnectGetHostnameArgs,
+    ) -> Answer<remote::ConnectGetHostnameRet> {
+        Ok(remote::ConnectGetHostnameRet { hostname: self.host.hostname.clone() }.into())
+    }
+
+    fn connect_get_uri(&mut self, _: &mut Asked, _: remote::ConnectGetUriArgs) -> Answer<remote::ConnectGetUriRet> {
+        Ok(remote::ConnectGetUriRet { uri: format!("qemu:///{}", self.instance.mode().name()) }.into())
+    }
+
+    fn connect_get_capabilities(
+        &mut self,
+        cx: &mut Asked,
+        _: remote::ConnectGetCapabilitiesArgs,
+    ) -> Answer<remote::ConnectGetCapabilitiesRet> {
+        self.capabilities(cx)
+    }
+
+    fn connect_supports_feature(
+        &mut self,
+        _: &mut Asked,
+        args: remote::ConnectSupportsFeatureArgs,
+    ) -> Answer<remote::ConnectSupportsFeatureRet> {
+        let supported = matches!(
+            Feature::try_from(args.feature),
+            Ok(Feature::FdPassing | Feature::TypedParamString | Feature::RemoteEventCallback)
+        );
+        Ok(remote::ConnectSupportsFeatureRet { supported: int(supported) }.into())
+    }
+
+    fn connect_is_secure(
+        &mut self,
+        _: &mut Asked,
+        _: remote::ConnectIsSecureArgs,
+    ) -> Answer<remote::ConnectIsSecureRet> {
+        Ok(remote::ConnectIsSecureRet { secure: 1 }.into())
+    }
+
+    fn connect_get_max_vcpus(
+        &mut self,
+        cx: &mut Asked,
+        _: remote::ConnectGetMaxVcpusArgs,
+    ) -> Answer<remote::ConnectGetMaxVcpusRet> {
+        self.max_vcpus(cx)
+    }
+
+    fn node_get_info(&mut self, _: &mut Asked, _: remote::NodeGetInfoArgs) -> Answer<remote::NodeGetInfoRet> {
+        Ok(self.host.node_info().into())
+    }
+
+    // Lists and lookups.
+
+    fn connect_num_of_domains(
+        &mut self,
+        _: &mut Asked,
+        _: remote::ConnectNumOfDomainsArgs,
+    ) -> Answer<remote::ConnectNumOfDomainsRet> {
+        let num = self.list(ListDomains::ACTIVE).len();
+        Ok(remote::ConnectNumOfDomainsRet { num: i32::try_from(num).unwrap_or(i32::MAX) }.into())
+    }
+
+    fn connect_list_domains(
+        &mut self,
+        _: &mut Asked,
+        args: remote::ConnectListDomainsArgs,
+    ) -> Answer<remote::ConnectListDomainsRet> {
+        let most = usize::try_from(args.maxids).unwrap_or_default();
+        let ids = self.list(ListDomains::ACTIVE).iter().map(|record| record.dom.id).take(most).collect();
+        Ok(remote::ConnectListDomainsRet { ids }.into())
+    }
+
+    fn connect_num_of_defined_domains(
+        &mut self,
+        _: &mut Asked,
+        _: remote::ConnectNumOfDefinedDomainsArgs,
+    ) -> Answer<remote::ConnectNumOfDefinedDomainsRet> {
+        let num = self.list(ListDomains::INACTIVE).len();
+        Ok(remote::ConnectNumOfDefinedDomainsRet { num: i32::try_from(num).unwrap_or(i32::MAX) }.into())
+    }
+
+    fn connect_list_defined_domains(
+        &mut self,
+        _: &mut Asked,
+        args: remote::ConnectListDefinedDomainsArgs,
+    ) -> Answer<remote::ConnectListDefinedDomainsRet> {
+        let most = usize::try_from(args.maxnames).unwrap_or_default();
+        let names = self.list(ListDomains::INACTIVE).into_iter().map(|record| record.dom.name).take(most).collect();
+        Ok(remote::ConnectListDefinedDomainsRet { names }.into())
+    }
+
+    fn connect_list_all_domains(
+        &mut self,
+        _: &mut Asked,
+        args: remote::ConnectListAllDomainsArgs,
+    ) -> Answer<remote::ConnectListAllDomainsRet> {
+        only(args.flags, ListDomains::all().bits(), "virConnectListAllDomains")?;
+        let records = self.list(ListDomains::from_bits_truncate(args.flags));
+        let ret = u32::try_from(records.len()).unwrap_or(u32::MAX);
+        let wanted = args.need_results != 0;
+        let domains = records.into_iter().filter(|_| wanted).map(|record| record.dom).collect();
+        Ok(remote::ConnectListAllDomainsRet { domains, ret }.into())
+    }
+
+    fn bulkhead_list_domains(
+        &mut self,
+        _: &mut Asked,
+        args: bulkhead::ListDomainsArgs,
+    ) -> Answer<bulkhead::ListDomainsRet> {
+        only(args.flags, ListDomains::all().bits(), "bulkheadListDomains")?;
+        Ok(bulkhead::ListDomainsRet { domains: self.list(ListDomains::from_bits_truncate(args.flags)) }.into())
+    }
+
+    fn domain_lookup_by_id(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainLookupByIdArgs,
+    ) -> Answer<remote::DomainLookupByIdRet> {
+        let guest = u32::try_from(args.id).ok().and_then(|id| self.guests.get(&id)).filter(|guest| guest.active());
+        let guest = guest.ok_or_else(|| errors::no_domain("id", args.id))?;
+        Ok(remote::DomainLookupByIdRet { dom: self.handle(&guest.uuid, &guest.name) }.into())
+    }
+
+    fn domain_lookup_by_uuid(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainLookupByUuidArgs,
+    ) -> Answer<remote::DomainLookupByUuidRet> {
+        let uuid = Uuid::from_bytes(args.uuid);
+        let name = self.name_of(&uuid).ok_or_else(|| errors::no_domain("uuid", uuid))?;
+        Ok(remote::DomainLookupByUuidRet { dom: self.handle(&uuid, &name) }.into())
+    }
+
+    fn domain_lookup_by_name(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainLookupByNameArgs,
+    ) -> Answer<remote::DomainLookupByNameRet> {
+        let uuid = self.uuid_of(&args.name).ok_or_else(|| errors::no_domain("name", &args.name))?;
+        Ok(remote::DomainLookupByNameRet { dom: self.handle(&uuid, &args.name) }.into())
+    }
+
+    // What a domain is and how it is.
+
+    fn domain_get_info(&mut self, cx: &mut Asked, args: remote::DomainGetInfoArgs) -> Answer<remote::DomainGetInfoRet> {
+        self.info(cx, &args.dom)
+    }
+
+    fn domain_get_state(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainGetStateArgs,
+    ) -> Answer<remote::DomainGetStateRet> {
+        only(args.flags, 0, "virDomainGetState")?;
+        let (state, reason) = self.state(&self.known(&args.dom)?);
+        Ok(remote::DomainGetStateRet { state, reason }.into())
+    }
+
+    fn domain_get_xml_desc(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainGetXmlDescArgs,
+    ) -> Answer<remote::DomainGetXmlDescRet> {
+        only(args.flags, XmlFlags::all().bits(), "virDomainGetXMLDesc")?;
+        let xml = self.document(&args.dom, XmlFlags::from_bits_truncate(args.flags))?;
+        Ok(remote::DomainGetXmlDescRet { xml }.into())
+    }
+
+    fn domain_get_os_type(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainGetOsTypeArgs,
+    ) -> Answer<remote::DomainGetOsTypeRet> {
+        self.known(&args.dom)?;
+        // The one type that the planner takes.
+        Ok(remote::DomainGetOsTypeRet { r#type: model::OsType::Hvm.as_str().into() }.into())
+    }
+
+    fn domain_is_active(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainIsActiveArgs,
+    ) -> Answer<remote::DomainIsActiveRet> {
+        let uuid = self.known(&args.dom)?;
+        Ok(remote::DomainIsActiveRet { active: int(self.active(&uuid).is_some()) }.into())
+    }
+
+    fn domain_is_persistent(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainIsPersistentArgs,
+    ) -> Answer<remote::DomainIsPersistentRet> {
+        let uuid = self.known(&args.dom)?;
+        Ok(remote::DomainIsPersistentRet { persistent: int(self.definitions.by_uuid(&uuid).is_some()) }.into())
+    }
+
+    fn domain_is_updated(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainIsUpdatedArgs,
+    ) -> Answer<remote::DomainIsUpdatedRet> {
+        self.known(&args.dom)?;
+        Ok(remote::DomainIsUpdatedRet { updated: 0 }.into())
+    }
+
+    fn domain_has_managed_save_image(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainHasManagedSaveImageArgs,
+    ) -> Answer<remote::DomainHasManagedSaveImageRet> {
+        self.known(&args.dom)?;
+        Ok(remote::DomainHasManagedSaveImageRet { result: 0 }.into())
+    }
+
+    fn domain_get_max_memory(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainGetMaxMemoryArgs,
+    ) -> Answer<remote::DomainGetMaxMemoryRet> {
+        let uuid = self.known(&args.dom)?;
+        Ok(remote::DomainGetMaxMemoryRet { memory: self.size_of(&uuid).1 }.into())
+    }
+
+    fn domain_get_max_vcpus(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainGetMaxVcpusArgs,
+    ) -> Answer<remote::DomainGetMaxVcpusRet> {
+        let uuid = self.known(&args.dom)?;
+        Ok(remote::DomainGetMaxVcpusRet { num: i32::try_from(self.size_of(&uuid).0).unwrap_or(i32::MAX) }.into())
+    }
+
+    fn domain_get_autostart(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainGetAutostartArgs,
+    ) -> Answer<remote::DomainGetAutostartRet> {
+        let uuid = self.known(&args.dom)?;
+        let autostart = self.definitions.by_uuid(&uuid).is_some_and(|summary| summary.autostart);
+        Ok(remote::DomainGetAutostartRet { autostart: int(autostart) }.into())
+    }
+
+    fn bulkhead_domain_guest_info(
+        &mut self,
+        cx: &mut Asked,
+        args: bulkhead::DomainGuestInfoArgs,
+    ) -> Answer<bulkhead::DomainGuestInfoRet> {
+        self.guest_info(cx, &args.dom)
+    }
+
+    // Definitions.
+
+    fn domain_define_xml(
+        &mut self,
+        cx: &mut Asked,
+        args: remote::DomainDefineXmlArgs,
+    ) -> Answer<remote::DomainDefineXmlRet> {
+        self.define(cx, &args.xml, |dom| Reply::DomainDefineXml(remote::DomainDefineXmlRet { dom }))
+    }
+
+    fn domain_define_xml_flags(
+        &mut self,
+        cx: &mut Asked,
+        args: remote::DomainDefineXmlFlagsArgs,
+    ) -> Answer<remote::DomainDefineXmlFlagsRet> {
+        only(args.flags, DefineFlags::all().bits(), "virDomainDefineXMLFlags")?;
+        self.define(cx, &args.xml, |dom| Reply::DomainDefineXmlFlags(remote::DomainDefineXmlFlagsRet { dom }))
+    }
+
+    fn domain_undefine(&mut self, _: &mut Asked, args: remote::DomainUndefineArgs) -> Answer<()> {
+        self.undefine(&args.dom)
+    }
+
+    fn domain_undefine_flags(&mut self, _: &mut Asked, args: remote::DomainUndefineFlagsArgs) -> Answer<()> {
+        only(args.flags, UndefineFlags::all().bits(), "virDomainUndefineFlags")?;
+        self.undefine(&args.dom)
+    }
+
+    fn domain_set_autostart(&mut self, _: &mut Asked, args: remote::DomainSetAutostartArgs) -> Answer<()> {
+        self.set_autostart(&args.dom, args.autostart != 0)
+    }
+
+    // The life cycle.
+
+    fn domain_create(&mut self, cx: &mut Asked, args: remote::DomainCreateArgs) -> Answer<()> {
+        self.create(cx, &args.dom, 0, Vec::new(), |_| Reply::DomainCreate(()))
+    }
+
+    fn domain_create_with_flags(
+        &mut self,
+        cx: &mut Asked,
+        args: remote::DomainCreateWithFlagsArgs,
+    ) -> Answer<remote::DomainCreateWithFlagsRet> {
+        let reply = |dom| Reply::DomainCreateWithFlags(remote::DomainCreateWithFlagsRet { dom });
+        self.create(cx, &args.dom, args.flags, Vec::new(), reply)
+    }
+
+    fn bulkhead_domain_create_with_sources(
+        &mut self,
+        cx: &mut Asked,
+        args: bulkhead::DomainCreateWithSourcesArgs,
+    ) -> Answer<bulkhead::DomainCreateWithSourcesRet> {
+        let reply = |dom| Reply::BulkheadDomainCreateWithSources(bulkhead::DomainCreateWithSourcesRet { dom });
+        self.create(cx, &args.dom, args.flags, args.sources, reply)
+    }
+
+    fn domain_create_xml(
+        &mut self,
+        cx: &mut Asked,
+        args: remote::DomainCreateXmlArgs,
+    ) -> Answer<remote::DomainCreateXmlRet> {
+        let reply = |dom| Reply::DomainCreateXml(remote::DomainCreateXmlRet { dom });
+        self.create_transient(cx, &args.xml_desc, args.flags, Vec::new(), reply)
+    }
+
+    fn bulkhead_domain_create_xml_with_sources(
+        &mut self,
+        cx: &mut Asked,
+        args: bulkhead::DomainCreateXmlWithSourcesArgs,
+    ) -> Answer<bulkhead::DomainCreateXmlWithSourcesRet> {
+        let reply = |dom| Reply::BulkheadDomainCreateXmlWithSources(bulkhead::DomainCreateXmlWithSourcesRet { dom });
+        self.create_transient(cx, &args.xml, args.flags, args.sources, reply)
+    }
+
+    fn domain_suspend(&mut self, cx: &mut Asked, args: remote::DomainSuspendArgs) -> Answer<()> {
+        self.job(cx, &args.dom, "suspend", Request::Suspend, Reply::DomainSuspend)
+    }
+
+    fn domain_resume(&mut self, cx: &mut Asked, args: remote::DomainResumeArgs) -> Answer<()> {
+        self.job(cx, &args.dom, "resume", Request::Resume, Reply::DomainResume)
+    }
+
+    fn domain_shutdown(&mut self, cx: &mut Asked, args: remote::DomainShutdownArgs) -> Answer<()> {
+        self.job(cx, &args.dom, "shut down", Request::Shutdown, Reply::DomainShutdown)
+    }
+
+    fn domain_shutdown_flags(&mut self, cx: &mut Asked, args: remote::DomainShutdownFlagsArgs) -> Answer<()> {
+        only(args.flags, ShutdownFlags::ACPI_POWER_BTN.bits(), "virDomainShutdownFlags")?;
+        self.job(cx, &args.dom, "shut down", Request::Shutdown, Reply::DomainShutdownFlags)
+    }
+
+    fn domain_reboot(&mut self, cx: &mut Asked, args: remote::DomainRebootArgs) -> Answer<()> {
+        only(args.flags, RebootFlags::ACPI_POWER_BTN.bits(), "virDomainReboot")?;
+        self.job(cx, &args.dom, "reboot", Request::Reboot, Reply::DomainReboot)
+    }
+
+    fn domain_reset(&mut self, cx: &mut Asked, args: remote::DomainResetArgs) -> Answer<()> {
+        only(args.flags, 0, "virDomainReset")?;
+        self.job(cx, &args.dom, "reset", Request::Reset, Reply::DomainReset)
+    }
+
+    fn domain_destroy(&mut self, cx: &mut Asked, args: remote::DomainDestroyArgs) -> Answer<()> {
+        self.destroy(cx, &args.dom, Reply::DomainDestroy)
+    }
+
+    fn domain_destroy_flags(&mut self, cx: &mut Asked, args: remote::DomainDestroyFlagsArgs) -> Answer<()> {
+        only(args.flags, DestroyFlags::all().bits(), "virDomainDestroyFlags")?;
+        self.destroy(cx, &args.dom, Reply::DomainDestroyFlags)
+    }
+
+    fn bulkhead_domain_open_console(&mut self, cx: &mut Asked, args: bulkhead::DomainOpenConsoleArgs) -> Answer<()> {
+        only(args.flags, ConsoleFlags::all().bits(), "bulkheadDomainOpenConsole")?;
+        let flags = ConsoleFlags::from_bits_truncate(args.flags);
+        self.open_console(cx, &args.dom, args.dev_name.as_deref(), flags)
+    }
+
+    // Events.
+
+    fn connect_domain_event_callback_register_any(
+        &mut self,
+        cx: &mut Asked,
+        args: remote::ConnectDomainEventCallbackRegisterAnyArgs,
+    ) -> Answer<remote::ConnectDomainEventCallbackRegisterAnyRet> {
+        if args.event_id != DomainEventId::Lifecycle as i32 {
+            return Err(errors::invalid(format!("this driver emits no domain events of id {}", args.event_id)));
+        }
+        let guest = args.dom.map(|dom| self.known(&dom)).transpose()?;
+        let callback_id =
+            self.subscribers.register(cx.key, guest).ok_or_else(|| errors::invalid("too many event callbacks"))?;
+        Ok(remote::ConnectDomainEventCallbackRegisterAnyRet { callback_id }.into())
+    }
+
+    fn connect_domain_event_callback_deregister_any(
+        &mut self,
+        cx: &mut Asked,
+        args: remote::ConnectDomainEventCallbackDeregisterAnyArgs,
+    ) -> Answer<()> {
+        if self.subscribers.deregister(cx.key, args.callback_id) {
+            return Ok(().into());
+        }
+        Err(errors::invalid(format!("this connection has no event callback {}", args.callback_id)))
+    }
+
+    fn bulkhead_events_subscribe(
+        &mut self,
+        cx: &mut Asked,
+        args: bulkhead::EventsSubscribeArgs,
+    ) -> Answer<bulkhead::EventsSubscribeRet> {
+        self.subscribe(cx, args.since);
+        Ok(Outcome::Pending)
+    }
+
+    fn bulkhead_events_unsubscribe(&mut self, cx: &mut Asked, _: bulkhead::EventsUnsubscribeArgs) -> Answer<()> {
+        self.subscribers.unsubscribe(cx.key);
+        Ok(().into())
+    }
+
+    // QEMU's own program has nothing here yet.
+
+    fn qemu_domain_monitor_command(
+        &mut self,
+        _: &mut Asked,
+        _: qemu::DomainMonitorCommandArgs,
+    ) -> Answer<qemu::DomainMonitorCommandRet> {
+        Err(Error::unsupported(api::Op::QemuDomainMonitorCommand, DRIVER_NAME)
+            .with_hint("a guest's monitor belongs to its supervisor alone"))
+    }
+}
+
+/// libvirt's number for a state that is not known.
+pub(super) const NO_STATE: i32 = DomainState::NoState as i32;

@@ -1,0 +1,197 @@
+//! What each QEMU binary can do: asked once over QMP in a compartment of its own, kept on disk by the binary's identity.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::Write,
+    os::unix::{
+        fs::{MetadataExt, OpenOptionsExt},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use api::Error;
+use serde::{Deserialize, Serialize};
+use supervisor::protocol::{Abilities, Answer, Probe, Request};
+use uuid::Uuid;
+
+use super::{
+    Control, Then, errors,
+    guests::{Guest, Phase},
+};
+use crate::{
+    edge::{Launch, Refusal, ToLauncher},
+    qemu::plan,
+};
+
+/// A QEMU that does not say what it can do in this time does not say it.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// No cached description is larger.
+const MAX_CACHED: u64 = 4 << 20;
+
+/// What is known of the emulators.
+pub struct Emulators {
+    dir: PathBuf,
+    known: HashMap<String, (Identity, Rc<Abilities>)>,
+    asking: HashMap<String, Vec<Then<Known>>>,
+}
+
+/// What a question about an emulator ends in.
+pub type Known = Result<Rc<Abilities>, Error>;
+
+/// What tells one state of a binary, and of KVM, from another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    kvm: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Cached {
+    emulator: String,
+    identity: Identity,
+    abilities: Abilities,
+}
+
+impl Emulators {
+    /// Nothing is known but what the cache directory holds.
+    pub fn new(cache: &Path) -> Emulators {
+        Emulators { dir: cache.join("capabilities"), known: HashMap::new(), asking: HashMap::new() }
+    }
+
+    fn lookup(&mut self, emulator: &str, identity: &Identity) -> Option<Rc<Abilities>> {
+        if let Some((known, abilities)) = self.known.get(emulator)
+            && known == identity
+        {
+            return Some(Rc::clone(abilities));
+        }
+        let path = self.path(emulator);
+        if fs::metadata(&path).ok()?.len() > MAX_CACHED {
+            return None;
+        }
+        let cached: Cached = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+        if cached.emulator != emulator || cached.identity != *identity {
+            return None;
+        }
+        let abilities = Rc::new(cached.abilities);
+        self.known.insert(emulator.into(), (identity.clone(), Rc::clone(&abilities)));
+        Some(abilities)
+    }
+
+    fn learn(&mut self, emulator: &str, identity: Identity, abilities: Abilities) -> Rc<Abilities> {
+        let cached = Cached { emulator: emulator.into(), identity, abilities };
+        if let Err(error) = self.write(&cached) {
+            log::warn!("what {emulator} can do is not kept on disk: {error}");
+        }
+        let abilities = Rc::new(cached.abilities);
+        self.known.insert(emulator.into(), (cached.identity, Rc::clone(&abilities)));
+        abilities
+    }
+
+    fn write(&self, cached: &Cached) -> std::io::Result<()> {
+        let path = self.path(&cached.emulator);
+        let temporary = path.with_extension("new");
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&serde_json::to_vec(cached)?)?;
+        // No fsync: a cache that is torn by a power cut is asked for again.
+        fs::rename(temporary, path)
+    }
+
+    fn path(&self, emulator: &str) -> PathBuf {
+        // A path as a file name; the name inside is compared, so two that collide only take turns.
+        let name: String =
+            emulator.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
+        self.dir.join(format!("{}.json", name.chars().take(120).collect::<String>()))
+    }
+}
+
+fn identity(emulator: &str, kvm: Option<String>) -> std::io::Result<Identity> {
+    let data = fs::metadata(emulator)?;
+    Ok(Identity {
+        device: data.dev(),
+        inode: data.ino(),
+        size: data.size(),
+        modified: (data.mtime(), data.mtime_nsec()),
+        changed: (data.ctime(), data.ctime_nsec()),
+        kvm,
+    })
+}
+
+impl Control {
+    /// Does `then` with what an emulator can do, asking it first if that is not known.
+    pub(super) fn with_abilities(&mut self, emulator: &str, then: Then<Known>) {
+        let identity = match identity(emulator, self.host.kvm_identity.clone()) {
+            Ok(identity) => identity,
+            Err(error) => {
+                let refusal = Refusal::Emulator { path: emulator.into(), why: error.to_string() };
+                return then(self, Err(errors::refused("use the emulator of", "", &refusal)));
+            }
+        };
+        if let Some(abilities) = self.emulators.lookup(emulator, &identity) {
+            return then(self, Ok(abilities));
+        }
+        let waiting = self.emulators.asking.entry(emulator.into()).or_default();
+        waiting.push(then);
+        if waiting.len() == 1 {
+            self.probe(emulator.into(), identity);
+        }
+    }
+
+    /// Starts the emulator without a guest, in a compartment like any guest's.
+    fn probe(&mut self, emulator: String, identity: Identity) {
+        let id = self.take_run_number();
+        let uuid = Uuid::new_v4();
+        let name = "capabilities".to_string();
+        let mut run = Guest::new(id, uuid, name.clone(), Phase::Starting);
+        run.uid = self.free_uid();
+        let launch =
+            Launch { id, uuid, name, emulator: emulator.clone(), uid: run.uid, kvm: self.host.kvm_identity.is_some() };
+        self.guests.insert(id, run);
+        let (ours, theirs) = match UnixStream::pair() {
+            Ok(pair) => pair,
+            Err(error) => return self.probed(id, &emulator, Err(error.to_string())),
+        };
+        if let Err(error) = self.link(id, ours) {
+            return self.probed(id, &emulator, Err(error.to_string()));
+        }
+        let deadline_ms = u32::try_from(PATIENCE.as_millis()).unwrap_or(u32::MAX);
+        let request = Request::Probe(Probe { argv: plan::probe_argv(&emulator), deadline_ms });
+        let asked = emulator.clone();
+        let answered = move |control: &mut Control, told: super::guests::Told| {
+            let result = match told {
+                Ok((Answer::Abilities(abilities), _)) => Ok((identity, *abilities)),
+                Ok(_) => Err("the supervisor gave another answer".into()),
+                Err(error) => Err(error.to_string()),
+            };
+            control.probed(id, &asked, result);
+        };
+        self.ask_guest_within(id, &request, Vec::new(), PATIENCE, Box::new(answered));
+        let launched = move |control: &mut Control, done: super::launcher_link::Done| {
+            if let Err(refusal) = done {
+                control.guests.remove(&id);
+                control.probed(id, &emulator, Err(refusal.to_string()));
+            }
+        };
+        self.launcher.ask(&ToLauncher::Launch(launch), vec![theirs.into()], Box::new(launched));
+    }
+
+    fn probed(&mut self, id: u32, emulator: &str, result: Result<(Identity, Abilities), String>) {
+        if let Some(run) = self.guests.get_mut(&id) {
+            run.phase = Phase::Ending;
+        }
+        let result: Known = match result {
+            Ok((identity, abilities)) => Ok(self.emulators.learn(emulator, identity, abilities)),
+            Err(cause) => Err(errors::emulator_silent(emulator, &cause)),
+        };
+        for then in self.emulators.asking.remove(emulator).unwrap_or_default() {
+            then(self, result.clone());
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What clients are told: libvirt's codes and texts where its clients test them, the chain of causes, what to do.
+
+use api::{Error, ErrorCode, ErrorDomain};
+use ipc::ConnError;
+use supervisor::protocol::Failure;
+use uuid::Uuid;
+
+use super::{definitions::StoreError, guests::GuestError};
+use crate::{edge::Refusal, qemu::plan::PlanError};
+
+fn qemu(code: ErrorCode, message: impl Into<String>) -> Error {
+    Error::new(code, ErrorDomain::QEMU, message)
+}
+
+/// No domain is what the call names; libvirt's text.
+pub fn no_domain(what: &str, value: impl std::fmt::Display) -> Error {
+    qemu(ErrorCode::NO_DOMAIN, format!("Domain not found: no domain with matching {what} '{value}'"))
+}
+
+/// No domain has a handle's UUID; libvirt's text.
+pub fn no_domain_uuid(uuid: &Uuid, name: &str) -> Error {
+    let text = format!("Domain not found: no domain with matching uuid '{uuid}' ({})", printable(name));
+    qemu(ErrorCode::NO_DOMAIN, text)
+}
+
+/// The call needs the guest in another state; libvirt's text.
+pub fn wrong_state(message: impl Into<String>) -> Error {
+    qemu(ErrorCode::OPERATION_INVALID, format!("Requested operation is not valid: {}", message.into()))
+}
+
+/// An argument is not acceptable.
+pub fn invalid(message: impl Into<String>) -> Error {
+    qemu(ErrorCode::INVALID_ARG, format!("invalid argument: {}", message.into()))
+}
+
+/// A flag that no driver knows, or this one does not have.
+pub fn unknown_flags(flags: u32, operation: &str) -> Error {
+    qemu(ErrorCode::INVALID_ARG, format!("unsupported flags (0x{flags:x}) in function {operation}"))
+}
+
+/// A name or UUID is taken.
+pub fn exists(message: &str) -> Error {
+    qemu(ErrorCode::OPERATION_FAILED, format!("operation failed: {message}"))
+}
+
+/// A document cannot be read.
+pub fn xml(error: &model::XmlError) -> Error {
+    let known = qemu(ErrorCode::XML_ERROR, "the domain document cannot be used").with_cause(error);
+    match error.hint() {
+        Some(hint) => known.with_hint(hint),
+        None => known,
+    }
+}
+
+/// A document cannot be carried out.
+pub fn plan(name: &str, error: &PlanError) -> Error {
+    let code = match error {
+        PlanError::Arch { .. } | PlanError::DomainType(_) => ErrorCode::XML_ERROR,
+        _ => ErrorCode::CONFIG_UNSUPPORTED,
+    };
+    let known = qemu(code, format!("domain '{name}' asks for what it cannot have")).with_cause(error);
+    match error.hint() {
+        Some(hint) => known.with_hint(hint),
+        None => known,
+    }
+}
+
+/// The definitions' directory does not do what it should.
+pub fn store(doing: &str, name: &str, error: &StoreError) -> Error {
+    let hint = match error {
+        StoreError::Broken { path } => {
+            format!("look at '{}', then repair it or move it away and restart qemud", path.display())
+        }
+        _ => "nothing was changed; see that the disk has room and the directory can be written".into(),
+    };
+    qemu(ErrorCode::SYSTEM_ERROR, format!("cannot {doing} domain '{name}'")).with_cause(error).with_hint(hint)
+}
+
+/// The launcher refused something that a guest needs.
+pub fn refused(doing: &str, name: &str, refusal: &Refusal) -> Error {
+    let code = match refusal {
+        Refusal::Range { .. } | Refusal::Directory { .. } | Refusal::Spawn { .. } => ErrorCode::INTERNAL_ERROR,
+        Refusal::Open { .. } => ErrorCode::SYSTEM_ERROR,
+        _ => ErrorCode::CONFIG_UNSUPPORTED,
+    };
+    let known = qemu(code, format!("cannot {doing} domain '{name}'")).with_cause(refusal);
+    match refusal {
+        Refusal::OutsideRoots { .. } => known.with_hint(
+            "start it with a client that opens the file itself (bulkhead start does), or add the directory to \
+             image_roots in qemud.conf",
+        ),
+        Refusal::Open { errno: 2, .. } => known.with_hint("give the path of a file that exists"),
+        Refusal::Emulator { .. } => {
+            known.with_hint("install the QEMU package for this architecture, or name another emulator")
+        }
+        _ => known,
+    }
+}
+
+/// A guest's supervisor did not do what it was asked.
+pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
+    let code = match error {
+        GuestError::Failure(Failure::Deadline { .. }) | GuestError::Silent(_) => ErrorCode::OPERATION_TIMEOUT,
+        GuestError::Failure(Failure::WrongState { state }) => return wrong_state(format!("domain is {state}")),
+        GuestError::Failure(Failure::ConsoleBusy) => {
+            return qemu(
+                ErrorCode::OPERATION_FAILED,
+                "operation failed: Active console session exists for this domain",
+            )
+            .with_hint("detach the other client, or take its place with --force");
+        }
+        GuestError::Failure(Failure::NoSuchConsole { .. }) => ErrorCode::INVALID_ARG,
+        GuestError::Busy | GuestError::Failure(Failure::Busy(_)) => ErrorCode::OPERATION_TIMEOUT,
+        GuestError::Gone(_) | GuestError::Failure(Failure::Exited { .. }) => ErrorCode::OPERATION_FAILED,
+        GuestError::Failure(_) => ErrorCode::INTERNAL_ERROR,
+    };
+    let known = qemu(code, format!("cannot {doing} domain '{name}'")).with_cause(error);
+    match error {
+        GuestError::Failure(Failure::Deadline { .. }) => known.with_hint(format!(
+            "QEMU is stopped or waits for its storage; if it does not come back, 'bulkhead destroy {name}' ends it"
+        )),
+        GuestError::Silent(_) => known.with_hint("the guest itself may be well; try again"),
+        GuestError::Failure(Failure::Exited { .. }) => {
+            known.with_hint("QEMU's own words are the cause; see also the guest's log")
+        }
+        _ => known,
+    }
+}
+
+/// An emulator cannot be asked what it can do.
+pub fn emulator_silent(emulator: &str, cause: &str) -> Error {
+    qemu(ErrorCode::INTERNAL_ERROR, format!("cannot find out what '{emulator}' can do"))
+        .with_cause_text(cause)
+        .with_hint(format!("see that '{emulator} -version' works"))
+}
+
+/// Two guests would write to one disk.
+pub fn disk_in_use(name: &str, what: &str, path: &str, other: &str, others: &str) -> Error {
+    qemu(ErrorCode::RESOURCE_BUSY, format!("cannot start domain '{name}'"))
+        .with_cause_text(format!("{what} ('{path}') is in use by the running domain '{other}' as its {others}"))
+        .with_hint("stop that domain, or mark the disk <shareable/> in both if the guests agree on it")
+}
+
+/// The answer to a call is longer than a frame.
+pub fn unsendable(error: &ConnError) -> Error {
+    Error::new(ErrorCode::RPC, ErrorDomain::RPC, "the answer cannot be sent").with_cause(error)
+}
+
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}

@@ -1,0 +1,83 @@
+//! Control's end of the channel to the launcher: requests with continuations.
+
+use std::{collections::HashMap, os::fd::OwnedFd};
+
+use ipc::{ConnError, edge::Channel};
+
+use super::Then;
+use crate::edge::{FromLauncher, Refusal, ToLauncher};
+
+/// What the launcher brings when it did what it was asked.
+pub type Done = Result<(FromLauncher, Vec<OwnedFd>), Refusal>;
+
+/// Something that the launcher said.
+pub enum Heard {
+    /// An answer, and what waits for it.
+    Answer(Then<Done>, Done),
+    /// Something that nobody asked for.
+    News(FromLauncher),
+}
+
+/// The channel and what waits on it.
+pub struct LauncherLink {
+    channel: Channel<ToLauncher, FromLauncher>,
+    waiting: HashMap<u64, Then<Done>>,
+    serial: u64,
+}
+
+impl LauncherLink {
+    /// A link over the inherited channel.
+    pub fn new(channel: Channel<ToLauncher, FromLauncher>) -> LauncherLink {
+        LauncherLink { channel, waiting: HashMap::new(), serial: 0 }
+    }
+
+    /// Asks, and does `then` with the answer.
+    pub fn ask(&mut self, request: &ToLauncher, fds: Vec<OwnedFd>, then: Then<Done>) {
+        self.serial += 1;
+        self.waiting.insert(self.serial, then);
+        self.queue(self.serial, request, fds);
+    }
+
+    /// Says something that has no answer.
+    pub fn tell(&mut self, news: &ToLauncher) {
+        self.queue(0, news, Vec::new());
+    }
+
+    fn queue(&mut self, serial: u64, request: &ToLauncher, fds: Vec<OwnedFd>) {
+        if let Err(error) = self.channel.queue(serial, request, fds) {
+            log::error!("cannot send {request:?} to the launcher: {error}");
+        }
+    }
+
+    /// Sends what is queued.
+    pub fn flush(&mut self) -> Result<(), ConnError> {
+        self.channel.flush().map(|_| ())
+    }
+
+    /// Everything that the launcher has said by now.
+    pub fn hear(&mut self) -> Result<Vec<Heard>, ConnError> {
+        let mut heard = Vec::new();
+        while self.channel.fill()? {
+            while let Some(message) = self.channel.next_message()? {
+                heard.extend(self.sort(message.serial, message.value, message.fds));
+            }
+        }
+        // Says whether there is nothing more or nobody.
+        while let Some(message) = self.channel.next_message()? {
+            heard.extend(self.sort(message.serial, message.value, message.fds));
+        }
+        Ok(heard)
+    }
+
+    fn sort(&mut self, serial: u64, value: FromLauncher, fds: Vec<OwnedFd>) -> Option<Heard> {
+        if serial == 0 {
+            return Some(Heard::News(value));
+        }
+        let then = self.waiting.remove(&serial)?;
+        let answer = match value {
+            FromLauncher::Failed(refusal) => Err(refusal),
+            done => Ok((done, fds)),
+        };
+        Some(Heard::Answer(then, answer))
+    }
+}

@@ -1,0 +1,342 @@
+//! # control: who may ask what, and what there is
+//!
+//! This process holds the clients' sockets, the registry of guests and definitions, the journal and the queues of jobs. It
+//! runs under a uid of its own without any capability, under seccomp and, where the kernel has it, Landlock. It must never
+//! open a disk, make a namespace or signal a guest: what needs power is asked of the launcher, what needs a guest of that
+//! guest's supervisor.
+//!
+//! It is one thread around one poll. Nothing here waits: a call that needs somebody else leaves a continuation behind, and
+//! each continuation has a deadline, so a stuck guest delays only its own calls.
+
+mod adopt;
+mod authority;
+mod capabilities;
+pub mod definitions;
+mod domains;
+mod driver;
+mod emulators;
+mod errors;
+mod events;
+mod guests;
+mod host;
+pub mod journal;
+mod launcher_link;
+mod start;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    time::{Duration, Instant},
+};
+
+use api::{Error, Reply};
+use ipc::{
+    ConnError, Kind,
+    codec::{self, CodecError},
+    edge::Channel,
+    paths::{Instance, Mode},
+    server::{Happening, Limits, PeerKey, Server},
+};
+use mio::{Events, Interest, Poll, Registry, Token, unix::SourceFd};
+use thiserror::Error as ThisError;
+use uuid::Uuid;
+
+use self::{
+    authority::Authority,
+    definitions::{Definitions, StoreError},
+    driver::Asked,
+    emulators::Emulators,
+    events::Subscribers,
+    guests::Guest,
+    journal::Journal,
+    launcher_link::LauncherLink,
+};
+use crate::{
+    config::{Config, ConfigError},
+    edge::{self, FromLauncher},
+};
+
+/// The listener for calls that may change things.
+const DOOR: u8 = 0;
+/// The listener for calls that only read.
+const READ_ONLY_DOOR: u8 = 1;
+
+const LAUNCHER: Token = Token(0);
+/// Clients' tokens end where the supervisors' begin.
+const CLIENTS: std::ops::Range<usize> = 16..1 << 20;
+const FIRST_SUPERVISOR: usize = 1 << 20;
+
+/// What is done when an answer is there.
+type Then<T> = Box<dyn FnOnce(&mut Control, T)>;
+
+/// Why control cannot run.
+#[derive(Debug, ThisError)]
+pub enum ControlError {
+    /// The launcher did not hand over what it should.
+    #[error("control is started by the qemud launcher, not by hand")]
+    Inherited(#[source] sandbox::fd::InheritError),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The definitions cannot be read.
+    #[error("cannot load the definitions")]
+    Definitions(#[from] StoreError),
+    /// The journal cannot be read.
+    #[error("cannot read the journal")]
+    Journal(#[source] std::io::Error),
+    /// The poll failed.
+    #[error("the event loop failed")]
+    Poll(#[source] std::io::Error),
+    /// The launcher is gone or talks nonsense.
+    #[error("the connection to the launcher is lost")]
+    Launcher(#[source] ConnError),
+    /// Control could not give up its power.
+    #[error("cannot give up power")]
+    Sandbox(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The whole state of the process.
+pub struct Control {
+    instance: Instance,
+    config: Config,
+    registry: Registry,
+    server: Server,
+    launcher: LauncherLink,
+    definitions: Definitions,
+    journal: Journal,
+    emulators: Emulators,
+    subscribers: Subscribers,
+    /// Every run that is not over, by its number.
+    guests: BTreeMap<u32, Guest>,
+    /// The run of each guest that has one.
+    runs: HashMap<Uuid, u32>,
+    /// Guests on their way to a run.
+    starting: HashSet<Uuid>,
+    /// Why each guest that is not running stopped, libvirt's reasons.
+    stopped: HashMap<Uuid, i32>,
+    next_run: u32,
+    /// What is to be done when a moment comes, in order.
+    timers: BTreeMap<(Instant, u64), Then<()>>,
+    timer_count: u64,
+    authority: Authority,
+    /// Guests have uids of their own.
+    privileged: bool,
+    idle_since: Option<Instant>,
+    /// The listeners, until every guest that can be found has been found.
+    doors: Vec<(UnixListener, u8)>,
+    host: host::Host,
+}
+
+/// What the launcher handed over.
+struct Inherited {
+    launcher: UnixStream,
+    doors: Vec<(UnixListener, u8)>,
+    /// Guests have uids of their own.
+    privileged: bool,
+}
+
+/// What was read before control gave up the right to read it.
+struct Loaded {
+    instance: Instance,
+    config: Config,
+    definitions: Definitions,
+    journal: Journal,
+    host: host::Host,
+}
+
+/// Runs control until the launcher leaves.
+///
+/// # Errors
+/// When it cannot start; once it runs, only the loss of the launcher ends it.
+pub fn run(mode: Mode, guests_have_uids: bool, idle_timeout: Option<u32>) -> Result<(), ControlError> {
+    let inherited = |fd| sandbox::fd::inherited_fd(fd).map_err(ControlError::Inherited);
+    let inherited = Inherited {
+        launcher: UnixStream::from(inherited(edge::fds::LAUNCHER)?),
+        doors: vec![
+            (UnixListener::from(inherited(edge::fds::LISTENER)?), DOOR),
+            (UnixListener::from(inherited(edge::fds::READ_ONLY_LISTENER)?), READ_ONLY_DOOR),
+        ],
+        privileged: guests_have_uids,
+    };
+    let instance = Instance::from_env(mode);
+    let mut config = Config::load(&instance)?;
+    if let Some(seconds) = idle_timeout {
+        config.idle_timeout = Duration::from_secs(seconds.into());
+    }
+    // Reads thousands of files on all CPUs, so it comes before the filter that allows no more threads.
+    let definitions = Definitions::load(&instance.definitions_dir())?;
+    let journal = Journal::open(&instance.journal()).map_err(ControlError::Journal)?;
+    let loaded = Loaded { instance, config, definitions, journal, host: host::Host::read() };
+    let mut poll = Poll::new().map_err(ControlError::Poll)?;
+    authority::give_up_power(&loaded.instance)?;
+    Control::new(&poll, inherited, loaded)?.run(&mut poll)
+}
+
+impl Control {
+    fn new(poll: &Poll, inherited: Inherited, loaded: Loaded) -> Result<Control, ControlError> {
+        let Inherited { launcher, doors, privileged } = inherited;
+        let Loaded { instance, config, definitions, journal, host } = loaded;
+        let registry = poll.registry().try_clone().map_err(ControlError::Poll)?;
+        launcher.set_nonblocking(true).map_err(ControlError::Poll)?;
+        registry
+            .register(&mut SourceFd(&launcher.as_raw_fd()), LAUNCHER, Interest::READABLE | Interest::WRITABLE)
+            .map_err(ControlError::Poll)?;
+        let clients = registry.try_clone().map_err(ControlError::Poll)?;
+        Ok(Control {
+            authority: Authority::of(&instance),
+            emulators: Emulators::new(instance.cache_dir()),
+            next_run: journal.highest_run() + 1,
+            stopped: events::last_stops(&journal),
+            instance,
+            config,
+            registry,
+            server: Server::new(clients, CLIENTS, Limits::default(), "qemud"),
+            launcher: LauncherLink::new(Channel::new(launcher)),
+            definitions,
+            journal,
+            subscribers: Subscribers::default(),
+            guests: BTreeMap::new(),
+            runs: HashMap::new(),
+            starting: HashSet::new(),
+            timers: BTreeMap::new(),
+            timer_count: 0,
+            privileged,
+            idle_since: None,
+            doors,
+            host,
+        })
+    }
+
+    fn run(&mut self, poll: &mut Poll) -> Result<(), ControlError> {
+        let mut events = Events::with_capacity(256);
+        let mut happenings = Vec::new();
+        loop {
+            let now = Instant::now();
+            self.fire_timers(now);
+            self.flush(now, &mut happenings)?;
+            self.work_through(&mut happenings);
+            self.watch_idleness(now);
+            let wait = self.sleep(Instant::now());
+            match poll.poll(&mut events, wait) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                other => other.map_err(ControlError::Poll)?,
+            }
+            for event in &events {
+                match event.token() {
+                    LAUNCHER => self.hear_launcher()?,
+                    token if self.server.owns(token) => self.server.ready(token, &mut happenings),
+                    token => self.hear_supervisor(token),
+                }
+            }
+            self.work_through(&mut happenings);
+        }
+    }
+
+    /// Sends everything that is queued, to whomever.
+    fn flush(&mut self, now: Instant, happenings: &mut Vec<Happening>) -> Result<(), ControlError> {
+        self.launcher.flush().map_err(ControlError::Launcher)?;
+        self.flush_supervisors();
+        self.server.flush(now, happenings);
+        Ok(())
+    }
+
+    fn sleep(&self, now: Instant) -> Option<Duration> {
+        let timer = self.timers.keys().next().map(|(at, _)| at.saturating_duration_since(now));
+        let idle = self.idle_since.map(|since| (since + self.config.idle_timeout).saturating_duration_since(now));
+        [timer, idle, self.server.patience_left(now)].into_iter().flatten().min()
+    }
+
+    /// Does `then` at a moment unless it is cancelled before.
+    fn after(&mut self, wait: Duration, then: Then<()>) -> (Instant, u64) {
+        self.timer_count += 1;
+        let key = (Instant::now() + wait, self.timer_count);
+        self.timers.insert(key, then);
+        key
+    }
+
+    fn cancel(&mut self, timer: (Instant, u64)) {
+        self.timers.remove(&timer);
+    }
+
+    fn fire_timers(&mut self, now: Instant) {
+        while let Some(entry) = self.timers.first_entry() {
+            if entry.key().0 > now {
+                return;
+            }
+            entry.remove()(self, ());
+        }
+    }
+
+    fn work_through(&mut self, happenings: &mut Vec<Happening>) {
+        for happening in happenings.drain(..) {
+            match happening {
+                Happening::Call { key, frame } => self.take_call(key, frame),
+                Happening::Closed { key, peer, why } => {
+                    self.subscribers.forget(key);
+                    if !matches!(why, ConnError::Closed) {
+                        log::info!("client pid {} uid {} dropped: {}", peer.pid, peer.uid, definitions::chain(&why));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A session's daemon leaves when it is of no use: no client, no guest, nothing under way.
+    fn watch_idleness(&mut self, now: Instant) {
+        let idle = self.instance.mode() == Mode::Session
+            && self.doors.is_empty()
+            && self.server.open() == 0
+            && self.guests.is_empty()
+            && self.starting.is_empty();
+        if !idle {
+            self.idle_since = None;
+        } else if *self.idle_since.get_or_insert(now) + self.config.idle_timeout <= now {
+            self.idle_since = None;
+            self.launcher.tell(&edge::ToLauncher::Idle);
+        }
+    }
+
+    fn hear_launcher(&mut self) -> Result<(), ControlError> {
+        for message in self.launcher.hear().map_err(ControlError::Launcher)? {
+            match message {
+                launcher_link::Heard::Answer(then, answer) => then(self, answer),
+                launcher_link::Heard::News(FromLauncher::Guests(found)) => self.adopt(found),
+                launcher_link::Heard::News(FromLauncher::Ended { id, how }) => self.run_ended(id, how),
+                launcher_link::Heard::News(other) => log::warn!("the launcher says {other:?} unasked"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a call.
+    fn answer(&mut self, asked: &Asked, result: Result<(Reply, Vec<OwnedFd>), Error>) {
+        let sent = match result {
+            Ok((reply, fds)) => {
+                self.send(asked.key, Kind::Reply, asked.serial, fds, |out| codec::encode_reply(&reply, out))
+            }
+            Err(error) => {
+                self.send(asked.key, Kind::Error, asked.serial, Vec::new(), |out| codec::encode_error(&error, out))
+            }
+        };
+        if let Err(error) = sent {
+            let error = errors::unsendable(&error);
+            let body = |out: &mut Vec<u8>| codec::encode_error(&error, out);
+            // An error of a few words always fits.
+            let _ = self.send(asked.key, Kind::Error, asked.serial, Vec::new(), body);
+        }
+    }
+
+    fn send(
+        &mut self,
+        key: PeerKey,
+        kind: Kind,
+        serial: u64,
+        fds: Vec<OwnedFd>,
+        body: impl FnOnce(&mut Vec<u8>) -> Result<(), CodecError>,
+    ) -> Result<(), ConnError> {
+        self.server.send(key, kind, serial, fds, body)
+    }
+}

@@ -1,0 +1,323 @@
+//! # launcher: the one process that holds power, and does four things with it
+//!
+//! It opens files under the configured roots, builds a compartment for each guest and starts a supervisor in it, clears
+//! away what dead guests leave, and keeps control running. It must never parse a byte that a client or a guest wrote: its
+//! only input is the small enum of [`crate::edge`], its configuration, and what the kernel says of its children.
+//!
+//! It is one thread around one poll, so that a clone of it is a small single-threaded process.
+
+mod compartment;
+mod files;
+mod runs;
+mod setup;
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    time::{Duration, Instant},
+};
+
+use ipc::{ConnError, edge::Channel, paths::Instance};
+use mio::{Events, Interest, Poll, Token, unix::SourceFd};
+use sandbox::{
+    Signal, pidfd,
+    signal::{SignalError, SignalFd},
+    spawn::SpawnError,
+};
+use thiserror::Error;
+
+use self::{compartment::Compartments, setup::SetupError};
+use crate::{
+    background,
+    config::{Config, ConfigError},
+    edge::{Found, FromLauncher, Launch, Refusal, ToLauncher},
+};
+
+const CONTROL: Token = Token(0);
+const CONTROL_PROCESS: Token = Token(1);
+const SIGNALS: Token = Token(2);
+const FIRST_RUN: usize = 1 << 8;
+
+/// A control that dies sooner than this after its start is not worth another try at once.
+const SHORT_LIFE: Duration = Duration::from_secs(2);
+/// This many short lives in a row, and the launcher gives up.
+const SHORT_LIVES: u32 = 5;
+
+/// Why the launcher cannot run.
+#[derive(Debug, Error)]
+pub enum LauncherError {
+    /// The directories, the lock or the sockets cannot be made.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The supervisor's program is missing.
+    #[error("cannot open the supervisor's program, {path}")]
+    Supervisor {
+        /// Where it should be.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Control cannot be started.
+    #[error("cannot start the control process")]
+    Control(#[source] SpawnError),
+    /// Control ends again and again.
+    #[error("the control process ended {SHORT_LIVES} times soon after its start; see its messages above")]
+    ControlDies,
+    /// Signals cannot be received.
+    #[error("cannot receive signals")]
+    Signals(#[source] SignalError),
+    /// The launcher could not give up what it does not need.
+    #[error("cannot give up power")]
+    Sandbox(#[source] sandbox::policy::PolicyError),
+    /// The poll failed.
+    #[error("the event loop failed")]
+    Poll(#[source] io::Error),
+}
+
+/// One run that has not been retired.
+struct Run {
+    found: Found,
+    pidfd: Option<OwnedFd>,
+}
+
+/// A living control.
+struct Control {
+    channel: Channel<FromLauncher, ToLauncher>,
+    pidfd: OwnedFd,
+    since: Instant,
+}
+
+/// The whole state of the process.
+struct Launcher {
+    instance: Instance,
+    config: Config,
+    /// Seconds, in place of the configured time.
+    idle_timeout: Option<u32>,
+    poll: Poll,
+    listeners: setup::Listeners,
+    compartments: Compartments,
+    runs: BTreeMap<u32, Run>,
+    short_lives: u32,
+    leaving: bool,
+    /// The starters' lock, held from the decision to leave until the process is gone.
+    turn: Option<File>,
+}
+
+/// Runs the launcher until it is told to end. `announce` is called once clients can connect.
+///
+/// # Errors
+/// When it cannot start, or control cannot be kept running.
+pub fn run(instance: Instance, idle_timeout: Option<u32>, announce: impl FnOnce()) -> Result<(), LauncherError> {
+    let config = Config::load(&instance)?;
+    let _lock = setup::prepare(&instance, &config)?;
+    let listeners = setup::listen(&instance)?;
+    let signals = SignalFd::usual().map_err(LauncherError::Signals)?;
+    let compartments = Compartments::new(&config)?;
+    let mut launcher = Launcher {
+        instance,
+        config,
+        idle_timeout,
+        poll: Poll::new().map_err(LauncherError::Poll)?,
+        listeners,
+        compartments,
+        runs: BTreeMap::new(),
+        short_lives: 0,
+        leaving: false,
+        turn: None,
+    };
+    sandbox::policy::Role::Launcher.install().map_err(LauncherError::Sandbox)?;
+    launcher.watch(&signals, SIGNALS)?;
+    for survivor in runs::survivors(&launcher.instance) {
+        launcher.keep(Run { found: survivor.found, pidfd: survivor.pidfd });
+    }
+    // Connections wait in the listeners' queues from here on; control takes them when it is up.
+    announce();
+    let result = launcher.run(&signals);
+    if launcher.turn.is_none() {
+        launcher.turn = background::hold_starters(&launcher.instance);
+    }
+    setup::clear(&launcher.instance);
+    result
+}
+
+impl Launcher {
+    fn watch(&self, fd: &impl AsRawFd, token: Token) -> Result<(), LauncherError> {
+        let interest = Interest::READABLE;
+        self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, interest).map_err(LauncherError::Poll)
+    }
+
+    fn run(&mut self, signals: &SignalFd) -> Result<(), LauncherError> {
+        let mut control = self.start_control()?;
+        let mut events = Events::with_capacity(64);
+        while !self.leaving {
+            match self.poll.poll(&mut events, None) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other.map_err(LauncherError::Poll)?,
+            }
+            let mut control_lost = false;
+            for event in &events {
+                match event.token() {
+                    CONTROL => control_lost |= self.hear(&mut control.channel).is_err(),
+                    CONTROL_PROCESS => control_lost = true,
+                    SIGNALS => self.take_signals(signals),
+                    Token(run) => self.run_ended(run, &mut control.channel),
+                }
+            }
+            control_lost |= control.channel.flush().is_err();
+            if control_lost && !self.leaving {
+                control = self.replace_control(control)?;
+            }
+        }
+        // Control sees its channel close and leaves; the guests stay.
+        Ok(())
+    }
+
+    fn start_control(&mut self) -> Result<Control, LauncherError> {
+        let (ours, theirs) = UnixStream::pair().map_err(LauncherError::Poll)?;
+        let child =
+            compartment::start_control(&self.instance, &self.config, self.idle_timeout, &theirs, &self.listeners)
+                .map_err(LauncherError::Control)?;
+        ours.set_nonblocking(true).map_err(LauncherError::Poll)?;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut SourceFd(&ours.as_raw_fd()), CONTROL, both).map_err(LauncherError::Poll)?;
+        self.watch(&child.pidfd, CONTROL_PROCESS)?;
+        let mut channel = Channel::new(ours);
+        let found = self.runs.values().map(|run| run.found.clone()).collect();
+        say(&mut channel, 0, &FromLauncher::Guests(found), Vec::new());
+        // A failed write shows as a lost control at once.
+        let _ = channel.flush();
+        Ok(Control { channel, pidfd: child.pidfd, since: Instant::now() })
+    }
+
+    fn replace_control(&mut self, old: Control) -> Result<Control, LauncherError> {
+        let registry = self.poll.registry();
+        for fd in [old.pidfd.as_raw_fd(), old.channel.conn().socket().as_raw_fd()] {
+            // Closing deregisters by itself; this keeps the poll's own books right.
+            let _ = registry.deregister(&mut SourceFd(&fd));
+        }
+        // A control that broke the protocol may still live: it is ended before another takes its place.
+        let _ = pidfd::send_signal(&old.pidfd, Signal::KILL);
+        let how = pidfd::wait(&old.pidfd).map_or_else(|error| error.to_string(), |exit| exit.to_string());
+        log::error!("the control process ended ({how}); starting another");
+        self.short_lives = if old.since.elapsed() < SHORT_LIFE { self.short_lives + 1 } else { 0 };
+        if self.short_lives >= SHORT_LIVES {
+            return Err(LauncherError::ControlDies);
+        }
+        drop(old);
+        self.start_control()
+    }
+
+    fn take_signals(&mut self, signals: &SignalFd) {
+        while let Ok(Some(arrived)) = signals.read() {
+            if arrived.is(Signal::TERM) || arrived.is(Signal::INT) {
+                log::info!("asked to end by pid {} uid {}; guests go on", arrived.pid, arrived.uid);
+                self.leaving = true;
+            }
+        }
+    }
+
+    fn hear(&mut self, channel: &mut Channel<FromLauncher, ToLauncher>) -> Result<(), ConnError> {
+        loop {
+            while let Some(message) = channel.next_message()? {
+                self.serve(channel, message.serial, message.value, message.fds);
+            }
+            if !channel.fill()? {
+                // Tells an end from a pause.
+                return match channel.next_message()? {
+                    Some(message) => {
+                        self.serve(channel, message.serial, message.value, message.fds);
+                        Ok(())
+                    }
+                    None => Ok(()),
+                };
+            }
+        }
+    }
+
+    fn serve(
+        &mut self,
+        channel: &mut Channel<FromLauncher, ToLauncher>,
+        serial: u64,
+        request: ToLauncher,
+        mut fds: Vec<OwnedFd>,
+    ) {
+        let answer = match request {
+            ToLauncher::Open { path, writable } => files::open_for_control(&path, writable, &self.config.image_roots)
+                .map(|fd| (FromLauncher::Opened, vec![fd])),
+            ToLauncher::Launch(launch) => match (fds.pop(), fds.is_empty()) {
+                (Some(control), true) => self.launch(&launch, &control),
+                _ => Err(Refusal::Range { what: "a launch comes with one descriptor".into() }),
+            },
+            ToLauncher::Retire { id } => return self.retire(id),
+            ToLauncher::Idle => return self.leave_if_idle(),
+        };
+        let (answer, fds) = answer.unwrap_or_else(|refusal| (FromLauncher::Failed(refusal), Vec::new()));
+        say(channel, serial, &answer, fds);
+    }
+
+    /// Leaves, unless somebody is about to connect: starters wait until this process is gone and then start another.
+    fn leave_if_idle(&mut self) {
+        self.turn = background::hold_starters(&self.instance);
+        self.leaving = self.turn.is_some() && self.runs.is_empty();
+        if !self.leaving {
+            self.turn = None;
+        }
+    }
+
+    fn launch(&mut self, launch: &Launch, control: &OwnedFd) -> Result<(FromLauncher, Vec<OwnedFd>), Refusal> {
+        let in_use = |uid| self.runs.values().any(|run| run.pidfd.is_some() && run.found.uid == Some(uid));
+        if launch.uid.is_some_and(in_use) {
+            return Err(Refusal::Range { what: format!("uid {:?} belongs to another guest", launch.uid) });
+        }
+        let child = self.compartments.launch(&self.instance, &self.config, launch, control)?;
+        let pid = u32::try_from(child.pid).unwrap_or_default();
+        let found =
+            Found { id: launch.id, uuid: launch.uuid, name: launch.name.clone(), uid: launch.uid, pid, alive: true };
+        self.keep(Run { found, pidfd: Some(child.pidfd) });
+        Ok((FromLauncher::Launched { pid }, Vec::new()))
+    }
+
+    fn keep(&mut self, run: Run) {
+        let id = run.found.id;
+        if let Some(pidfd) = &run.pidfd
+            && let Err(error) = self.watch(pidfd, Token(FIRST_RUN + id as usize))
+        {
+            log::error!("run {id}: its end cannot be seen: {error}");
+        }
+        self.runs.insert(id, run);
+    }
+
+    fn run_ended(&mut self, token: usize, channel: &mut Channel<FromLauncher, ToLauncher>) {
+        let Ok(id) = u32::try_from(token.saturating_sub(FIRST_RUN)) else { return };
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        let Some(pidfd) = run.pidfd.take() else { return };
+        let _ = self.poll.registry().deregister(&mut SourceFd(&pidfd.as_raw_fd()));
+        run.found.alive = false;
+        // A supervisor that an earlier launcher started is no child of this one: how it ended is not known.
+        let how = pidfd::try_wait(&pidfd).ok().flatten().map(|exit| format!("ended with {exit}"));
+        say(channel, 0, &FromLauncher::Ended { id, how }, Vec::new());
+    }
+
+    fn retire(&mut self, id: u32) {
+        let over = self.runs.get(&id).is_some_and(|run| run.pidfd.is_none());
+        if over {
+            self.runs.remove(&id);
+            runs::remove(&self.instance, id);
+        }
+    }
+}
+
+fn say(channel: &mut Channel<FromLauncher, ToLauncher>, serial: u64, message: &FromLauncher, fds: Vec<OwnedFd>) {
+    if let Err(error) = channel.queue(serial, message, fds) {
+        log::error!("cannot tell control {message:?}: {error}");
+    }
+}

@@ -1,0 +1,116 @@
+//! The `qemud` program: a thin front of the crate's library.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use ipc::paths::{Instance, Mode};
+use qemud::{background, control, launcher};
+
+/// Runs and watches the QEMU guests of this host (as root) or of one user.
+#[derive(Parser)]
+#[command(name = "qemud", version)]
+struct Arguments {
+    /// Serve the host's guests, qemu:///system
+    #[arg(long, conflicts_with = "session")]
+    system: bool,
+    /// Serve the calling user's own guests, qemu:///session
+    #[arg(long)]
+    session: bool,
+    /// Keep all files under this directory (as BULKHEAD_ROOT does)
+    #[arg(long, value_name = "DIR")]
+    root: Option<std::path::PathBuf>,
+    /// Start the daemon in the background and return when clients can connect
+    #[arg(long)]
+    background: bool,
+    /// Seconds after which a session's daemon without clients and guests leaves
+    #[arg(long, value_name = "SECONDS")]
+    idle_timeout: Option<u32>,
+    /// Print the seccomp policy of a role and exit
+    #[arg(long, value_name = "ROLE")]
+    dump_policy: Option<Role>,
+    /// Say "ready" on standard output when clients can connect
+    #[arg(long, hide = true)]
+    announce: bool,
+    /// Which of the two processes this is; the launcher starts control
+    #[arg(long, hide = true, default_value = "launcher")]
+    role: Role,
+    /// Guests run under uids of their own
+    #[arg(long, hide = true)]
+    guests_have_uids: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Role {
+    Launcher,
+    Control,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let reason = control::definitions::chain(&*error);
+            log::error!("{reason}");
+            if arguments.announce {
+                println!("{}", reason.replace('\n', " "));
+            } else if arguments.background {
+                eprintln!("qemud: {reason}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    if let Some(role) = arguments.dump_policy {
+        let role = match role {
+            Role::Launcher => sandbox::policy::Role::Launcher,
+            Role::Control => sandbox::policy::Role::Control,
+        };
+        print!("{}", role.dump());
+        return Ok(());
+    }
+    let system = arguments.system || (!arguments.session && rustix::process::geteuid().is_root());
+    let mode = if system { Mode::System } else { Mode::Session };
+    if arguments.role == Role::Control {
+        return Ok(control::run(mode, arguments.guests_have_uids, arguments.idle_timeout)?);
+    }
+    let instance = match &arguments.root {
+        Some(root) => Instance::at(mode, Some(root.clone())),
+        None => Instance::from_env(mode),
+    };
+    if arguments.background {
+        return Ok(background::ensure_running(&instance, &passed_on(arguments, &instance))?);
+    }
+    // Whatever the starting program left open stays its own; the standard three are kept.
+    sandbox::fd::close_range_from(3)?;
+    let announce = arguments.announce;
+    if announce {
+        // Out of the starter's session, so that its terminal's signals do not reach the daemon.
+        rustix::process::setsid()?;
+    }
+    Ok(launcher::run(instance, arguments.idle_timeout, || {
+        if announce {
+            println!("{}", background::READY);
+            let null = std::fs::OpenOptions::new().write(true).open("/dev/null");
+            if let Ok(null) = null {
+                // The starter reads until this end closes.
+                let _ = rustix::stdio::dup2_stdout(null);
+            }
+        }
+    })?)
+}
+
+fn passed_on(arguments: &Arguments, instance: &Instance) -> Vec<String> {
+    let mut passed = vec![format!("--{}", instance.mode().name())];
+    if let Some(root) = instance.root() {
+        passed.push(format!("--root={}", root.display()));
+    }
+    if let Some(seconds) = arguments.idle_timeout {
+        passed.push(format!("--idle-timeout={seconds}"));
+    }
+    passed
+}

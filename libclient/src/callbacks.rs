@@ -1,0 +1,200 @@
+//! Events for a program with an event loop: one subscription for all callbacks of a connection.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use uuid::Uuid;
+
+use crate::{
+    Connection, DomainEvent, Result,
+    connection::WeakConnection,
+    event::{self, EventImpl, HandleEvents, HandleId, TimeoutId},
+    link::EventSource,
+    stream::event_of,
+};
+
+/// The first and the longest time between two tries to find a daemon again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Names a callback of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallbackId(u64);
+
+impl fmt::Display for CallbackId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+type Callback = Arc<Mutex<Box<dyn FnMut(&DomainEvent) + Send>>>;
+
+struct Entry {
+    id: CallbackId,
+    /// The only domain that it is about.
+    domain: Option<Uuid>,
+    callback: Callback,
+}
+
+/// The callbacks of a connection and what feeds them.
+pub(crate) struct Callbacks {
+    connection: WeakConnection,
+    events: &'static dyn EventImpl,
+    feed: Mutex<Feed>,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    last_id: u64,
+    list: Vec<Entry>,
+}
+
+/// What the loop watches: the source's descriptor while there is a connection, a timer while there is none.
+struct Feed {
+    source: Box<dyn EventSource>,
+    watched: Option<(u64, HandleId)>,
+    retry: Option<(TimeoutId, Duration)>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Callbacks {
+    /// Subscribes and has the event loop watch.
+    pub(crate) fn begin(connection: &Connection) -> Result<Arc<Callbacks>> {
+        let events = event::registered()?;
+        let feed = Feed { source: connection.link().events(None)?, watched: None, retry: None };
+        let callbacks = Arc::new(Callbacks {
+            connection: connection.downgrade(),
+            events,
+            feed: Mutex::new(feed),
+            entries: Mutex::default(),
+        });
+        lock(&callbacks.feed).watch(events, &Arc::downgrade(&callbacks))?;
+        Ok(callbacks)
+    }
+
+    pub(crate) fn add(&self, domain: Option<Uuid>, callback: Box<dyn FnMut(&DomainEvent) + Send>) -> CallbackId {
+        let mut entries = lock(&self.entries);
+        entries.last_id += 1;
+        let id = CallbackId(entries.last_id);
+        entries.list.push(Entry { id, domain, callback: Arc::new(Mutex::new(callback)) });
+        id
+    }
+
+    pub(crate) fn remove(&self, id: CallbackId) -> bool {
+        let mut entries = lock(&self.entries);
+        let at = entries.list.iter().position(|entry| entry.id == id);
+        let removed = at.map(|at| entries.list.remove(at));
+        drop(entries);
+        removed.is_some()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.entries).list.is_empty()
+    }
+
+    /// Calls back for all that has arrived.
+    fn dispatch(self: &Arc<Callbacks>) {
+        let Some(connection) = self.connection.upgrade() else { return };
+        loop {
+            let next = {
+                let mut feed = lock(&self.feed);
+                let next = feed.source.next(Some(Duration::ZERO));
+                feed.settle(self, next.is_err());
+                next
+            };
+            // Without a connection the timer tries again; the source knows where to go on.
+            let Ok(Some(event)) = next else { return };
+            self.tell(&event_of(&connection, event));
+        }
+    }
+
+    fn tell(&self, event: &DomainEvent) {
+        let about = |entry: &&Entry| entry.domain.is_none_or(|uuid| uuid == event.domain.uuid());
+        let listeners: Vec<(CallbackId, Callback)> = lock(&self.entries)
+            .list
+            .iter()
+            .filter(about)
+            .map(|entry| (entry.id, Arc::clone(&entry.callback)))
+            .collect();
+        for (id, callback) in listeners {
+            // One of the callbacks before may have removed it.
+            if lock(&self.entries).list.iter().any(|entry| entry.id == id) {
+                (lock(&callback))(event);
+            }
+        }
+    }
+}
+
+impl Feed {
+    /// Has the loop watch what there is to watch now.
+    fn settle(&mut self, callbacks: &Arc<Callbacks>, lost: bool) {
+        let weak = Arc::downgrade(callbacks);
+        // A loop that cannot watch the new connection is tried again by the timer.
+        if lost || self.watch(callbacks.events, &weak).is_err() {
+            self.unwatch(callbacks.events);
+            self.retry_later(callbacks.events, weak);
+        }
+    }
+
+    fn watch(&mut self, events: &'static dyn EventImpl, weak: &Weak<Callbacks>) -> Result<()> {
+        let generation = self.source.generation();
+        if self.watched.is_some_and(|(watched, _)| watched == generation) {
+            return Ok(());
+        }
+        self.unwatch(events);
+        if let Some(fd) = self.source.poll_fd() {
+            let weak = Weak::clone(weak);
+            let dispatch = move |_| {
+                if let Some(callbacks) = weak.upgrade() {
+                    callbacks.dispatch();
+                }
+            };
+            let handle = events.add_handle(fd, HandleEvents::READABLE, Box::new(dispatch))?;
+            self.watched = Some((generation, handle));
+        }
+        if let Some((timeout, _)) = self.retry.take() {
+            events.remove_timeout(timeout);
+        }
+        Ok(())
+    }
+
+    fn unwatch(&mut self, events: &dyn EventImpl) {
+        if let Some((_, handle)) = self.watched.take() {
+            events.remove_handle(handle);
+        }
+    }
+
+    fn retry_later(&mut self, events: &dyn EventImpl, weak: Weak<Callbacks>) {
+        match &mut self.retry {
+            Some((timeout, interval)) => {
+                *interval = (*interval * 2).min(RETRY.1);
+                events.update_timeout(*timeout, Some(*interval));
+            }
+            None => {
+                let dispatch = move || {
+                    if let Some(callbacks) = weak.upgrade() {
+                        callbacks.dispatch();
+                    }
+                };
+                // A loop without room for a timer leaves the callbacks silent; nobody can be told from here.
+                self.retry = events.add_timeout(Some(RETRY.0), Box::new(dispatch)).ok().map(|id| (id, RETRY.0));
+            }
+        }
+    }
+}
+
+impl Drop for Callbacks {
+    fn drop(&mut self) {
+        let feed = self.feed.get_mut().unwrap_or_else(PoisonError::into_inner);
+        feed.unwatch(self.events);
+        if let Some((timeout, _)) = feed.retry.take() {
+            self.events.remove_timeout(timeout);
+        }
+    }
+}

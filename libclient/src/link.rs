@@ -1,0 +1,44 @@
+//! The seam between what programs hold and the driver that answers: one call in, one answer out.
+//!
+//! A driver has no code per operation here. What an operation takes and gives is [`api`]'s table; the typed side
+//! ([`Connection::invoke`](crate::Connection::invoke)) is generated from it.
+
+use std::{
+    os::fd::{BorrowedFd, OwnedFd},
+    time::Duration,
+};
+
+use api::{Call, Reply, bulkhead};
+
+use crate::Result;
+
+/// A driver that is open.
+pub(crate) trait Link: Send + Sync {
+    /// Makes one call and waits for its answer. Any number of threads may call at once.
+    fn call(&self, call: Call, fds: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>)>;
+
+    /// Begins to listen for what happens after the event numbered `since`, or from now on.
+    fn events(&self, since: Option<u64>) -> Result<Box<dyn EventSource>>;
+
+    /// Whether a guest's files are real, so that the caller opens them and hands them over.
+    fn takes_files(&self) -> bool;
+}
+
+/// Where a driver's events come from, one listener's share.
+pub(crate) trait EventSource: Send {
+    /// The next event; `None` when there was none for `timeout`. A source that has lost its daemon connects again and
+    /// goes on behind the last event that it gave; it fails when that cannot be done within `timeout`.
+    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<bulkhead::DomainEventMsg>>;
+
+    /// Whether events were asked for that are no longer to be had.
+    fn lost(&self) -> bool;
+
+    /// The number of the first event that had not happened yet when the source was made.
+    fn first_new(&self) -> u64;
+
+    /// What becomes readable when [`EventSource::next`] has something to do; nothing while there is no connection.
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Changes whenever [`EventSource::poll_fd`] is another one.
+    fn generation(&self) -> u64;
+}

@@ -1,0 +1,573 @@
+//! The operations that the mock hypervisor has; all others answer that they are not supported.
+
+use api::{
+    Answer, Driver, Error, ErrorCode, ErrorDomain, Op, bulkhead,
+    consts::{
+        ConsoleFlags, CreateFlags, DefineFlags, DestroyFlags, Feature, ListDomains, RebootFlags, ShutdownFlags,
+        UndefineFlags, VcpuFlags, XmlFlags,
+    },
+    remote,
+};
+use bitflags::Flags;
+
+use super::{
+    Context,
+    console::Echo,
+    machine::{Guest, Machine, invalid, op_failed},
+};
+use crate::Result;
+
+/// libvirt's: the version of a hypervisor that does not exist.
+const VERSION: u64 = 2;
+/// Virtual CPUs that a guest may have.
+const MAX_VCPUS: i32 = 32;
+
+/// The flags of a call, refused when there is one that the operation does not have.
+fn flags<F: Flags<Bits = u32>>(bits: u32, op: Op) -> Result<F> {
+    F::from_bits(bits).ok_or_else(|| {
+        let unknown = bits & !F::all().bits();
+        let message = format!("unsupported flags (0x{unknown:x}) in function {}", op.info().api);
+        Error::new(ErrorCode::INVALID_ARG, ErrorDomain::TEST, message)
+    })
+}
+
+fn no_flags(bits: u32, op: Op) -> Result<()> {
+    if bits == 0 {
+        return Ok(());
+    }
+    let message = format!("unsupported flags (0x{bits:x}) in function {}", op.info().api);
+    Err(Error::new(ErrorCode::INVALID_ARG, ErrorDomain::TEST, message))
+}
+
+/// As many as a caller has room for.
+fn at_most<T>(list: impl Iterator<Item = T>, most: i32) -> Vec<T> {
+    list.take(usize::try_from(most).unwrap_or_default()).collect()
+}
+
+fn count(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+fn number(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// This build's version, in libvirt's counting.
+fn lib_version() -> u64 {
+    let part = |text: &str| text.parse::<u64>().unwrap_or_default();
+    let (major, minor) = (part(env!("CARGO_PKG_VERSION_MAJOR")), part(env!("CARGO_PKG_VERSION_MINOR")));
+    major * 1_000_000 + minor * 1_000 + part(env!("CARGO_PKG_VERSION_PATCH"))
+}
+
+impl Machine {
+    fn active(&self) -> impl Iterator<Item = &Guest> {
+        self.guests().iter().filter(|guest| guest.is_active())
+    }
+
+    fn inactive(&self) -> impl Iterator<Item = &Guest> {
+        self.guests().iter().filter(|guest| !guest.is_active())
+    }
+
+    fn listed(&self, flags: ListDomains) -> impl Iterator<Item = &Guest> {
+        self.guests().iter().filter(move |guest| guest.matches(flags))
+    }
+
+    fn start_by(&mut self, dom: &remote::Domain, bits: u32, op: Op) -> Result<remote::Domain> {
+        let flags: CreateFlags = flags(bits, op)?;
+        let place = self.find(dom)?;
+        self.start(place, flags.contains(CreateFlags::PAUSED))
+    }
+
+    fn create_by(&mut self, xml: &str, bits: u32, op: Op) -> Result<remote::Domain> {
+        let flags: CreateFlags = flags(bits, op)?;
+        self.create(xml, flags.contains(CreateFlags::PAUSED))
+    }
+
+    fn open_console(&mut self, cx: &mut Context, args: &bulkhead::DomainOpenConsoleArgs) -> Result<()> {
+        let flags: ConsoleFlags = flags(args.flags, Op::BulkheadDomainOpenConsole)?;
+        let guest = self.guest(&args.dom)?;
+        guest.running()?;
+        if let Some(alias) = args.dev_name.as_deref().filter(|alias| !guest.has_console(alias)) {
+            let message = format!("invalid argument: there is no console '{alias}'");
+            return Err(Error::new(ErrorCode::INVALID_ARG, ErrorDomain::TEST, message)
+                .with_hint("leave it out to open the first one"));
+        }
+        let running = guest.running()?;
+        let busy = running.console.as_ref().is_some_and(Echo::in_use);
+        if busy && !flags.contains(ConsoleFlags::FORCE) {
+            return Err(op_failed("Active console session exists for this domain")
+                .with_hint("take it over with the flag FORCE"));
+        }
+        let (echo, user) = Echo::open(flags.contains(ConsoleFlags::READ_ONLY)).map_err(|source| {
+            Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::TEST, "cannot open a console").with_cause(source)
+        })?;
+        running.console = Some(echo);
+        cx.fds.push(user);
+        Ok(())
+    }
+}
+
+impl Driver for Machine {
+    type Context = Context;
+
+    fn driver_name(&self) -> &'static str {
+        "test"
+    }
+
+    // The connection and the host.
+
+    fn connect_open(&mut self, _: &mut Context, _: remote::ConnectOpenArgs) -> Answer<()> {
+        Ok(().into())
+    }
+
+    fn connect_close(&mut self, _: &mut Context, _: remote::ConnectCloseArgs) -> Answer<()> {
+        Ok(().into())
+    }
+
+    fn connect_get_type(
+        &mut self,
+        _: &mut Context,
+        _: remote::ConnectGetTypeArgs,
+    ) -> Answer<remote::ConnectGetTypeRet> {
+        Ok(remote::ConnectGetTypeRet { r#type: "Test".into() }.into())
+    }
+
+    fn connect_get_version(
+        &mut self,
+        _: &mut Context,
+        _: remote::ConnectGetVersionArgs,
+    ) -> Answer<remote::ConnectGetVersionRet> {
+        Ok(remote::ConnectGetVersionRet { hv_ver: VERSION }.into())
+    }
+
+    fn connect_get_lib_version(
+        &mut self,
+        _: &mut Context,
+        _: remote::ConnectGetLibVersionArgs,
+    ) -> Answer<remote::ConnectGetLibVersionRet> {
+        Ok(remote::ConnectGetLibVersionRet { lib_ver: lib_version() }.into())
+    }
+
+    fn connect_get_hostname(
+        &mut self,
+        _: &mut Context,
+        _: remote::ConnectGetHostnameArgs,
+    ) -> Answer<remote::ConnectGetHostnameRet> {
+        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Ok(remote::ConnectGetHostnameRet { hostname }.into())
+    }
+
+    fn connect_get_uri(&mut self, _: &mut Context, _: remote::ConnectGetUriArgs) -> Answer<remote::ConnectGetUriRet> {
+        Ok(remote::ConnectGetUriRet { uri: self.node.uri.clone() }.into())
+    }
+
+    fn connect_get_max_vcpus(
+        &mut self,
+        _: &mut Context,
+        _: remote::ConnectGetMaxVcpusArgs,
+    ) -> Answer<remote::ConnectGetMaxVcpusRet> {
+        Ok(remote::ConnectGetMaxVcpusRet { max_vcpus: MAX_VCPUS }.into())
+    }
+
+    fn connect_get_capabilities(
+        &mut self,
+        _: &mut Context,
+        _: remote::ConnectGetCapabilitiesArgs,
+    ) -> Answer<remote::ConnectGetCapabilitiesRet> {
+        Ok(remote::ConnectGetCapabilitiesRet { capabilities: self.node.capabilities() }.into())
+    }
+
+    fn connect_supports_feature(
+        &mut self,
+        _: &mut Context,
+        args: remote::ConnectSupportsFeatureArgs,
+    ) -> Answer<remote::ConnectSupportsFeatureRet> {
+        let supported = Feature::try_from(args.feature) == Ok(Feature::TypedParamString);
+        Ok(remote::ConnectSupportsFeatureRet { supported: supported.into() }.into())
+    }
+
+    fn connect_is_secure(
+        &mut self,
+        _: &mut Context,
+        _: remote::ConnectIsSecureArgs,
+    ) -> Answer<remote::ConnectIsSecureRet> {
+        Ok(remote::ConnectIsSecureRet { secure: 1 }.into())
+    }
+
+    fn node_get_info(&mut self, _: &mut Context, _: remote::NodeGetInfoArgs) -> Answer<remote::NodeGetInfoRet> {
+        let node = &self.node;
+        Ok(remote::NodeGetInfoRet {
+            model: api::chars::filled(&node.model, 32),
+            memory: node.memory_kib,
+            cpus: number(node.cpus),
+            mhz: number(node.mhz),
+            nodes: number(node.nodes),
+            sockets: number(node.sockets),
+            cores: number(node.cores),
+            threads: number(node.threads),
+        }
+        .into())
+    }
+
+    // Lists and lookups.
+
+    fn connect_num_of_domains(
+        &mut self,
+        _: &mut Context,
+        _: remote::ConnectNumOfDomainsArgs,
+    ) -> Answer<remote::ConnectNumOfDomainsRet> {
+        Ok(remote::ConnectNumOfDomainsRet { num: count(self.active().count()) }.into())
+    }
+
+    fn connect_list_domains(
+        &mut self,
+        _: &mut Context,
+        args: remote::ConnectListDomainsArgs,
+    ) -> Answer<remote::ConnectListDomainsRet> {
+        let ids = at_most(self.active().map(|guest| guest.dom().id), args.maxids);
+        Ok(remote::ConnectListDomainsRet { ids }.into())
+    }
+
+    fn connect_num_of_defined_domains(
+        &mut self,
+        _: &mut Context,
+        _: remote::ConnectNumOfDefinedDomainsArgs,
+    ) -> Answer<remote::ConnectNumOfDefinedDomainsRet> {
+        Ok(remote::ConnectNumOfDefinedDomainsRet { num: count(self.inactive().count()) }.into())
+    }
+
+    fn connect_list_defined_domains(
+        &mut self,
+        _: &mut Context,
+        args: remote::ConnectListDefinedDomainsArgs,
+    ) -> Answer<remote::ConnectListDefinedDomainsRet> {
+        let names = at_most(self.inactive().map(|guest| guest.dom().name), args.maxnames);
+        Ok(remote::ConnectListDefinedDomainsRet { names }.into())
+    }
+
+    fn connect_list_all_domains(
+        &mut self,
+        _: &mut Context,
+        args: remote::ConnectListAllDomainsArgs,
+    ) -> Answer<remote::ConnectListAllDomainsRet> {
+        let flags = flags(args.flags, Op::ConnectListAllDomains)?;
+        let domains: Vec<remote::Domain> = self.listed(flags).map(Guest::dom).collect();
+        let ret = u32::try_from(domains.len()).unwrap_or(u32::MAX);
+        let domains = if args.need_results == 0 { Vec::new() } else { domains };
+        Ok(remote::ConnectListAllDomainsRet { domains, ret }.into())
+    }
+
+    fn bulkhead_list_domains(
+        &mut self,
+        _: &mut Context,
+        args: bulkhead::ListDomainsArgs,
+    ) -> Answer<bulkhead::ListDomainsRet> {
+        let flags = flags(args.flags, Op::BulkheadListDomains)?;
+        Ok(bulkhead::ListDomainsRet { domains: self.listed(flags).map(Guest::record).collect() }.into())
+    }
+
+    fn domain_lookup_by_id(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainLookupByIdArgs,
+    ) -> Answer<remote::DomainLookupByIdRet> {
+        Ok(remote::DomainLookupByIdRet { dom: self.by_id(args.id)? }.into())
+    }
+
+    fn domain_lookup_by_uuid(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainLookupByUuidArgs,
+    ) -> Answer<remote::DomainLookupByUuidRet> {
+        Ok(remote::DomainLookupByUuidRet { dom: self.by_uuid(args.uuid)? }.into())
+    }
+
+    fn domain_lookup_by_name(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainLookupByNameArgs,
+    ) -> Answer<remote::DomainLookupByNameRet> {
+        Ok(remote::DomainLookupByNameRet { dom: self.by_name(&args.name)? }.into())
+    }
+
+    // Definitions.
+
+    fn domain_define_xml(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainDefineXmlArgs,
+    ) -> Answer<remote::DomainDefineXmlRet> {
+        Ok(remote::DomainDefineXmlRet { dom: self.define(&args.xml)? }.into())
+    }
+
+    fn domain_define_xml_flags(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainDefineXmlFlagsArgs,
+    ) -> Answer<remote::DomainDefineXmlFlagsRet> {
+        flags::<DefineFlags>(args.flags, Op::DomainDefineXmlFlags)?;
+        Ok(remote::DomainDefineXmlFlagsRet { dom: self.define(&args.xml)? }.into())
+    }
+
+    fn domain_undefine(&mut self, _: &mut Context, args: remote::DomainUndefineArgs) -> Answer<()> {
+        Ok(self.undefine(&args.dom)?.into())
+    }
+
+    fn domain_undefine_flags(&mut self, _: &mut Context, args: remote::DomainUndefineFlagsArgs) -> Answer<()> {
+        flags::<UndefineFlags>(args.flags, Op::DomainUndefineFlags)?;
+        Ok(self.undefine(&args.dom)?.into())
+    }
+
+    fn domain_get_xml_desc(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainGetXmlDescArgs,
+    ) -> Answer<remote::DomainGetXmlDescRet> {
+        let flags: XmlFlags = flags(args.flags, Op::DomainGetXmlDesc)?;
+        let xml = self.guest(&args.dom)?.xml(flags.contains(XmlFlags::INACTIVE), flags.contains(XmlFlags::SECURE));
+        Ok(remote::DomainGetXmlDescRet { xml }.into())
+    }
+
+    fn domain_get_autostart(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainGetAutostartArgs,
+    ) -> Answer<remote::DomainGetAutostartRet> {
+        Ok(remote::DomainGetAutostartRet { autostart: self.guest(&args.dom)?.autostart.into() }.into())
+    }
+
+    fn domain_set_autostart(&mut self, _: &mut Context, args: remote::DomainSetAutostartArgs) -> Answer<()> {
+        let guest = self.guest(&args.dom)?;
+        if !guest.is_persistent() {
+            return Err(invalid("cannot set autostart for transient domain"));
+        }
+        guest.autostart = args.autostart != 0;
+        Ok(().into())
+    }
+
+    fn domain_is_persistent(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainIsPersistentArgs,
+    ) -> Answer<remote::DomainIsPersistentRet> {
+        Ok(remote::DomainIsPersistentRet { persistent: self.guest(&args.dom)?.is_persistent().into() }.into())
+    }
+
+    fn domain_is_updated(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainIsUpdatedArgs,
+    ) -> Answer<remote::DomainIsUpdatedRet> {
+        self.find(&args.dom)?;
+        Ok(remote::DomainIsUpdatedRet { updated: 0 }.into())
+    }
+
+    fn domain_has_managed_save_image(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainHasManagedSaveImageArgs,
+    ) -> Answer<remote::DomainHasManagedSaveImageRet> {
+        no_flags(args.flags, Op::DomainHasManagedSaveImage)?;
+        self.find(&args.dom)?;
+        Ok(remote::DomainHasManagedSaveImageRet { result: 0 }.into())
+    }
+
+    // A guest's life.
+
+    fn domain_create(&mut self, _: &mut Context, args: remote::DomainCreateArgs) -> Answer<()> {
+        self.start_by(&args.dom, 0, Op::DomainCreate)?;
+        Ok(().into())
+    }
+
+    fn domain_create_with_flags(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainCreateWithFlagsArgs,
+    ) -> Answer<remote::DomainCreateWithFlagsRet> {
+        let dom = self.start_by(&args.dom, args.flags, Op::DomainCreateWithFlags)?;
+        Ok(remote::DomainCreateWithFlagsRet { dom }.into())
+    }
+
+    /// The files are not looked at: no guest is here to read them.
+    fn bulkhead_domain_create_with_sources(
+        &mut self,
+        _: &mut Context,
+        args: bulkhead::DomainCreateWithSourcesArgs,
+    ) -> Answer<bulkhead::DomainCreateWithSourcesRet> {
+        let dom = self.start_by(&args.dom, args.flags, Op::BulkheadDomainCreateWithSources)?;
+        Ok(bulkhead::DomainCreateWithSourcesRet { dom }.into())
+    }
+
+    fn domain_create_xml(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainCreateXmlArgs,
+    ) -> Answer<remote::DomainCreateXmlRet> {
+        let dom = self.create_by(&args.xml_desc, args.flags, Op::DomainCreateXml)?;
+        Ok(remote::DomainCreateXmlRet { dom }.into())
+    }
+
+    fn bulkhead_domain_create_xml_with_sources(
+        &mut self,
+        _: &mut Context,
+        args: bulkhead::DomainCreateXmlWithSourcesArgs,
+    ) -> Answer<bulkhead::DomainCreateXmlWithSourcesRet> {
+        let dom = self.create_by(&args.xml, args.flags, Op::BulkheadDomainCreateXmlWithSources)?;
+        Ok(bulkhead::DomainCreateXmlWithSourcesRet { dom }.into())
+    }
+
+    fn domain_suspend(&mut self, _: &mut Context, args: remote::DomainSuspendArgs) -> Answer<()> {
+        Ok(self.suspend(&args.dom)?.into())
+    }
+
+    fn domain_resume(&mut self, _: &mut Context, args: remote::DomainResumeArgs) -> Answer<()> {
+        Ok(self.resume(&args.dom)?.into())
+    }
+
+    fn domain_shutdown(&mut self, _: &mut Context, args: remote::DomainShutdownArgs) -> Answer<()> {
+        Ok(self.shutdown(&args.dom)?.into())
+    }
+
+    fn domain_shutdown_flags(&mut self, _: &mut Context, args: remote::DomainShutdownFlagsArgs) -> Answer<()> {
+        flags::<ShutdownFlags>(args.flags, Op::DomainShutdownFlags)?;
+        Ok(self.shutdown(&args.dom)?.into())
+    }
+
+    fn domain_reboot(&mut self, _: &mut Context, args: remote::DomainRebootArgs) -> Answer<()> {
+        flags::<RebootFlags>(args.flags, Op::DomainReboot)?;
+        Ok(self.reboot(&args.dom)?.into())
+    }
+
+    fn domain_reset(&mut self, _: &mut Context, args: remote::DomainResetArgs) -> Answer<()> {
+        no_flags(args.flags, Op::DomainReset)?;
+        Ok(self.reset(&args.dom)?.into())
+    }
+
+    fn domain_inject_nmi(&mut self, _: &mut Context, args: remote::DomainInjectNmiArgs) -> Answer<()> {
+        no_flags(args.flags, Op::DomainInjectNmi)?;
+        Ok(self.inject_nmi(&args.dom)?.into())
+    }
+
+    fn domain_destroy(&mut self, _: &mut Context, args: remote::DomainDestroyArgs) -> Answer<()> {
+        Ok(self.destroy(&args.dom)?.into())
+    }
+
+    fn domain_destroy_flags(&mut self, _: &mut Context, args: remote::DomainDestroyFlagsArgs) -> Answer<()> {
+        flags::<DestroyFlags>(args.flags, Op::DomainDestroyFlags)?;
+        Ok(self.destroy(&args.dom)?.into())
+    }
+
+    // What a domain is doing.
+
+    fn domain_get_state(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainGetStateArgs,
+    ) -> Answer<remote::DomainGetStateRet> {
+        no_flags(args.flags, Op::DomainGetState)?;
+        let (state, reason) = self.guest(&args.dom)?.state();
+        Ok(remote::DomainGetStateRet { state: state.number(), reason }.into())
+    }
+
+    fn domain_get_info(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainGetInfoArgs,
+    ) -> Answer<remote::DomainGetInfoRet> {
+        let guest = self.guest(&args.dom)?;
+        let (max_mem, memory) = guest.memory_kib();
+        Ok(remote::DomainGetInfoRet {
+            state: u8::try_from(guest.state().0.number()).unwrap_or_default(),
+            max_mem,
+            memory,
+            nr_virt_cpu: u16::try_from(guest.vcpus()).unwrap_or(u16::MAX),
+            cpu_time: guest.cpu_time_ns(),
+        }
+        .into())
+    }
+
+    fn domain_is_active(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainIsActiveArgs,
+    ) -> Answer<remote::DomainIsActiveRet> {
+        Ok(remote::DomainIsActiveRet { active: self.guest(&args.dom)?.is_active().into() }.into())
+    }
+
+    fn domain_get_os_type(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainGetOsTypeArgs,
+    ) -> Answer<remote::DomainGetOsTypeRet> {
+        Ok(remote::DomainGetOsTypeRet { r#type: self.guest(&args.dom)?.os_type().into() }.into())
+    }
+
+    fn domain_get_max_memory(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainGetMaxMemoryArgs,
+    ) -> Answer<remote::DomainGetMaxMemoryRet> {
+        Ok(remote::DomainGetMaxMemoryRet { memory: self.guest(&args.dom)?.memory_kib().0 }.into())
+    }
+
+    fn domain_get_max_vcpus(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainGetMaxVcpusArgs,
+    ) -> Answer<remote::DomainGetMaxVcpusRet> {
+        Ok(remote::DomainGetMaxVcpusRet { num: number(self.guest(&args.dom)?.max_vcpus()) }.into())
+    }
+
+    fn domain_get_vcpus_flags(
+        &mut self,
+        _: &mut Context,
+        args: remote::DomainGetVcpusFlagsArgs,
+    ) -> Answer<remote::DomainGetVcpusFlagsRet> {
+        let flags: VcpuFlags = flags(args.flags, Op::DomainGetVcpusFlags)?;
+        let guest = self.guest(&args.dom)?;
+        let vcpus = if flags.contains(VcpuFlags::MAXIMUM) { guest.max_vcpus() } else { guest.vcpus() };
+        Ok(remote::DomainGetVcpusFlagsRet { num: number(vcpus) }.into())
+    }
+
+    fn bulkhead_domain_guest_info(
+        &mut self,
+        _: &mut Context,
+        args: bulkhead::DomainGuestInfoArgs,
+    ) -> Answer<bulkhead::DomainGuestInfoRet> {
+        let guest = self.guest(&args.dom)?;
+        let Ok(running) = guest.running() else { return Ok(bulkhead::DomainGuestInfoRet::default().into()) };
+        let started = running.started.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Ok(bulkhead::DomainGuestInfoRet {
+            accel: "test".into(),
+            started_seconds: i64::try_from(started.as_secs()).unwrap_or(i64::MAX),
+            started_nanos: started.subsec_nanos(),
+            ..bulkhead::DomainGuestInfoRet::default()
+        }
+        .into())
+    }
+
+    fn bulkhead_domain_open_console(&mut self, cx: &mut Context, args: bulkhead::DomainOpenConsoleArgs) -> Answer<()> {
+        Ok(self.open_console(cx, &args)?.into())
+    }
+
+    // Events.
+
+    fn bulkhead_events_subscribe(
+        &mut self,
+        cx: &mut Context,
+        args: bulkhead::EventsSubscribeArgs,
+    ) -> Answer<bulkhead::EventsSubscribeRet> {
+        let bell = cx.bell.take().ok_or_else(|| {
+            invalid("this driver's events do not come by themselves").with_hint("use Connection::subscribe")
+        })?;
+        let log = self.log();
+        log.tell(&bell);
+        let lost = args.since.is_some_and(|since| log.has_lost(since));
+        Ok(bulkhead::EventsSubscribeRet { next: log.next(), lost }.into())
+    }
+
+    fn bulkhead_events_unsubscribe(&mut self, _: &mut Context, _: bulkhead::EventsUnsubscribeArgs) -> Answer<()> {
+        // A listener that is gone is forgotten at the next event.
+        Ok(().into())
+    }
+}

@@ -1,0 +1,107 @@
+//! One run of the program: its global options, its output, and the words that every verb uses.
+
+use std::fmt::Display;
+use std::io::{self, Read};
+use std::path::Path;
+
+use libclient::{Connection, Domain};
+use serde::Serialize;
+
+use crate::args::Global;
+use crate::error::CliError;
+use crate::output::{Output, tell};
+
+/// What a verb has at hand.
+pub(crate) struct Session {
+    global: Global,
+    /// Where results go.
+    pub(crate) out: Output,
+}
+
+/// A domain in JSON.
+#[derive(Serialize)]
+pub(crate) struct DomainJson {
+    id: Option<u32>,
+    name: String,
+    uuid: String,
+}
+
+impl DomainJson {
+    /// The names of a domain.
+    pub(crate) fn of(domain: &Domain) -> Self {
+        Self { id: domain.id(), name: domain.name().to_owned(), uuid: domain.uuid().to_string() }
+    }
+}
+
+/// What a verb did, in JSON.
+#[derive(Serialize)]
+struct Acted<'a> {
+    action: &'a str,
+    domain: DomainJson,
+}
+
+impl Session {
+    /// A run with its options.
+    pub(crate) fn new(global: Global, out: Output) -> Self {
+        Self { global, out }
+    }
+
+    /// Connects as the global options say.
+    pub(crate) fn connect(&self) -> Result<Connection, CliError> {
+        let uri = self.global.connect.as_deref().unwrap_or_default();
+        let opened = if self.global.readonly { Connection::open_read_only(uri) } else { Connection::open(uri) };
+        opened.map_err(|source| CliError::Connect { uri: uri.to_owned(), source })
+    }
+
+    /// Connects and finds a domain by id, UUID or name.
+    pub(crate) fn domain(&self, name: &str) -> Result<Domain, CliError> {
+        find(&self.connect()?, name)
+    }
+
+    /// Says on the standard output that something was done: a sentence, or a JSON document.
+    pub(crate) fn acted(&mut self, action: &str, domain: &Domain, sentence: impl Display) -> Result<(), CliError> {
+        if self.out.is_json() {
+            self.out.json(&Acted { action, domain: DomainJson::of(domain) })?;
+        } else if !self.global.quiet {
+            self.out.line(sentence)?;
+        }
+        Ok(())
+    }
+
+    /// Something the person should know beside the result.
+    pub(crate) fn note(&self, text: impl Display) {
+        if !self.global.quiet && !self.out.is_json() {
+            tell(text);
+        }
+    }
+
+    /// Something that may be wrong: told even to those who want no messages.
+    pub(crate) fn warn(&self, text: impl Display) {
+        tell(format_args!("warning: {text}"));
+    }
+}
+
+/// Finds a domain by id, UUID or name.
+pub(crate) fn find(connection: &Connection, name: &str) -> Result<Domain, CliError> {
+    connection.domain(name).map_err(|source| CliError::Find { name: name.to_owned(), source })
+}
+
+/// A document from a file, or from the standard input for `-`, and how to call where it came from.
+pub(crate) fn read_document(file: &Path, limit: u64) -> Result<(String, String), CliError> {
+    let from = if file == Path::new("-") { "the standard input".to_owned() } else { format!("'{}'", file.display()) };
+    let text = read_text(file, limit).map_err(|source| CliError::Read { from: from.clone(), source })?;
+    match text {
+        Some(text) => Ok((text, from)),
+        None => Err(CliError::TooLarge { from, limit }),
+    }
+}
+
+/// The text, or None if there is more of it than `limit`.
+fn read_text(file: &Path, limit: u64) -> io::Result<Option<String>> {
+    let mut source: Box<dyn Read> =
+        if file == Path::new("-") { Box::new(io::stdin().lock()) } else { Box::new(std::fs::File::open(file)?) };
+    let mut text = String::new();
+    source.by_ref().take(limit.saturating_add(1)).read_to_string(&mut text)?;
+    let length = u64::try_from(text.len()).unwrap_or(u64::MAX);
+    Ok((length <= limit).then_some(text))
+}

@@ -1,0 +1,52 @@
+//! Connections that cannot be made.
+
+use crate::common::{Bench, text};
+
+#[test]
+fn a_driver_that_does_not_exist_is_answered_with_those_that_do() {
+    Bench::new().run(&["-c", "foo:///x", "list"]).failed(
+        4,
+        &text(
+            "
+            error: cannot connect to 'foo:///x'
+              caused by: no connection driver available for foo:///x
+              caused by: there is no driver \"foo\"
+              hint: the URIs served here are qemu:///system, qemu:///session, test:///default and test:///FILE.xml
+            ",
+        ),
+    );
+}
+
+#[test]
+fn a_daemon_that_cannot_be_started_is_named() {
+    Bench::new().run(&["-c", "qemu:///session", "list"]).failed(
+        4,
+        &text(
+            "
+            error: cannot connect to 'qemu:///session'
+              caused by: failed to start qemud for qemu:///session
+              caused by: BULKHEAD_QEMUD names /dev/null, which is no program that can be run
+              hint: correct or unset BULKHEAD_QEMUD
+            ",
+        ),
+    );
+}
+
+#[test]
+fn an_error_is_an_object_in_json() {
+    let run = Bench::new().run(&["-c", "foo:///x", "--output", "json", "list"]);
+    assert_eq!((run.code, run.stdout.as_str()), (Some(4), ""));
+    let error: serde_json::Value = serde_json::from_str(&run.stderr).unwrap();
+    assert_eq!(
+        error,
+        serde_json::json!({ "error": {
+            "kind": "connect",
+            "exit_code": 4,
+            "code": 5,
+            "domain": error["error"]["domain"].as_i64().unwrap(),
+            "message": "cannot connect to 'foo:///x'",
+            "causes": ["no connection driver available for foo:///x", "there is no driver \"foo\""],
+            "hint": "the URIs served here are qemu:///system, qemu:///session, test:///default and test:///FILE.xml",
+        }})
+    );
+}

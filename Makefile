@@ -14,9 +14,10 @@ test: ## install what the tests need and run all of them
 check: ## format, lints and documentation, as continuous integration checks them
 	@tools/check.sh
 
-bench: ## measure
+bench: ## measure starts, calls and memory beside bare QEMU, as root
 	@tools/prepare.sh
-	@BULKHEAD_TEST_GUEST=$(CURDIR)/build/guest cargo bench -p bulkhead-benches
+	@cargo build --release --bins
+	@target/release/bulkhead-bench
 
 guest: ## make the guest of `make run` and of the tests in build/guest
 	@tools/guest-image.sh build/guest

@@ -91,9 +91,15 @@ impl Caps {
     }
 }
 
-/// The numbers that `is_in` says yes to; the kernel refuses those that it does not know.
+/// The numbers that `is_in` says yes to, up to the first that the kernel does not know.
 fn bits(is_in: impl Fn(CapabilitySet) -> Result<bool, Errno>) -> u64 {
-    (0..=LAST).map(|number| 1u64 << number).filter(|&bit| is_in(one(bit)).unwrap_or(false)).sum()
+    let known = (0..=LAST).map(|number| 1u64 << number).map_while(|bit| Some((bit, is_in(one(bit)).ok()?)));
+    known.filter(|(_, is_in)| *is_in).map(|(bit, _)| bit).sum()
+}
+
+/// Whether the calling thread's effective set holds the capability with this number.
+pub(crate) fn is_effective(capability: u32) -> Result<bool, Errno> {
+    Ok(rustix::thread::capabilities(None)?.effective.contains(one(1 << capability)))
 }
 
 fn one(bit: u64) -> CapabilitySet {

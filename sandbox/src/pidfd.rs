@@ -1,7 +1,7 @@
 //! Processes by descriptor: a pidfd names one process for as long as it is held, while a process id may be used again.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
@@ -31,6 +31,13 @@ pub enum PidfdError {
     #[error("cannot wait for the end of the process")]
     Wait {
         /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The process's id can't be found out.
+    #[error("cannot find out the process's id")]
+    Pid {
+        /// The reason.
         #[source]
         source: io::Error,
     },
@@ -87,6 +94,18 @@ pub fn open(pid: i32) -> Result<OwnedFd, PidfdError> {
         .map_err(|errno| PidfdError::Open { pid, source: errno.into() })
 }
 
+/// The process's id as this process sees it.
+///
+/// # Errors
+/// When the kernel does not tell, or the process is gone or in no reach of this process's pid namespace.
+pub fn pid(pidfd: impl AsFd) -> Result<i32, PidfdError> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
+    let info = std::fs::read_to_string(path).map_err(|source| PidfdError::Pid { source })?;
+    let number = info.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
+    // -1 and 0 are the kernel's words for gone and out of reach.
+    number.filter(|pid| *pid > 0).ok_or_else(|| PidfdError::Pid { source: io::ErrorKind::NotFound.into() })
+}
+
 /// Sends a signal to the process.
 pub fn send_signal(pidfd: impl AsFd, signal: Signal) -> Result<(), PidfdError> {
     rustix::process::pidfd_send_signal(pidfd, signal)
@@ -116,6 +135,12 @@ fn wait_with(pidfd: &impl AsFd, options: WaitIdOptions) -> Result<Option<Exit>, 
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn the_id_of_a_living_process_can_be_read() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(pid(open(own).unwrap()).unwrap(), own);
+    }
 
     #[test]
     #[expect(clippy::zombie_processes, reason = "the pidfd is what is waited on")]

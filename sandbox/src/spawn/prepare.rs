@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use rustix::fs::{Mode, OFlags};
 
 use super::{Identity, Namespace, Program, Spawn, SpawnError};
-use crate::caps::Caps;
+use crate::caps;
 use crate::landlock;
 use crate::policy::Filter;
 use crate::rlimit::Limit;
@@ -82,13 +82,15 @@ impl<'a> Prepared<'a> {
         let argv = strings("an argument", spawn.args)?;
         let envp = strings("the environment", spawn.env)?;
         check_threads()?;
-        let caps = Caps::current().map_err(|error| prepare("capabilities")(io::Error::other(error)))?;
+        let effective = |capability| caps::is_effective(capability).map_err(|e| prepare("capabilities")(e.into()));
+        let privileged = effective(SYS_ADMIN)?;
+        let may_set_groups = effective(SETGID)?;
         let above = spawn.fds.iter().map(|(target, _)| *target).max().unwrap_or(2).max(2).saturating_add(1);
         let report = report_pipe(above)?;
         let executable = executable(spawn.program, above)?;
         let fds = duplicates(&spawn.fds, above)?;
         // Device nodes can be made by a process that is privileged on the host and stays so: not in a user namespace.
-        let make_nodes = spawn.user.is_none() && caps.has(SYS_ADMIN);
+        let make_nodes = spawn.user.is_none() && privileged;
         let jail = spawn.jail.map(|jail| jail::Plan::new(jail, make_nodes, above)).transpose()?;
         let directory_path = spawn.directory.unwrap_or_else(|| PathBuf::from("/"));
         let landlock = spawn.landlock.and_then(landlock::Prepared::ruleset);
@@ -111,7 +113,7 @@ impl<'a> Prepared<'a> {
                 .map_err(|source| SpawnError::Nul { what: "the directory", source })?,
             directory_path,
             identity: spawn.identity,
-            drop_groups: spawn.user.is_none() && caps.has(SETGID),
+            drop_groups: spawn.user.is_none() && may_set_groups,
             umask: spawn.umask,
             parent_death: spawn.parent_death,
             landlock: raised(landlock, "the Landlock rules")?,

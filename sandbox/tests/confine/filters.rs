@@ -147,7 +147,6 @@ const FORBIDDEN_TO_SUPERVISOR: &[c_long] = &[
     libc::SYS_socket,
     libc::SYS_connect,
     libc::SYS_mkdirat,
-    libc::SYS_unlinkat,
     libc::SYS_renameat2,
     libc::SYS_getdents64,
     libc::SYS_fchmod,

@@ -1,5 +1,6 @@
 //! A guest that runs: its QEMU, what control asks of it, and the one loop that waits for all of it.
 
+use std::os::fd::OwnedFd;
 use std::{
     os::fd::AsFd,
     path::Path,
@@ -163,9 +164,7 @@ impl Guest {
         // Both at once: QEMU finds them when it opens its monitor, and answers without a round trip between them.
         guest.ask("qmp_capabilities", None, Tag::Boot);
         guest.ask("query-status", None, Tag::Boot);
-        if guest.copies.is_empty() {
-            guest.confine();
-        }
+        guest.confine();
         Some(guest)
     }
 
@@ -310,10 +309,16 @@ impl Guest {
             Request::OpenConsole(open) => self.open_console(ticket, open),
             Request::Record => {
                 let record = self.record.clone();
-                self.wire.answer(ticket, Ok(Answer::Record(record)), Vec::new());
+                let process = self.process();
+                self.wire.answer(ticket, Ok(Answer::Record(record)), process);
             }
             Request::Events { after } => self.wire.replay(ticket, self.events.after(after)),
         }
+    }
+
+    /// QEMU's process for control, which asks the kernel for its processor time; without it, control asks here.
+    fn process(&self) -> Vec<OwnedFd> {
+        self.qemu.pidfd.try_clone().into_iter().collect()
     }
 
     fn refuse(&mut self, ticket: Ticket) {
@@ -489,12 +494,10 @@ impl Guest {
     fn booted(&mut self) {
         let Phase::Booting { ticket, failure: None, .. } = self.phase else { return };
         self.phase = Phase::Living;
-        if !self.copies.is_empty() {
-            self.copies.remove();
-            self.confine();
-        }
+        self.copies.remove();
         let status = self.status();
-        self.wire.answer(ticket, Ok(Answer::Status(status)), Vec::new());
+        let process = self.process();
+        self.wire.answer(ticket, Ok(Answer::Status(status)), process);
     }
 
     /// Something that QEMU was asked did not come about.

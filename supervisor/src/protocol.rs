@@ -209,11 +209,11 @@ pub enum Message {
 pub enum Answer {
     /// It is done.
     Done,
-    /// For [`Request::Boot`] and [`Request::Status`].
+    /// For [`Request::Boot`] and [`Request::Status`]. After a boot, QEMU's pidfd comes with it.
     Status(Status),
     /// For [`Request::Probe`].
     Abilities(Box<Abilities>),
-    /// For [`Request::Record`].
+    /// For [`Request::Record`]; QEMU's pidfd comes with it.
     Record(String),
 }
 

@@ -13,7 +13,7 @@ use supervisor::protocol::{Answer, Request};
 use super::{
     Control,
     definitions::chain,
-    guests::{Guest, Phase, Told},
+    guests::{Guest, Phase, Process, Told},
 };
 use crate::{edge::Found, qemu::plan::DiskInUse};
 
@@ -94,12 +94,13 @@ impl Control {
     }
 
     fn take_record(&mut self, id: u32, told: Told) {
-        let Ok((Answer::Record(text), _)) = told else { return };
+        let Ok((Answer::Record(text), fds)) = told else { return };
         let parsed = serde_json::from_str::<Record>(&text).map_err(|e| e.to_string()).and_then(|record| {
             let domain = Domain::parse(&record.xml).map_err(|e| e.to_string())?.value;
             Ok((record, domain))
         });
         let Some(guest) = self.guests.get_mut(&id) else { return };
+        guest.process = Process::new(fds);
         match parsed {
             Ok((record, domain)) => {
                 guest.domain = Some(domain);

@@ -48,7 +48,8 @@ pub fn give_up_power(instance: &Instance) -> Result<(), ControlError> {
     let sandboxed = |error: Box<dyn std::error::Error + Send + Sync>| ControlError::Sandbox(error);
     let journal_dir = instance.journal().parent().map(PathBuf::from).unwrap_or_default();
     let rules = Rules {
-        read: vec![instance.guests_dir()],
+        // Its own descriptors' entries tell the pid behind a pidfd.
+        read: vec![instance.guests_dir(), "/proc/self/fdinfo".into()],
         write: vec![instance.definitions_dir(), instance.cache_dir().join("capabilities"), journal_dir]
             .into_iter()
             .filter(|dir| fs::metadata(dir).is_ok())

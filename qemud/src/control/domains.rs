@@ -18,7 +18,7 @@ use super::{
     definitions::Summary,
     driver::{Asked, NO_STATE},
     errors,
-    guests::{Guest, GuestError, Told},
+    guests::{Guest, GuestError, Process, Told},
     start::{Given, Start, Started},
 };
 use crate::qemu::complete;
@@ -104,7 +104,8 @@ impl Control {
         }
     }
 
-    /// State, size and CPU time; the last comes from the supervisor, so that it is of this moment.
+    /// State, size and processor time; the last is the kernel's, of this moment. Without QEMU's process, its supervisor is
+    /// asked.
     pub(super) fn info(&mut self, cx: &Asked, dom: &remote::Domain) -> Answer<remote::DomainGetInfoRet> {
         let uuid = self.known(dom)?;
         let (vcpus, memory) = self.size_of(&uuid);
@@ -115,7 +116,11 @@ impl Control {
             nr_virt_cpu: u16::try_from(vcpus).unwrap_or(u16::MAX),
             cpu_time: 0,
         };
-        let Some(id) = self.active(&uuid).map(|guest| guest.id) else { return Ok(ret.into()) };
+        let Some(guest) = self.active(&uuid) else { return Ok(ret.into()) };
+        if let Some(cpu_time) = guest.process.as_ref().and_then(Process::cpu_time_ns) {
+            return Ok(remote::DomainGetInfoRet { cpu_time, ..ret }.into());
+        }
+        let id = guest.id;
         let fill = move |status: &supervisor::protocol::Status| {
             let state = u8::try_from(status.state).unwrap_or_default();
             Reply::DomainGetInfo(remote::DomainGetInfoRet { state, cpu_time: status.cpu_time_ns, ..ret })

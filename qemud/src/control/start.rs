@@ -22,7 +22,7 @@ use super::{
     Control, Then,
     adopt::Record,
     errors,
-    guests::{Guest, Phase, Told},
+    guests::{Guest, Phase, Process, Told},
 };
 use crate::{
     edge::{Launch, Refusal, ToLauncher},
@@ -250,10 +250,11 @@ impl Control {
 
     fn booted(&mut self, id: u32, ending: &Ending, told: Told) {
         match told {
-            Ok((Answer::Status(status), _)) => {
+            Ok((Answer::Status(status), fds)) => {
                 let Some(guest) = self.guests.get_mut(&id) else { return };
                 guest.state = (status.state, status.reason);
                 guest.started = status.started_seconds;
+                guest.process = Process::new(fds);
                 if guest.phase == Phase::Starting {
                     guest.phase = Phase::Running;
                 }

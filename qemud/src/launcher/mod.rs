@@ -173,6 +173,7 @@ impl Launcher {
                 }
             }
             control_lost |= control.channel.flush().is_err();
+            self.compartments.prepare();
             if control_lost && !self.leaving {
                 control = self.replace_control(control)?;
             }

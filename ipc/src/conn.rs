@@ -232,6 +232,18 @@ impl Conn {
     /// # Errors
     /// When the socket failed or descriptors were cut off.
     pub fn fill(&mut self) -> Result<bool, ConnError> {
+        self.fill_with(RecvFlags::empty())
+    }
+
+    /// The same without waiting, whatever the socket's mode.
+    ///
+    /// # Errors
+    /// As [`Conn::fill`].
+    pub fn fill_now(&mut self) -> Result<bool, ConnError> {
+        self.fill_with(RecvFlags::DONTWAIT)
+    }
+
+    fn fill_with(&mut self, flags: RecvFlags) -> Result<bool, ConnError> {
         self.make_room();
         let mut space = [MaybeUninit::<u8>::uninit(); ANCILLARY];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -239,7 +251,7 @@ impl Conn {
         let asked = room.len();
         let mut target = [IoSliceMut::new(room)];
         let received = loop {
-            match rustix::net::recvmsg(&self.socket, &mut target, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            match rustix::net::recvmsg(&self.socket, &mut target, &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC) {
                 Err(Errno::INTR) => {}
                 other => break other,
             }

@@ -153,9 +153,77 @@ pub fn drop_all() -> Result<(), CapsError> {
     if left.is_empty() { Ok(()) } else { Err(CapsError::Left { left }) }
 }
 
+/// A capability that a privileged process may keep, by the kernel's name and number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Capability {
+    /// Changing owners of files.
+    Chown = 0,
+    /// Passing over file permissions.
+    DacOverride = 1,
+    /// Acting as the owner of files.
+    Fowner = 3,
+    /// Sending signals to processes of other users.
+    Kill = 5,
+    /// Changing groups.
+    Setgid = 6,
+    /// Changing users.
+    Setuid = 7,
+    /// Taking capabilities away from children.
+    Setpcap = 8,
+    /// Mounts and namespaces.
+    SysAdmin = 21,
+    /// Making device nodes.
+    Mknod = 27,
+}
+
+/// Gives up for ever every capability of the calling thread but those: nothing is inheritable or ambient, and the bounding
+/// set holds no more, so not even root's `exec` brings another back. A capability that the thread lacks stays lacking.
+///
+/// # Errors
+/// As [`drop_all`].
+pub fn keep_only(kept: &[Capability]) -> Result<(), CapsError> {
+    let kept = kept.iter().fold(0u64, |bits, capability| bits | 1 << (*capability as u32));
+    let now = Caps::current()?;
+    for number in (0..=LAST).filter(|number| now.bounding & !kept & (1 << number) != 0) {
+        rustix::thread::remove_capability_from_bounding_set(one(1 << number))
+            .map_err(|errno| CapsError::Bounding { capability: number, source: errno.into() })?;
+    }
+    clear_ambient().map_err(|errno| CapsError::Ambient { source: errno.into() })?;
+    let sets = CapabilitySets {
+        effective: one(now.effective & kept),
+        permitted: one(now.permitted & kept),
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, sets).map_err(|errno| CapsError::Sets { source: errno.into() })?;
+    let left = Caps::current()?;
+    let more = (left.effective | left.permitted | left.inheritable | left.bounding | left.ambient) & !kept;
+    if more == 0 { Ok(()) } else { Err(CapsError::Left { left }) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_kept_is_gone_for_ever() {
+        if !is_effective(SETPCAP).unwrap() {
+            eprintln!("SKIPPED: what_is_not_kept_is_gone_for_ever: needs CAP_SETPCAP");
+            return;
+        }
+        // A thread of its own: capabilities are a thread's, and the other tests keep theirs.
+        let worker = std::thread::spawn(|| {
+            keep_only(&[Capability::Chown, Capability::Setpcap]).unwrap();
+            let caps = Caps::current().unwrap();
+            let two = 1 | 1 << 8;
+            assert_eq!((caps.effective, caps.permitted, caps.bounding), (two, two, two));
+            assert_eq!((caps.inheritable, caps.ambient), (0, 0));
+            // Asking for more than there is brings nothing back.
+            keep_only(&[Capability::SysAdmin]).unwrap();
+            assert!(Caps::current().unwrap().is_empty());
+        });
+        worker.join().unwrap();
+    }
 
     #[test]
     fn thread_without_capabilities_has_none_left() {

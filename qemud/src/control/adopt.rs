@@ -4,7 +4,7 @@
 //! A supervisor that stays silent keeps its guest and its place in the list, without a state; its answer is taken whenever
 //! it comes.
 
-use std::{os::unix::net::UnixStream, time::Duration};
+use std::{fs, os::unix::net::UnixStream, time::Duration};
 
 use model::Domain;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use super::{
     Control,
     definitions::chain,
     guests::{Guest, Phase, Process, Told},
+    start::Start,
 };
 use crate::{edge::Found, qemu::plan::DiskInUse};
 
@@ -66,10 +67,42 @@ impl Control {
     }
 
     fn open_doors(&mut self) {
-        for (listener, door) in std::mem::take(&mut self.doors) {
+        let doors = std::mem::take(&mut self.doors);
+        if doors.is_empty() {
+            return;
+        }
+        for (listener, door) in doors {
             if let Err(error) = self.server.listen(listener, door) {
                 log::error!("clients cannot be accepted: {error}");
             }
+        }
+        self.autostart();
+    }
+
+    /// Starts the guests that are to start with the host: when the first qemud since the boot of the host comes up, not when
+    /// a later one does.
+    fn autostart(&mut self) {
+        let mark = self.instance.journal().with_file_name("autostarted");
+        match fs::OpenOptions::new().write(true).create_new(true).open(&mark) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return,
+            // Without the mark they would be started again and again, also those that somebody has stopped.
+            Err(error) => return log::error!("{} cannot be made, no guest is autostarted: {error}", mark.display()),
+        }
+        let wanted = self.definitions.iter().filter(|s| s.autostart && !self.runs.contains_key(&s.uuid));
+        let domains: Vec<Domain> = wanted
+            .filter_map(|summary| {
+                let read = self.definitions.read(summary);
+                read.inspect_err(|e| log::error!("domain '{}' is not autostarted: {}", summary.name, chain(e))).ok()
+            })
+            .collect();
+        for domain in domains {
+            let name = domain.name.clone();
+            let then = move |_: &mut Control, started: super::start::Started| match started {
+                Ok(_) => log::info!("domain '{name}' autostarted"),
+                Err(error) => log::error!("domain '{name}' is not autostarted: {}", error.full_text()),
+            };
+            self.start(Start { domain, paused: false, given: Vec::new(), then: Box::new(then) });
         }
     }
 

@@ -214,11 +214,7 @@ impl Control {
         let mut events = Events::with_capacity(256);
         let mut happenings = Vec::new();
         loop {
-            let now = Instant::now();
-            self.fire_timers(now);
-            self.flush(now, &mut happenings)?;
-            self.work_through(&mut happenings);
-            self.watch_idleness(now);
+            self.settle(&mut happenings)?;
             let wait = self.sleep(Instant::now());
             match poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
@@ -226,12 +222,31 @@ impl Control {
             }
             for event in &events {
                 match event.token() {
-                    LAUNCHER => self.hear_launcher()?,
+                    LAUNCHER => match self.hear_launcher() {
+                        Err(ControlError::Launcher(ConnError::Closed)) => {
+                            log::info!("the launcher has left, and so does control; guests go on");
+                            return Ok(());
+                        }
+                        other => other?,
+                    },
                     token if self.server.owns(token) => self.server.ready(token, &mut happenings),
                     token => self.hear_supervisor(token),
                 }
             }
-            self.work_through(&mut happenings);
+        }
+    }
+
+    /// Does all that can be done without waiting, and sends all that came of it: nothing may lie queued while the poll sleeps.
+    fn settle(&mut self, happenings: &mut Vec<Happening>) -> Result<(), ControlError> {
+        loop {
+            let now = Instant::now();
+            self.fire_timers(now);
+            self.work_through(happenings);
+            self.watch_idleness(now);
+            self.flush(now, happenings)?;
+            if happenings.is_empty() {
+                return Ok(());
+            }
         }
     }
 

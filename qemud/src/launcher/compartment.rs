@@ -6,6 +6,7 @@ use std::{
     collections::HashMap,
     env,
     fs::{self, OpenOptions},
+    io::Read,
     os::{
         fd::OwnedFd,
         unix::{
@@ -217,6 +218,11 @@ fn check_emulator(path: &str, config: &Config, privileged: bool) -> Result<PathB
     let data = fs::metadata(&real).map_err(|error| refuse(&error.to_string()))?;
     if !data.is_file() || data.mode() & 0o111 == 0 {
         return Err(refuse("it is no program"));
+    }
+    let mut magic = [0; 4];
+    let read = fs::File::open(&real).and_then(|mut file| file.read_exact(&mut magic));
+    if read.is_err() || magic != *b"\x7fELF" {
+        return Err(refuse("it is no binary program; a script needs a shell, and a compartment has none"));
     }
     if privileged && (data.uid() != 0 || data.mode() & 0o022 != 0) {
         return Err(refuse("it does not belong to root alone"));

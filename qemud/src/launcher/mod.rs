@@ -25,7 +25,9 @@ use std::{
 use ipc::{ConnError, edge::Channel, paths::Instance};
 use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 use sandbox::{
-    Signal, pidfd,
+    Signal,
+    caps::{self, Capability},
+    pidfd,
     signal::{SignalError, SignalFd},
     spawn::SpawnError,
 };
@@ -75,13 +77,30 @@ pub enum LauncherError {
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] SignalError),
-    /// The launcher could not give up what it does not need.
-    #[error("cannot give up power")]
+    /// The launcher could not give up the capabilities that it does not need.
+    #[error("cannot give up capabilities")]
+    Capabilities(#[source] caps::CapsError),
+    /// The launcher could not give up the system calls that it does not need.
+    #[error("cannot give up system calls")]
     Sandbox(#[source] sandbox::policy::PolicyError),
     /// The poll failed.
     #[error("the event loop failed")]
     Poll(#[source] io::Error),
 }
+
+/// What a root launcher needs: compartments (mounts, namespaces, device nodes, their owners), processes under other uids
+/// without capabilities, files of other users under the image roots, and an end to a control that misbehaves.
+const CAPABILITIES: [Capability; 9] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fowner,
+    Capability::Kill,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
+    Capability::SysAdmin,
+    Capability::Mknod,
+];
 
 /// One run that has not been retired.
 struct Run {
@@ -134,6 +153,9 @@ pub fn run(instance: Instance, idle_timeout: Option<u32>, announce: impl FnOnce(
         leaving: false,
         turn: None,
     };
+    if rustix::process::geteuid().is_root() {
+        caps::keep_only(&CAPABILITIES).map_err(LauncherError::Capabilities)?;
+    }
     sandbox::policy::Role::Launcher.install().map_err(LauncherError::Sandbox)?;
     launcher.watch(&signals, SIGNALS)?;
     for survivor in runs::survivors(&launcher.instance) {

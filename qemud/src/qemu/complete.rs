@@ -9,7 +9,8 @@ use super::plan::PlanError;
 /// libvirt's names of architectures and QEMU's, where there is an emulator.
 const ARCHITECTURES: [(&str, &str); 12] = [
     ("x86_64", "x86_64"),
-    ("i686", "i386"),
+    // Its own emulator is a script around this one where it exists at all, and differs in the CPU that it takes by default.
+    ("i686", "x86_64"),
     ("aarch64", "aarch64"),
     ("armv7l", "arm"),
     ("armv6l", "arm"),

@@ -65,7 +65,9 @@ pub(super) fn refuse_what_is_missing(domain: &Domain) -> Result<(), PlanError> {
 
 /// The value of `-cpu`, unless QEMU's own default is meant.
 pub(super) fn cpu(domain: &Domain, kvm: bool) -> Option<String> {
-    let cpu = domain.cpu.as_ref()?;
+    let Some(cpu) = domain.cpu.as_ref() else {
+        return (domain.os.arch.as_deref() == Some("i686")).then(|| "qemu32".into());
+    };
     match cpu.mode {
         Some(CpuMode::HostPassthrough | CpuMode::HostModel) => Some(if kvm { "host" } else { "max" }.into()),
         Some(CpuMode::Maximum) => Some("max".into()),

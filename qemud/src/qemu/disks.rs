@@ -93,6 +93,7 @@ fn node(builder: &mut Builder, disk: &Disk, index: usize) -> Result<Option<Strin
     let discard = disk.driver.discard.map(|d| if d == DiskDiscard::Unmap { "unmap" } else { "ignore" });
     let aio = disk.driver.io.map(|io| io.as_str()).filter(|io| *io != "default");
     let properties = json!({
+        "driver": if disk.disk_type == DiskType::Block { "host_device" } else { "file" },
         "node-name": file, "read-only": !writable, "cache": cache, "discard": discard, "aio": aio,
         // Guests that share a disk on purpose do not lock each other out.
         "locking": disk.shareable.then_some("off"),

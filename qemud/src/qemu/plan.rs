@@ -363,7 +363,6 @@ pub(super) fn disk_name(disk: &Disk) -> String {
 pub(super) fn fd_node(builder: &mut Builder, set: i32, fd: i32, mut node: serde_json::Value) {
     builder.arg("-add-fd", format!("fd={fd},set={set}"));
     if let Some(node) = node.as_object_mut() {
-        node.insert("driver".into(), json!("file"));
         node.insert("filename".into(), json!(format!("/dev/fdset/{set}")));
     }
     builder.json("-blockdev", &without_nulls(node));

@@ -2,6 +2,8 @@
 //!
 //! `REGENERATE_ARGV=1 cargo test -p qemud --test plan` writes the golden files anew; review what changed.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are not marked as tests.
+
 use std::{fs, path::Path};
 
 use model::Domain;

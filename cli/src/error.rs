@@ -192,7 +192,7 @@ impl CliError {
                 "'bulkhead list --all' shows every domain"
             }
             Self::ConsoleTaken { .. } => "another client may have taken it; 'bulkhead console --force' takes it back",
-            Self::ForeignBacking { .. } => "if you trust the image, say so: append ',format=qcow2' to the disk",
+            Self::ForeignBacking { .. } => "chains of images are not supported yet: make one image of it with 'qemu-img convert -O qcow2 OLD NEW'",
             Self::Exists { .. } => "choose another --name, or 'bulkhead start' the one that is there",
             Self::NoKvm { .. } => "'--accel tcg' emulates the processor",
             _ => return None,

@@ -63,6 +63,14 @@ pub enum ConfigError {
         /// Its size.
         bytes: u64,
     },
+    /// The values do not go together.
+    #[error("{}: {problem}", path.display())]
+    Together {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with them.
+        problem: String,
+    },
     /// A line is not understood.
     #[error("{}, line {line}: {problem}", path.display())]
     Line {
@@ -124,7 +132,20 @@ impl Config {
             };
             result.map_err(|problem| ConfigError::Line { path: path.to_path_buf(), line: index + 1, problem })?;
         }
+        config.check().map_err(|problem| ConfigError::Together { path: path.to_path_buf(), problem })?;
         Ok(config)
+    }
+
+    /// What no single line can get wrong.
+    fn check(&self) -> Result<(), String> {
+        let last = self.first_guest_uid.checked_add(self.guest_uids);
+        match last {
+            None => Err("first_guest_uid and guest_uids reach beyond the highest uid".into()),
+            Some(last) if (self.first_guest_uid..last).contains(&self.service_uid) => {
+                Err(format!("service_uid {} is among the guests' uids", self.service_uid))
+            }
+            Some(_) => Ok(()),
+        }
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
@@ -201,6 +222,14 @@ mod tests {
             ("service_uid = 0", "/etc/q.conf, line 1: 0 is out of range"),
             ("service_uid = root", "/etc/q.conf, line 1: 'root' is not a number"),
             ("image_roots = images", "/etc/q.conf, line 1: 'images' is not an absolute path"),
+            (
+                "service_uid = 5\nfirst_guest_uid = 1\nguest_uids = 10",
+                "/etc/q.conf: service_uid 5 is among the guests' uids",
+            ),
+            (
+                "first_guest_uid = 4294967000\nguest_uids = 1000",
+                "/etc/q.conf: first_guest_uid and guest_uids reach beyond",
+            ),
             ("guest_deadline_ms = 1", "/etc/q.conf, line 1: 1 is not between 100 and 600000"),
         ] {
             let error = parse(text).unwrap_err();

@@ -36,6 +36,11 @@ pub enum ToLauncher {
         /// The guest's run.
         id: u32,
     },
+    /// End a run's supervisor, and with it all of its guest: it does not answer.
+    Kill {
+        /// The guest's run.
+        id: u32,
+    },
     /// Nobody has used this session's daemon for a while and it has no guest: end.
     Idle,
 }
@@ -152,6 +157,12 @@ pub enum Refusal {
         step: String,
         /// What the system said.
         cause: String,
+    },
+    /// The launcher itself does not answer: the storage that it opens a file on is stuck, for one.
+    #[error("the launcher did not answer within {seconds} s")]
+    Silent {
+        /// How long was waited.
+        seconds: u64,
     },
     /// The compartment cannot be built or its supervisor not be started.
     #[error("cannot start the guest's supervisor: {cause}")]

@@ -53,11 +53,13 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let reason = control::definitions::chain(&*error);
-            log::error!("{reason}");
+            if arguments.background {
+                eprintln!("qemud: {reason}");
+            } else {
+                log::error!("{reason}");
+            }
             if arguments.announce {
                 println!("{}", reason.replace('\n', " "));
-            } else if arguments.background {
-                eprintln!("qemud: {reason}");
             }
             ExitCode::FAILURE
         }

@@ -155,7 +155,7 @@ fn a_qcow2_image_that_leads_elsewhere_needs_its_owner_s_word() {
         &text(
             "
             error: the disk 'overlay.qcow2' is a qcow2 image that names another file
-              hint: if you trust the image, say so: append ',format=qcow2' to the disk
+              hint: chains of images are not supported yet: make one image of it with 'qemu-img convert -O qcow2 OLD NEW'
             ",
         ),
     );

@@ -21,7 +21,7 @@ use super::{
     guests::{Guest, GuestError, Process, Told},
     start::{Given, Start, Started},
 };
-use crate::qemu::complete;
+use crate::{edge::ToLauncher, qemu::complete};
 
 impl Control {
     /// The UUID that a handle names, if there is such a domain. Name and id in a handle are for messages only.
@@ -159,7 +159,7 @@ impl Control {
             qemu_running: true,
             accel: if guest.kvm { "kvm" } else { "tcg" }.into(),
             machine,
-            qemu_version: String::new(),
+            qemu_version: self.emulators.version(guest.domain.as_ref()),
             uid: guest.uid.unwrap_or_else(|| rustix::process::getuid().as_raw()),
             started_seconds: guest.started,
             started_nanos: 0,
@@ -374,12 +374,23 @@ impl Control {
             let result = match told {
                 // A supervisor that ended under the request took the guest with it.
                 Ok(_) | Err(GuestError::Gone(_)) => Ok((reply(()), Vec::new())),
+                // One that does not answer is killed, and its guest ends with it.
+                Err(GuestError::Silent(_)) => return control.kill(id, asked, reply),
                 Err(error) => Err(errors::guest("destroy", &name, &error)),
             };
             control.answer(&asked, result);
         };
         self.ask_guest(id, &Request::Destroy, Vec::new(), Box::new(then));
         Ok(Outcome::Pending)
+    }
+
+    fn kill(&mut self, id: u32, asked: Asked, reply: fn(()) -> Reply) {
+        let answer = move |control: &mut Control, ()| control.answer(&asked, Ok((reply(()), Vec::new())));
+        match self.guests.get_mut(&id) {
+            Some(guest) => guest.on_end.push(Box::new(answer)),
+            None => return answer(self, ()),
+        }
+        self.launcher.tell(&ToLauncher::Kill { id });
     }
 
     /// Attaches to a console; the reply carries the stream.

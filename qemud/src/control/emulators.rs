@@ -85,6 +85,13 @@ impl Emulators {
         Some(abilities)
     }
 
+    /// The version of a running guest's emulator, as far as it is known.
+    pub fn version(&self, domain: Option<&model::Domain>) -> String {
+        let emulator = domain.and_then(|domain| domain.devices.emulator.as_deref()).unwrap_or_default();
+        let known = self.known.get(emulator).map(|(_, abilities)| abilities.version);
+        known.map(|(major, minor, micro)| format!("{major}.{minor}.{micro}")).unwrap_or_default()
+    }
+
     fn learn(&mut self, emulator: &str, identity: Identity, abilities: Abilities) -> Rc<Abilities> {
         let cached = Cached { emulator: emulator.into(), identity, abilities };
         if let Err(error) = self.write(&cached) {
@@ -179,7 +186,7 @@ impl Control {
                 control.probed(id, &emulator, Err(refusal.to_string()));
             }
         };
-        self.launcher.ask(&ToLauncher::Launch(launch), vec![theirs.into()], Box::new(launched));
+        self.ask_launcher(&ToLauncher::Launch(launch), vec![theirs.into()], Box::new(launched));
     }
 
     fn probed(&mut self, id: u32, emulator: &str, result: Result<(Identity, Abilities), String>) {

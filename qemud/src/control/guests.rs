@@ -20,6 +20,8 @@ use uuid::Uuid;
 use super::{Control, FIRST_SUPERVISOR, Then, definitions::chain};
 use crate::{edge::ToLauncher, qemu::plan::DiskInUse};
 
+/// Messages of one supervisor that are taken before others have their turn.
+const MESSAGES_A_TURN: usize = 64;
 /// Jobs that may wait for one guest.
 const MAX_JOBS: usize = 64;
 /// What a supervisor has on top of its own deadline for QEMU before control gives up on the supervisor itself.
@@ -84,6 +86,8 @@ pub struct Guest {
     pub kvm: bool,
     /// QEMU's process. The kernel tells its processor time, so nobody else has to be asked for it.
     pub process: Option<Process>,
+    /// What waits for the run's supervisor to be gone.
+    pub on_end: Vec<Then<()>>,
     link: Option<Link>,
     jobs: VecDeque<Then<()>>,
     job_running: bool,
@@ -140,6 +144,7 @@ impl Guest {
             started: 0,
             kvm: false,
             process: None,
+            on_end: Vec::new(),
             link: None,
             jobs: VecDeque::new(),
             job_running: false,
@@ -234,7 +239,7 @@ impl Control {
     /// Works through what a supervisor has sent.
     pub(super) fn hear_supervisor(&mut self, token: Token) {
         let Ok(id) = u32::try_from(token.0 - FIRST_SUPERVISOR) else { return };
-        loop {
+        for _ in 0..MESSAGES_A_TURN {
             let Some(link) = self.guests.get_mut(&id).and_then(|g| g.link.as_mut()) else { return };
             match link.next() {
                 Ok(Some(message)) => self.take_message(id, message.serial, message.value, message.fds),
@@ -242,6 +247,8 @@ impl Control {
                 Err(error) => return self.lose_link(id, &error),
             }
         }
+        // The poll does not tell again of what is here already.
+        self.unheard.push(token);
     }
 
     fn take_message(&mut self, id: u32, serial: u64, message: Message, fds: Vec<OwnedFd>) {
@@ -312,13 +319,15 @@ impl Control {
         } else if guest.phase != Phase::Ending {
             self.report_killed(id, how);
         }
-        if let Some(guest) = self.guests.remove(&id)
-            && self.runs.get(&guest.uuid) == Some(&id)
-        {
-            self.runs.remove(&guest.uuid);
-        }
         self.journal.retire(id);
         self.launcher.tell(&ToLauncher::Retire { id });
+        let Some(guest) = self.guests.remove(&id) else { return };
+        if self.runs.get(&guest.uuid) == Some(&id) {
+            self.runs.remove(&guest.uuid);
+        }
+        for then in guest.on_end {
+            then(self, ());
+        }
     }
 
     /// A run that never had a supervisor is over.

@@ -1,27 +1,54 @@
 //! Control's end of the channel to the launcher: requests with continuations.
 
-use std::{collections::HashMap, os::fd::OwnedFd};
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 use ipc::{ConnError, edge::Channel};
 
-use super::Then;
+use super::{Control, Then};
 use crate::edge::{FromLauncher, Refusal, ToLauncher};
+
+/// How long the launcher may take for one request.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the launcher brings when it did what it was asked.
 pub type Done = Result<(FromLauncher, Vec<OwnedFd>), Refusal>;
 
 /// Something that the launcher said.
 pub enum Heard {
-    /// An answer, and what waits for it.
-    Answer(Then<Done>, Done),
+    /// An answer, what waits for it, and the timer that is no longer needed.
+    Answer(Then<Done>, Done, (Instant, u64)),
     /// Something that nobody asked for.
     News(FromLauncher),
+}
+
+struct Waiting {
+    then: Then<Done>,
+    timer: (Instant, u64),
+}
+
+impl Control {
+    /// Asks the launcher, and does `then` with the answer, or with its silence: a file on storage that is stuck holds up the
+    /// process that opens it, and whoever waits is told so.
+    pub(super) fn ask_launcher(&mut self, request: &ToLauncher, fds: Vec<OwnedFd>, then: Then<Done>) {
+        let serial = self.launcher.serial + 1;
+        let give_up = move |control: &mut Control, ()| {
+            if let Some(waiting) = control.launcher.waiting.remove(&serial) {
+                (waiting.then)(control, Err(Refusal::Silent { seconds: PATIENCE.as_secs() }));
+            }
+        };
+        let timer = self.after(PATIENCE, Box::new(give_up));
+        self.launcher.ask(request, fds, Waiting { then, timer });
+    }
 }
 
 /// The channel and what waits on it.
 pub struct LauncherLink {
     channel: Channel<ToLauncher, FromLauncher>,
-    waiting: HashMap<u64, Then<Done>>,
+    waiting: HashMap<u64, Waiting>,
     serial: u64,
 }
 
@@ -31,10 +58,10 @@ impl LauncherLink {
         LauncherLink { channel, waiting: HashMap::new(), serial: 0 }
     }
 
-    /// Asks, and does `then` with the answer.
-    pub fn ask(&mut self, request: &ToLauncher, fds: Vec<OwnedFd>, then: Then<Done>) {
+    /// Sends a request and keeps what waits for its answer.
+    fn ask(&mut self, request: &ToLauncher, fds: Vec<OwnedFd>, waiting: Waiting) {
         self.serial += 1;
-        self.waiting.insert(self.serial, then);
+        self.waiting.insert(self.serial, waiting);
         self.queue(self.serial, request, fds);
     }
 
@@ -73,11 +100,11 @@ impl LauncherLink {
         if serial == 0 {
             return Some(Heard::News(value));
         }
-        let then = self.waiting.remove(&serial)?;
+        let Waiting { then, timer } = self.waiting.remove(&serial)?;
         let answer = match value {
             FromLauncher::Failed(refusal) => Err(refusal),
             done => Ok((done, fds)),
         };
-        Some(Heard::Answer(then, answer))
+        Some(Heard::Answer(then, answer, timer))
     }
 }

@@ -118,6 +118,8 @@ pub struct Control {
     /// Why each guest that is not running stopped, libvirt's reasons.
     stopped: HashMap<Uuid, i32>,
     next_run: u32,
+    /// Supervisors that have said more than was taken in their turn.
+    unheard: Vec<Token>,
     /// What is to be done when a moment comes, in order.
     timers: BTreeMap<(Instant, u64), Then<()>>,
     timer_count: u64,
@@ -201,6 +203,7 @@ impl Control {
             guests: BTreeMap::new(),
             runs: HashMap::new(),
             starting: HashSet::new(),
+            unheard: Vec::new(),
             timers: BTreeMap::new(),
             timer_count: 0,
             privileged,
@@ -219,6 +222,9 @@ impl Control {
             match poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 other => other.map_err(ControlError::Poll)?,
+            }
+            for token in std::mem::take(&mut self.unheard) {
+                self.hear_supervisor(token);
             }
             for event in &events {
                 match event.token() {
@@ -259,6 +265,9 @@ impl Control {
     }
 
     fn sleep(&self, now: Instant) -> Option<Duration> {
+        if !self.unheard.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let timer = self.timers.keys().next().map(|(at, _)| at.saturating_duration_since(now));
         let idle = self.idle_since.map(|since| (since + self.config.idle_timeout).saturating_duration_since(now));
         [timer, idle, self.server.patience_left(now)].into_iter().flatten().min()
@@ -317,7 +326,10 @@ impl Control {
     fn hear_launcher(&mut self) -> Result<(), ControlError> {
         for message in self.launcher.hear().map_err(ControlError::Launcher)? {
             match message {
-                launcher_link::Heard::Answer(then, answer) => then(self, answer),
+                launcher_link::Heard::Answer(then, answer, timer) => {
+                    self.cancel(timer);
+                    then(self, answer);
+                }
                 launcher_link::Heard::News(FromLauncher::Guests(found)) => self.adopt(found),
                 launcher_link::Heard::News(FromLauncher::Ended { id, how }) => self.run_ended(id, how),
                 launcher_link::Heard::News(other) => log::warn!("the launcher says {other:?} unasked"),

@@ -118,7 +118,7 @@ impl Control {
                 let opened = move |control: &mut Control, done: super::launcher_link::Done| {
                     control.take_opened(gathering, done);
                 };
-                return self.launcher.ask(&request, Vec::new(), Box::new(opened));
+                return self.ask_launcher(&request, Vec::new(), Box::new(opened));
             };
             let given = gathering.start.given.swap_remove(index);
             gathering.files.push(given.fd);
@@ -227,7 +227,7 @@ impl Control {
             Ok(_) => log::error!("run {id}: the launcher gave another answer to a launch"),
             Err(refusal) => control.abandon(id, &ending, |name| errors::refused("start", name, &refusal)),
         };
-        self.launcher.ask(&ToLauncher::Launch(launch), vec![theirs.into()], Box::new(launched));
+        self.ask_launcher(&ToLauncher::Launch(launch), vec![theirs.into()], Box::new(launched));
     }
 
     fn boot_request(&self, domain: &Domain, plan: &Plan, id: u32, paused: bool, disks: &[DiskInUse]) -> Request {

@@ -48,7 +48,7 @@ const QEMU_DATA: [&str; 8] = [
     "/usr/share/edk2",
 ];
 /// What a supervisor may copy for QEMU: a kernel and an initrd. Memory in use only while they are there.
-const BOOT_SIZE: u64 = 2 << 30;
+const BOOT_SIZE: u64 = 1 << 30;
 /// What QEMU may put down for itself.
 const TMP_SIZE: u64 = 64 << 20;
 /// Descriptors of a supervisor and its QEMU.
@@ -157,7 +157,12 @@ impl Compartments {
             }
             self.jails.insert(emulator.to_path_buf(), jail);
         }
-        let jail = self.jails.get(emulator).cloned().unwrap_or_default();
+        let mut jail = self.jails.get(emulator).cloned().unwrap_or_default();
+        // QEMU is started by the path that the document has for it; what is behind it is the file that was checked.
+        let named = Path::new(&launch.emulator);
+        if named != emulator {
+            jail = jail.symlink(emulator, named).map_err(failed)?;
+        }
         let dir = |size| WritableDir { uid: identity.uid, gid: identity.gid, mode: 0o700, size };
         let jail = jail.writable_dir(Path::new(BOOT_DIR), dir(BOOT_SIZE)).map_err(failed)?;
         let jail = jail.writable_dir(Path::new("/tmp"), dir(TMP_SIZE)).map_err(failed)?;
@@ -227,8 +232,7 @@ fn check_emulator(path: &str, config: &Config, privileged: bool) -> Result<PathB
     if privileged && (data.uid() != 0 || data.mode() & 0o022 != 0) {
         return Err(refuse("it does not belong to root alone"));
     }
-    // QEMU is told its path in the compartment, which is the one in the document.
-    Ok(PathBuf::from(path))
+    Ok(real)
 }
 
 fn open_log(instance: &Instance, launch: &Launch) -> Result<OwnedFd, Refusal> {

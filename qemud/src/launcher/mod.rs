@@ -281,10 +281,19 @@ impl Launcher {
                 _ => Err(Refusal::Range { what: "a launch comes with one descriptor".into() }),
             },
             ToLauncher::Retire { id } => return self.retire(id),
+            ToLauncher::Kill { id } => return self.kill(id),
             ToLauncher::Idle => return self.leave_if_idle(),
         };
         let (answer, fds) = answer.unwrap_or_else(|refusal| (FromLauncher::Failed(refusal), Vec::new()));
         say(channel, serial, &answer, fds);
+    }
+
+    fn kill(&self, id: u32) {
+        if let Some(pidfd) = self.runs.get(&id).and_then(|run| run.pidfd.as_ref())
+            && let Err(error) = pidfd::send_signal(pidfd, Signal::KILL)
+        {
+            log::error!("run {id} cannot be killed: {error}");
+        }
     }
 
     /// Leaves, unless somebody is about to connect: starters wait until this process is gone and then start another.

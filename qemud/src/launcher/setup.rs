@@ -91,6 +91,7 @@ pub fn prepare(instance: &Instance, config: &Config) -> Result<File, SetupError>
         directory(path, mode, None)?;
     }
     let lock = take_lock(instance)?;
+    forget_earlier_boot(instance)?;
     let control = control_uid(instance, config);
     let journal = instance.journal();
     let journal_dir = journal.parent().unwrap_or(instance.runtime_dir());
@@ -101,6 +102,26 @@ pub fn prepare(instance: &Instance, config: &Config) -> Result<File, SetupError>
     directory(&instance.log_dir().join("qemu"), 0o700, None)?;
     directory(&instance.state_dir().join("images"), 0o711, None)?;
     Ok(lock)
+}
+
+/// Removes the live state of an earlier boot, where the run-time directory outlives one: its guests are gone, and so is the
+/// sequence of its events.
+fn forget_earlier_boot(instance: &Instance) -> Result<(), SetupError> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let mark = instance.runtime_dir().join("boot_id");
+    if boot.is_empty() || fs::read_to_string(&mark).is_ok_and(|known| known == boot) {
+        return Ok(());
+    }
+    let journal = instance.journal();
+    for path in [instance.guests_dir(), journal.parent().map(Path::to_path_buf).unwrap_or(journal)] {
+        match fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(SetupError::Directory { step: "clear the directory", path, source });
+            }
+            _ => {}
+        }
+    }
+    fs::write(&mark, boot).map_err(|source| SetupError::Directory { step: "write", path: mark, source })
 }
 
 fn directory(path: &Path, mode: u32, owner: Option<u32>) -> Result<(), SetupError> {

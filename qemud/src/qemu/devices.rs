@@ -10,7 +10,9 @@ const IMPLIED: [&str; 3] = ["controller", "input", "emulator"];
 /// Devices that [`add`] makes.
 const MADE: [&str; 3] = ["memballoon", "panic", "rng"];
 /// Parts of a document outside of `devices` that change what a guest gets or is promised, and are not there yet.
-const PROMISES: [&str; 12] = [
+const PROMISES: [&str; 14] = [
+    "genid",
+    "seclabel",
     "memoryBacking",
     "numatune",
     "cputune",
@@ -56,6 +58,9 @@ pub(super) fn refuse_what_is_missing(domain: &Domain) -> Result<(), PlanError> {
     }
     if domain.os.loader.is_some() || domain.os.nvram.is_some() || domain.os.firmware == Some(model::Firmware::Efi) {
         return Err(PlanError::Unsupported { what: "UEFI firmware (<loader>, <nvram>, firmware='efi')".into() });
+    }
+    if let Some(cpuset) = &domain.vcpus.cpuset {
+        return Err(PlanError::Unsupported { what: format!("<vcpu cpuset='{cpuset}'>") });
     }
     if let Some(max) = domain.max_memory {
         return Err(PlanError::Unsupported { what: format!("<maxMemory> of {} KiB (memory to plug in)", max.kib) });

@@ -1,8 +1,8 @@
 //! A document to a plan: QEMU's argument vector, the files that it needs, what its supervisor prepares.
 //!
 //! QEMU gets every file by descriptor and every device as JSON, so nothing in a document can become an option of its own.
-//! What the document asks for and this driver does not have is refused by name: a guest never starts with less than its
-//! document says.
+//! A device, a limit or a label that the document asks for and this driver does not have is refused by name. What is kept
+//! without effect is listed in `docs/documents.md`.
 
 use model::{Disk, Domain, DomainType, LifecycleAction, RawElement};
 use serde::{Deserialize, Serialize};

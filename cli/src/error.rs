@@ -187,12 +187,17 @@ impl CliError {
         if let Some(hint) = self.library_error().and_then(|error| error.hint.clone()) {
             return Some(hint);
         }
+        if let Self::Parse { source, .. } = self {
+            return source.hint();
+        }
         let hint = match self {
             Self::Find { source, .. } if source.code == ErrorCode::NO_DOMAIN => {
                 "'bulkhead list --all' shows every domain"
             }
             Self::ConsoleTaken { .. } => "another client may have taken it; 'bulkhead console --force' takes it back",
-            Self::ForeignBacking { .. } => "chains of images are not supported yet: make one image of it with 'qemu-img convert -O qcow2 OLD NEW'",
+            Self::ForeignBacking { .. } => {
+                "chains of images are not supported yet: make one image of it with 'qemu-img convert -O qcow2 OLD NEW'"
+            }
             Self::Exists { .. } => "choose another --name, or 'bulkhead start' the one that is there",
             Self::NoKvm { .. } => "'--accel tcg' emulates the processor",
             _ => return None,

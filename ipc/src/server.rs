@@ -40,6 +40,8 @@ pub struct Limits {
     pub connections_per_uid: usize,
     /// Connections of all.
     pub connections: usize,
+    /// How many of them only root and the daemon's own uid may have: what all others open must not lock those out.
+    pub reserved: usize,
     /// Calls of one connection that wait for their answers.
     pub calls_in_flight: usize,
     /// Bytes that may wait for a peer before its calls are no longer read.
@@ -55,6 +57,7 @@ impl Default for Limits {
         Limits {
             connections_per_uid: 128,
             connections: 2048,
+            reserved: 128,
             calls_in_flight: 256,
             backlog_pause: 256 << 10,
             backlog_drop: 64 << 20,
@@ -330,13 +333,15 @@ impl Server {
     fn refusal(&self, peer: Peer) -> Option<Error> {
         let refuse =
             |message: String, hint: &str| Some(Error::new(ErrorCode::RPC, ErrorDomain::RPC, message).with_hint(hint));
-        if self.open >= self.limits.connections {
+        let privileged = peer.uid == 0 || peer.uid == self.own_uid;
+        let reserved = if privileged { 0 } else { self.limits.reserved };
+        let limit = self.limits.connections.saturating_sub(reserved);
+        if self.open >= limit {
             return refuse(
-                format!("this daemon serves its limit of {} connections", self.limits.connections),
+                format!("this daemon serves its limit of {limit} connections"),
                 "try again when a client has left",
             );
         }
-        let privileged = peer.uid == 0 || peer.uid == self.own_uid;
         let own = self.by_uid.get(&peer.uid).copied().unwrap_or_default();
         if !privileged && own >= self.limits.connections_per_uid {
             return refuse(

@@ -31,6 +31,8 @@ pub(crate) struct Opened {
 pub(crate) fn open_document(xml: &str) -> Result<Opened> {
     let domain = model::Domain::parse(xml).map_err(not_understood)?.value;
     let mut sources = domain.sources();
+    // The far end of a serial line is no file that is handed over.
+    sources.retain(|source| !matches!(source.what, SourceKind::Serial(_) | SourceKind::Console(_)));
     // What may be missing and is: the daemon starts the guest without it, or says why not.
     sources.retain(|source| !may_be_missing(&domain, &source.what) || Path::new(&source.path).exists());
     open_all(&domain.name, &sources)
@@ -97,7 +99,8 @@ fn open(path: &str, writable: bool) -> Result<OwnedFd, Failure> {
 
 fn check_kind(kind: FileType) -> Result<(), Failure> {
     let name = match kind {
-        _ if kind.is_file() || kind.is_block_device() || kind.is_char_device() => return Ok(()),
+        _ if kind.is_file() || kind.is_block_device() => return Ok(()),
+        _ if kind.is_char_device() => "a character device",
         _ if kind.is_dir() => "a directory",
         _ if kind.is_fifo() => "a named pipe",
         _ if kind.is_socket() => "a socket",

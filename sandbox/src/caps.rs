@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn what_is_not_kept_is_gone_for_ever() {
         if !is_effective(SETPCAP).unwrap() {
-            eprintln!("SKIPPED: what_is_not_kept_is_gone_for_ever: needs CAP_SETPCAP");
+            crate::skip::skip("what_is_not_kept_is_gone_for_ever", "needs CAP_SETPCAP");
             return;
         }
         // A thread of its own: capabilities are a thread's, and the other tests keep theirs.

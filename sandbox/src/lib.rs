@@ -27,6 +27,8 @@ pub mod policy;
 pub mod process;
 pub mod rlimit;
 pub mod signal;
+#[cfg(test)]
+mod skip;
 pub mod spawn;
 mod sys;
 

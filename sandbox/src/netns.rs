@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn each_is_another_one_and_the_caller_stays_where_it_was() {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED: each_is_another_one_and_the_caller_stays_where_it_was: needs root");
+            crate::skip::skip("each_is_another_one_and_the_caller_stays_where_it_was", "needs root");
             return;
         }
         // A thread of its own, in case the way back fails.

@@ -270,6 +270,7 @@ fn a_document_with_an_error_is_refused_with_its_place() {
             error: 'web.xml' holds no domain that Bulkhead can read
               caused by: line 3, column 22: domain/memory: \"plenty\" is not a number of memory units; \
             expected an unsigned integer
+              hint: a unit goes into the attribute: <memory unit='MiB'>512</memory>
             ",
         ),
     );

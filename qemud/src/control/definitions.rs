@@ -208,16 +208,22 @@ impl Definitions {
     /// # Errors
     /// When the link cannot be made or removed.
     pub fn set_autostart(&mut self, uuid: &Uuid, autostart: bool) -> Result<(), StoreError> {
-        let Some(summary) = self.by_uuid.get_mut(uuid) else { return Ok(()) };
-        let name = summary.name.clone();
-        summary.autostart = autostart;
-        let link = self.autostart_link(&name);
-        if !autostart {
-            return remove_if_there(&link);
+        let Some(name) = self.by_uuid.get(uuid).map(|summary| summary.name.clone()) else { return Ok(()) };
+        if autostart {
+            self.link_autostart(&name)?;
+        } else {
+            remove_if_there(&self.autostart_link(&name))?;
         }
-        let dir = self.autostart_dir();
+        if let Some(summary) = self.by_uuid.get_mut(uuid) {
+            summary.autostart = autostart;
+        }
+        Ok(())
+    }
+
+    fn link_autostart(&self, name: &str) -> Result<(), StoreError> {
+        let (dir, link) = (self.autostart_dir(), self.autostart_link(name));
         fs::create_dir_all(&dir).map_err(|source| StoreError::Io { step: "make", path: dir.clone(), source })?;
-        match symlink(Path::new("..").join(file_name(&name)), &link) {
+        match symlink(Path::new("..").join(file_name(name)), &link) {
             Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
                 Err(StoreError::Io { step: "make", path: link, source })
             }

@@ -207,6 +207,7 @@ impl Control {
             .map_err(|error| errors::plan(&domain.name, &error))?;
         let asked = cx.later();
         let known = move |control: &mut Control, known: super::emulators::Known| {
+            let known = known.map_err(|error| errors::for_domain("define", &domain.name, error));
             let result = known.and_then(|abilities| {
                 complete::complete(&mut domain, &abilities).map_err(|error| errors::plan(&domain.name, &error))?;
                 control.store(&mut domain, uuid)
@@ -354,9 +355,10 @@ impl Control {
             };
             control.ask_guest(id, &request, Vec::new(), Box::new(then));
         };
-        self.run_job(id, Box::new(job), move |control, error| {
+        let refuse = move |control: &mut Control, error| {
             control.answer(&refused, Err(errors::guest(doing, &refused_name, &error)));
-        });
+        };
+        self.run_job(id, Box::new(job), Box::new(refuse));
         Ok(Outcome::Pending)
     }
 

@@ -10,7 +10,7 @@ use std::{
     },
     path::{Path, PathBuf},
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use api::Error;
@@ -23,12 +23,14 @@ use super::{
     guests::{Guest, Phase},
 };
 use crate::{
-    edge::{Launch, Refusal, ToLauncher},
+    edge::{FromLauncher, Launch, Refusal, ToLauncher},
     qemu::plan,
 };
 
 /// A QEMU that does not say what it can do in this time does not say it.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an emulator that could not be asked is not asked again: its cause may have been a full disk.
+const SILENCE: Duration = Duration::from_secs(60);
 /// No cached description is larger.
 const MAX_CACHED: u64 = 4 << 20;
 
@@ -36,6 +38,8 @@ const MAX_CACHED: u64 = 4 << 20;
 pub struct Emulators {
     dir: PathBuf,
     known: HashMap<String, (Identity, Rc<Abilities>)>,
+    /// Those that could not be asked, and when: they are not asked again at once.
+    silent: HashMap<String, (Identity, Instant, Error)>,
     asking: HashMap<String, Vec<Then<Known>>>,
 }
 
@@ -63,7 +67,17 @@ struct Cached {
 impl Emulators {
     /// Nothing is known but what the cache directory holds.
     pub fn new(cache: &Path) -> Emulators {
-        Emulators { dir: cache.join("capabilities"), known: HashMap::new(), asking: HashMap::new() }
+        Emulators {
+            dir: cache.join("capabilities"),
+            known: HashMap::new(),
+            silent: HashMap::new(),
+            asking: HashMap::new(),
+        }
+    }
+
+    fn lookup_silent(&self, emulator: &str, identity: &Identity) -> Option<Error> {
+        let (known, since, error) = self.silent.get(emulator)?;
+        (known == identity && since.elapsed() < SILENCE).then(|| error.clone())
     }
 
     fn lookup(&mut self, emulator: &str, identity: &Identity) -> Option<Rc<Abilities>> {
@@ -138,11 +152,14 @@ impl Control {
             Ok(identity) => identity,
             Err(error) => {
                 let refusal = Refusal::Emulator { path: emulator.into(), why: error.to_string() };
-                return then(self, Err(errors::refused("use the emulator of", "", &refusal)));
+                return then(self, Err(errors::emulator_refused(&refusal)));
             }
         };
         if let Some(abilities) = self.emulators.lookup(emulator, &identity) {
             return then(self, Ok(abilities));
+        }
+        if let Some(error) = self.emulators.lookup_silent(emulator, &identity) {
+            return then(self, Err(error));
         }
         let waiting = self.emulators.asking.entry(emulator.into()).or_default();
         waiting.push(then);
@@ -175,15 +192,31 @@ impl Control {
             let result = match told {
                 Ok((Answer::Abilities(abilities), _)) => Ok((identity, *abilities)),
                 Ok(_) => Err("the supervisor gave another answer".into()),
-                Err(error) => Err(error.to_string()),
+                Err(error) => match control.guests.get_mut(&id) {
+                    Some(run) if run.pid == 0 => {
+                        run.early_end = Some(error);
+                        return;
+                    }
+                    _ => Err(error.to_string()),
+                },
             };
             control.probed(id, &asked, result);
         };
         self.ask_guest_within(id, &request, Vec::new(), PATIENCE, Box::new(answered));
         let launched = move |control: &mut Control, done: super::launcher_link::Done| {
-            if let Err(refusal) = done {
-                control.guests.remove(&id);
-                control.probed(id, &emulator, Err(refusal.to_string()));
+            let failed = match (done, control.guests.get_mut(&id)) {
+                (Ok((FromLauncher::Launched { pid }, _)), Some(run)) => {
+                    run.pid = pid;
+                    run.early_end.take().map(|error| error.to_string())
+                }
+                (Ok(_), _) => None,
+                (Err(refusal), _) => {
+                    control.forget_run(id);
+                    Some(refusal.to_string())
+                }
+            };
+            if let Some(cause) = failed {
+                control.probed(id, &emulator, Err(cause));
             }
         };
         self.ask_launcher(&ToLauncher::Launch(launch), vec![theirs.into()], Box::new(launched));
@@ -195,7 +228,13 @@ impl Control {
         }
         let result: Known = match result {
             Ok((identity, abilities)) => Ok(self.emulators.learn(emulator, identity, abilities)),
-            Err(cause) => Err(errors::emulator_silent(emulator, &cause)),
+            Err(cause) => {
+                let error = errors::emulator_silent(emulator, &cause);
+                if let Ok(identity) = identity(emulator, self.host.kvm_identity.clone()) {
+                    self.emulators.silent.insert(emulator.into(), (identity, Instant::now(), error.clone()));
+                }
+                Err(error)
+            }
         };
         for then in self.emulators.asking.remove(emulator).unwrap_or_default() {
             then(self, result.clone());

@@ -41,6 +41,7 @@ pub fn unknown_flags(flags: u32, operation: &str) -> Error {
 /// A name or UUID is taken.
 pub fn exists(message: &str) -> Error {
     qemu(ErrorCode::OPERATION_FAILED, format!("operation failed: {message}"))
+        .with_hint("a name and a UUID belong to one domain: change the document, or undefine the other domain")
 }
 
 /// A document cannot be read.
@@ -90,6 +91,10 @@ pub fn refused(doing: &str, name: &str, refusal: &Refusal) -> Error {
              image_roots in qemud.conf",
         ),
         Refusal::Open { errno: 2, .. } => known.with_hint("give the path of a file that exists"),
+        Refusal::Directory { .. } => {
+            known.with_hint("see that the file systems of qemud's run-time and log directories have room")
+        }
+        Refusal::Kind { .. } => known.with_hint("give a regular file or a block device"),
         Refusal::Emulator { .. } => {
             known.with_hint("install the QEMU package for this architecture, or name another emulator")
         }
@@ -100,7 +105,9 @@ pub fn refused(doing: &str, name: &str, refusal: &Refusal) -> Error {
 /// A guest's supervisor did not do what it was asked.
 pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
     let code = match error {
-        GuestError::Failure(Failure::Deadline { .. }) | GuestError::Silent(_) => ErrorCode::OPERATION_TIMEOUT,
+        GuestError::Failure(Failure::Deadline { .. }) | GuestError::Silent(_) | GuestError::Waited(_) => {
+            ErrorCode::OPERATION_TIMEOUT
+        }
         GuestError::Failure(Failure::WrongState { state }) => return wrong_state(format!("domain is {state}")),
         GuestError::Failure(Failure::ConsoleBusy) => {
             return qemu(
@@ -124,6 +131,24 @@ pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
             known.with_hint("QEMU's own words are the cause; see also the guest's log")
         }
         _ => known,
+    }
+}
+
+/// An emulator is not there.
+pub fn emulator_refused(refusal: &Refusal) -> Error {
+    qemu(ErrorCode::CONFIG_UNSUPPORTED, refusal.to_string())
+        .with_hint("install the QEMU package for this architecture, or name another emulator")
+}
+
+/// What failed, in front of why: an error that knows no guest becomes the cause of one that does.
+pub fn for_domain(doing: &str, name: &str, cause: Error) -> Error {
+    let mut causes = vec![cause.message];
+    causes.extend(cause.causes);
+    Error {
+        message: format!("cannot {doing} domain '{name}'"),
+        causes,
+        hint: cause.hint,
+        ..Error::new(cause.code, cause.domain, "")
     }
 }
 

@@ -39,6 +39,9 @@ pub enum GuestError {
     /// The supervisor is gone.
     #[error("the guest's supervisor is gone{}", .0.as_deref().map(|how| format!(" ({how})")).unwrap_or_default())]
     Gone(Option<String>),
+    /// Another job has been under way for too long.
+    #[error("other jobs of this guest did not end within {} ms", .0.as_millis())]
+    Waited(Duration),
     /// Too many jobs wait already.
     #[error("{MAX_JOBS} jobs wait for this guest already")]
     Busy,
@@ -86,11 +89,20 @@ pub struct Guest {
     pub kvm: bool,
     /// QEMU's process. The kernel tells its processor time, so nobody else has to be asked for it.
     pub process: Option<Process>,
+    /// The supervisor's connection ended before the launcher said how its start went: the launcher's word is the better one.
+    pub early_end: Option<GuestError>,
     /// What waits for the run's supervisor to be gone.
     pub on_end: Vec<Then<()>>,
     link: Option<Link>,
-    jobs: VecDeque<Then<()>>,
+    jobs: VecDeque<Job>,
     job_running: bool,
+}
+
+/// Something to be done when nothing else is being done to the guest.
+struct Job {
+    start: Then<()>,
+    refuse: Then<GuestError>,
+    timer: (Instant, u64),
 }
 
 /// A guest's QEMU. Control's filter has no call that could do anything to it.
@@ -144,6 +156,7 @@ impl Guest {
             started: 0,
             kvm: false,
             process: None,
+            early_end: None,
             on_end: Vec::new(),
             link: None,
             jobs: VecDeque::new(),
@@ -364,12 +377,27 @@ impl Control {
     }
 
     /// Does a job on a run as soon as no other is under way. The job calls [`Control::job_done`] when it is over.
-    pub(super) fn run_job(&mut self, id: u32, job: Then<()>, refused: impl FnOnce(&mut Control, GuestError)) {
-        let Some(guest) = self.guests.get_mut(&id) else { return refused(self, GuestError::Gone(None)) };
-        if guest.jobs.len() >= MAX_JOBS {
-            return refused(self, GuestError::Busy);
+    /// A job that has not begun by its deadline is refused instead: it never waits one deadline after the other of those
+    /// before it.
+    pub(super) fn run_job(&mut self, id: u32, start: Then<()>, refuse: Then<GuestError>) {
+        let wait = self.config.guest_deadline + GRACE;
+        match self.guests.get(&id).map(|guest| guest.jobs.len()) {
+            None => return refuse(self, GuestError::Gone(None)),
+            Some(MAX_JOBS..) => return refuse(self, GuestError::Busy),
+            Some(_) => {}
         }
-        guest.jobs.push_back(job);
+        let number = self.timer_count + 1;
+        let late = move |control: &mut Control, ()| {
+            let jobs = control.guests.get_mut(&id).map(|guest| &mut guest.jobs);
+            let job = jobs.and_then(|jobs| jobs.remove(jobs.iter().position(|job| job.timer.1 == number)?));
+            if let Some(job) = job {
+                (job.refuse)(control, GuestError::Waited(wait));
+            }
+        };
+        let timer = self.after(wait, Box::new(late));
+        if let Some(guest) = self.guests.get_mut(&id) {
+            guest.jobs.push_back(Job { start, refuse, timer });
+        }
         self.next_job(id);
     }
 
@@ -388,14 +416,16 @@ impl Control {
         }
         if let Some(job) = guest.jobs.pop_front() {
             guest.job_running = true;
-            job(self, ());
+            self.cancel(job.timer);
+            (job.start)(self, ());
         }
     }
 
     /// The run is over: what waits for it is told so by trying, one after the other.
     fn drain_jobs(&mut self, id: u32) {
         while let Some(job) = self.guests.get_mut(&id).and_then(|g| g.jobs.pop_front()) {
-            job(self, ());
+            self.cancel(job.timer);
+            (job.start)(self, ());
         }
     }
 }

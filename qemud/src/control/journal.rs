@@ -60,6 +60,8 @@ pub struct Journal {
     next: u64,
     /// The file ends within a line: a write was cut off.
     torn: bool,
+    /// The last write failed, and the log says so already.
+    failing: bool,
     /// The last number that each run's supervisor gave to an event that is here.
     seen: HashMap<u32, u64>,
     highest_run: u32,
@@ -78,6 +80,7 @@ impl Journal {
             entries: VecDeque::new(),
             next: 1,
             torn: false,
+            failing: false,
             seen: HashMap::new(),
             highest_run: 0,
         };
@@ -156,9 +159,18 @@ impl Journal {
     /// Numbers an event and adds it, to the file first.
     pub fn add(&mut self, mut entry: Entry) -> Entry {
         entry.sequence = self.next;
-        if let Err(error) = self.write(&entry) {
-            log::error!("the journal {} cannot be written: {error}; events go on without it", self.path.display());
-            self.file = None;
+        match self.write(&entry) {
+            Ok(()) => self.failing = false,
+            Err(error) => {
+                if !self.failing {
+                    log::error!(
+                        "the journal {} cannot be written: {error}; events go on without it",
+                        self.path.display()
+                    );
+                }
+                self.failing = true;
+                self.file = None;
+            }
         }
         self.remember(entry.clone());
         entry

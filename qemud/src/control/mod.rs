@@ -41,6 +41,7 @@ use ipc::{
     server::{Happening, Limits, PeerKey, Server},
 };
 use mio::{Events, Interest, Poll, Registry, Token, unix::SourceFd};
+use sandbox::rlimit::{self, Resource};
 use thiserror::Error as ThisError;
 use uuid::Uuid;
 
@@ -177,6 +178,16 @@ pub fn run(mode: Mode, guests_have_uids: bool, idle_timeout: Option<u32>) -> Res
     Control::new(&poll, inherited, loaded)?.run(&mut poll)
 }
 
+/// As many connections as descriptors allow, with enough of those left for guests, disks on their way and files.
+fn limits() -> Limits {
+    const FOR_OTHERS: u64 = 512;
+    let defaults = Limits::default();
+    let descriptors = rlimit::get(Resource::Nofile).soft.unwrap_or(u64::MAX);
+    let most = usize::try_from(descriptors.saturating_sub(FOR_OTHERS)).unwrap_or(usize::MAX);
+    let connections = defaults.connections.min(most.max(64));
+    Limits { connections, reserved: defaults.reserved.min(connections / 8), ..defaults }
+}
+
 impl Control {
     fn new(poll: &Poll, inherited: Inherited, loaded: Loaded) -> Result<Control, ControlError> {
         let Inherited { launcher, doors, privileged } = inherited;
@@ -195,7 +206,7 @@ impl Control {
             instance,
             config,
             registry,
-            server: Server::new(clients, CLIENTS, Limits::default(), "qemud"),
+            server: Server::new(clients, CLIENTS, limits(), "qemud"),
             launcher: LauncherLink::new(Channel::new(launcher)),
             definitions,
             journal,

@@ -14,7 +14,7 @@ use std::{
 use api::Error;
 use model::{Domain, DomainType, DumpOptions, LifecycleAction, Live};
 use rustix::fs::{FileType, fstat};
-use sandbox::fd::check::{self, Access};
+use sandbox::fd::check::{self, Access, CheckError};
 use supervisor::protocol::{Abilities, Answer, Boot, Request};
 use uuid::Uuid;
 
@@ -86,7 +86,10 @@ impl Control {
         };
         let known = move |control: &mut Control, known: super::emulators::Known| match known {
             Ok(abilities) => control.plan_start(start, uuid, &abilities),
-            Err(error) => control.not_started(uuid, start.then, |_| error, ""),
+            Err(error) => {
+                let name = start.domain.name.clone();
+                control.not_started(uuid, start.then, |name| errors::for_domain("start", name, error), &name);
+            }
         };
         self.with_abilities(&emulator, Box::new(known));
     }
@@ -220,8 +223,10 @@ impl Control {
         self.flush_supervisors();
         let launched = move |control: &mut Control, done: super::launcher_link::Done| match done {
             Ok((crate::edge::FromLauncher::Launched { pid }, _)) => {
-                if let Some(guest) = control.guests.get_mut(&id) {
-                    guest.pid = pid;
+                let Some(guest) = control.guests.get_mut(&id) else { return };
+                guest.pid = pid;
+                if let Some(error) = guest.early_end.take() {
+                    control.abandon(id, &ending, |name| errors::guest("start", name, &error));
                 }
             }
             Ok(_) => log::error!("run {id}: the launcher gave another answer to a launch"),
@@ -261,7 +266,10 @@ impl Control {
                 finish(self, ending, Ok(id));
             }
             Ok(_) => self.abandon(id, ending, |name| errors::wrong_state(format!("'{name}' did not boot"))),
-            Err(error) => self.abandon(id, ending, |name| errors::guest("start", name, &error)),
+            Err(error) => match self.guests.get_mut(&id) {
+                Some(guest) if guest.pid == 0 => guest.early_end = Some(error),
+                _ => self.abandon(id, ending, |name| errors::guest("start", name, &error)),
+            },
         }
     }
 
@@ -336,8 +344,10 @@ fn crash_action(domain: &Domain) -> LifecycleAction {
 /// A disk's identity, or that a file is none that matters; refuses what is no disk at all, whoever opened it.
 fn identify(file: &plan::File, fd: &OwnedFd) -> Result<Option<DiskInUse>, Refusal> {
     let access = if file.writable { Access::ReadWrite } else { Access::Read };
-    check::regular_or_block(fd.as_fd(), access)
-        .map_err(|error| Refusal::Range { what: format!("{} ('{}'): {error}", file.what, file.path) })?;
+    check::regular_or_block(fd.as_fd(), access).map_err(|error| match error {
+        CheckError::Type { .. } => Refusal::Kind { path: file.path.clone() },
+        error => Refusal::Range { what: format!("{} ('{}'): {error}", file.what, file.path) },
+    })?;
     if !file.what.starts_with("disk ") {
         return Ok(None);
     }

@@ -21,7 +21,7 @@ use ipc::paths::{Instance, Mode, ROOT_VARIABLE};
 use rustix::fs::{Mode as FileMode, OFlags, open};
 use sandbox::{
     jail::{Device, Jail, JailError, WritableDir},
-    rlimit::{Limit, Resource},
+    rlimit::{self, Limit, Resource},
     spawn::{Child, IdMap, Identity, Namespace, Program, Spawn, SpawnError},
 };
 use supervisor::protocol::{BOOT_DIR, fds};
@@ -264,6 +264,10 @@ pub fn start_control(
         .fd(edge::fds::LISTENER, &listeners.read_write)
         .fd(edge::fds::READ_ONLY_LISTENER, &listeners.read_only)
         .limit(Limit::fixed(Resource::Core, 0));
+    // As many descriptors as the host allows: each client, guest and disk on its way takes one.
+    if let Some(most) = rlimit::get(Resource::Nofile).hard {
+        spawn = spawn.limit(Limit::fixed(Resource::Nofile, most));
+    }
     if rustix::process::geteuid().is_root() {
         spawn = spawn.arg("--guests-have-uids");
     }

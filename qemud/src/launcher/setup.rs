@@ -114,14 +114,26 @@ fn forget_earlier_boot(instance: &Instance) -> Result<(), SetupError> {
     }
     let journal = instance.journal();
     for path in [instance.guests_dir(), journal.parent().map(Path::to_path_buf).unwrap_or(journal)] {
-        match fs::remove_dir_all(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(SetupError::Directory { step: "clear the directory", path, source });
-            }
-            _ => {}
-        }
+        clear_directory(&path).map_err(|source| SetupError::Directory { step: "clear the directory", path, source })?;
     }
     fs::write(&mark, boot).map_err(|source| SetupError::Directory { step: "write", path: mark, source })
+}
+
+/// Removes what is in a directory, and not the directory, which may be a mount point.
+fn clear_directory(path: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn directory(path: &Path, mode: u32, owner: Option<u32>) -> Result<(), SetupError> {

@@ -148,6 +148,7 @@ struct Loaded {
     definitions: Definitions,
     journal: Journal,
     host: host::Host,
+    limits: Limits,
 }
 
 /// Runs control until the launcher leaves.
@@ -172,7 +173,7 @@ pub fn run(mode: Mode, guests_have_uids: bool, idle_timeout: Option<u32>) -> Res
     // Reads thousands of files on all CPUs, so it comes before the filter that allows no more threads.
     let definitions = Definitions::load(&instance.definitions_dir())?;
     let journal = Journal::open(&instance.journal()).map_err(ControlError::Journal)?;
-    let loaded = Loaded { instance, config, definitions, journal, host: host::Host::read() };
+    let loaded = Loaded { instance, config, definitions, journal, host: host::Host::read(), limits: limits() };
     let mut poll = Poll::new().map_err(ControlError::Poll)?;
     authority::give_up_power(&loaded.instance)?;
     Control::new(&poll, inherited, loaded)?.run(&mut poll)
@@ -191,7 +192,7 @@ fn limits() -> Limits {
 impl Control {
     fn new(poll: &Poll, inherited: Inherited, loaded: Loaded) -> Result<Control, ControlError> {
         let Inherited { launcher, doors, privileged } = inherited;
-        let Loaded { instance, config, definitions, journal, host } = loaded;
+        let Loaded { instance, config, definitions, journal, host, limits } = loaded;
         let registry = poll.registry().try_clone().map_err(ControlError::Poll)?;
         launcher.set_nonblocking(true).map_err(ControlError::Poll)?;
         registry
@@ -206,7 +207,7 @@ impl Control {
             instance,
             config,
             registry,
-            server: Server::new(clients, CLIENTS, limits(), "qemud"),
+            server: Server::new(clients, CLIENTS, limits, "qemud"),
             launcher: LauncherLink::new(Channel::new(launcher)),
             definitions,
             journal,

@@ -131,7 +131,7 @@ fn cannot_open(guest: &str, source: &Source, writable: bool, failure: Failure) -
     let error = match failure {
         Failure::Kind(kind) => {
             let error = new(ErrorCode::OPERATION_INVALID).with_cause_text(format!("it is {kind}"));
-            return error.with_hint("name a regular file or a device");
+            return error.with_hint("name a regular file or a block device");
         }
         Failure::System(error) => error,
     };

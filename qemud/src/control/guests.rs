@@ -303,7 +303,8 @@ impl Control {
     fn lose_link(&mut self, id: u32, error: &ConnError) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let Some(link) = guest.link.take() else { return };
-        if guest.phase != Phase::Ending {
+        // Before the launcher has said that there is a supervisor, its word says more.
+        if guest.phase != Phase::Ending && guest.pid != 0 {
             log::warn!("run {id} ('{}'): connection to its supervisor lost: {}", guest.name, chain(error));
         }
         // Closing deregisters by itself; this keeps the poll's own books right.

@@ -165,7 +165,10 @@ impl Compartments {
         }
         let dir = |size| WritableDir { uid: identity.uid, gid: identity.gid, mode: 0o700, size };
         let jail = jail.writable_dir(Path::new(BOOT_DIR), dir(BOOT_SIZE)).map_err(failed)?;
-        let jail = jail.writable_dir(Path::new("/tmp"), dir(TMP_SIZE)).map_err(failed)?;
+        let tmp = Path::new("/tmp");
+        // An emulator that was built there has its own use for the place.
+        let taken = emulator.starts_with(tmp) || named.starts_with(tmp);
+        let jail = if taken { jail } else { jail.writable_dir(tmp, dir(TMP_SIZE)).map_err(failed)? };
         // Without root the node keeps the host's rights, so it is of use only to a user who may open it.
         let usable = self.privileged || OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
         if launch.kvm && usable && Path::new("/dev/kvm").exists() {

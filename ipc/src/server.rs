@@ -172,6 +172,26 @@ impl Server {
         Ok(())
     }
 
+    /// Accepts nobody for now: who connects waits in the listeners' queues.
+    pub fn pause_listening(&mut self) {
+        for (listener, _) in &self.listeners {
+            // A listener that stays registered is accepted from: the worst case is what was before.
+            let _ = self.registry.deregister(&mut SourceFd(&listener.as_raw_fd()));
+        }
+    }
+
+    /// Accepts again, first those that have waited.
+    ///
+    /// # Errors
+    /// When a listener cannot be polled.
+    pub fn resume_listening(&mut self) -> io::Result<()> {
+        for (index, (listener, _)) in self.listeners.iter().enumerate() {
+            let token = Token(self.tokens.start + index);
+            self.registry.register(&mut SourceFd(&listener.as_raw_fd()), token, Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
     /// Whether an event of this token belongs to [`Server::ready`].
     #[must_use]
     pub fn owns(&self, token: Token) -> bool {

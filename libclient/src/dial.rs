@@ -29,8 +29,8 @@ use crate::{
     wait::{self, Deadline},
 };
 
-/// How often a daemon is started for one connection: it may end for idleness just when we come.
-const STARTS: usize = 3;
+/// How often a daemon is started for one connection: it may end for idleness just when we come, and again.
+const STARTS: usize = 10;
 /// How long a start may take: more than a cold disk needs.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Installed places, besides the environment, the neighbourhood of the program and `PATH`.

@@ -463,12 +463,12 @@ impl Guest {
     fn told(&mut self, told: Told) {
         let step = self.machine.told(told);
         self.take(step, None);
-        match (self.reset_window, told) {
-            (ResetWindow::Until(_), Told::Reset { by_guest: true }) => self.forbid_reset(),
-            (ResetWindow::Open, Told::Reset { .. } | Told::Resume) if self.machine.state().is_running() => {
-                self.reset_window = ResetWindow::Until(Instant::now() + FIRMWARE);
-            }
-            _ => {}
+        // The firmware may reset the machine several times, so its first reset does not close the window.
+        if self.reset_window == ResetWindow::Open
+            && matches!(told, Told::Reset { .. } | Told::Resume)
+            && self.machine.state().is_running()
+        {
+            self.reset_window = ResetWindow::Until(Instant::now() + FIRMWARE);
         }
     }
 

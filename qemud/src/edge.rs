@@ -41,7 +41,8 @@ pub enum ToLauncher {
         /// The guest's run.
         id: u32,
     },
-    /// Nobody has used this session's daemon for a while and it has no guest: end.
+    /// Nobody has used this session's daemon for a while, it has no guest, and it accepts nobody any more: end, or say
+    /// [`FromLauncher::Stay`].
     Idle,
 }
 
@@ -76,6 +77,8 @@ pub enum FromLauncher {
     },
     /// To either, when it failed.
     Failed(Refusal),
+    /// This is no time to end: accept clients again.
+    Stay,
     /// A supervisor is gone, and with it all of its guest.
     Ended {
         /// Which run.

@@ -51,6 +51,7 @@ impl Control {
     /// Takes a call from the frame that it came in to the driver, or to the error that it deserves.
     pub(super) fn take_call(&mut self, key: PeerKey, frame: Incoming) {
         let Some(peer) = self.server.peer(key) else { return };
+        self.served = true;
         let read_only = self.authority.read_only(peer);
         let mut asked = Asked { key, serial: frame.serial, read_only, fds: frame.fds };
         let call = match codec::decode_call(&frame.body) {

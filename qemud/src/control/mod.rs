@@ -65,6 +65,9 @@ const DOOR: u8 = 0;
 /// The listener for calls that only read.
 const READ_ONLY_DOOR: u8 = 1;
 
+/// How long a new daemon waits for its first client, however short the configured time is.
+const STARTER_PATIENCE: Duration = Duration::from_secs(10);
+
 const LAUNCHER: Token = Token(0);
 /// Clients' tokens end where the supervisors' begin.
 const CLIENTS: std::ops::Range<usize> = 16..1 << 20;
@@ -128,6 +131,11 @@ pub struct Control {
     /// Guests have uids of their own.
     privileged: bool,
     idle_since: Option<Instant>,
+    /// Since when there may be clients, and whether there has been one: whoever starts a daemon connects only when it is up.
+    began: Instant,
+    served: bool,
+    /// The launcher has been asked to end.
+    leaving: bool,
     /// The listeners, until every guest that can be found has been found.
     doors: Vec<(UnixListener, u8)>,
     host: host::Host,
@@ -220,6 +228,9 @@ impl Control {
             timer_count: 0,
             privileged,
             idle_since: None,
+            began: Instant::now(),
+            served: false,
+            leaving: false,
             doors,
             host,
         })
@@ -282,7 +293,13 @@ impl Control {
         }
         let timer = self.timers.keys().next().map(|(at, _)| at.saturating_duration_since(now));
         let idle = self.idle_since.map(|since| (since + self.config.idle_timeout).saturating_duration_since(now));
-        [timer, idle, self.server.patience_left(now)].into_iter().flatten().min()
+        [timer, idle, self.awaits_first_client(now), self.server.patience_left(now)].into_iter().flatten().min()
+    }
+
+    /// How much longer a new daemon waits for whoever started it.
+    fn awaits_first_client(&self, now: Instant) -> Option<Duration> {
+        let left = (self.began + STARTER_PATIENCE).saturating_duration_since(now);
+        (!self.served && !left.is_zero()).then_some(left)
     }
 
     /// Does `then` at a moment unless it is cancelled before.
@@ -323,6 +340,8 @@ impl Control {
     /// A session's daemon leaves when it is of no use: no client, no guest, nothing under way.
     fn watch_idleness(&mut self, now: Instant) {
         let idle = self.instance.mode() == Mode::Session
+            && self.awaits_first_client(now).is_none()
+            && !self.leaving
             && self.doors.is_empty()
             && self.server.open() == 0
             && self.guests.is_empty()
@@ -331,7 +350,17 @@ impl Control {
             self.idle_since = None;
         } else if *self.idle_since.get_or_insert(now) + self.config.idle_timeout <= now {
             self.idle_since = None;
+            // From here on who connects waits at the door, for this daemon or, when it has left, to be turned to the next one.
+            self.server.pause_listening();
+            self.leaving = true;
             self.launcher.tell(&edge::ToLauncher::Idle);
+        }
+    }
+
+    fn stay(&mut self) {
+        self.leaving = false;
+        if let Err(error) = self.server.resume_listening() {
+            log::error!("clients cannot be accepted: {error}");
         }
     }
 
@@ -343,6 +372,7 @@ impl Control {
                     then(self, answer);
                 }
                 launcher_link::Heard::News(FromLauncher::Guests(found)) => self.adopt(found),
+                launcher_link::Heard::News(FromLauncher::Stay) => self.stay(),
                 launcher_link::Heard::News(FromLauncher::Ended { id, how }) => self.run_ended(id, how),
                 launcher_link::Heard::News(other) => log::warn!("the launcher says {other:?} unasked"),
             }

@@ -282,7 +282,13 @@ impl Launcher {
             },
             ToLauncher::Retire { id } => return self.retire(id),
             ToLauncher::Kill { id } => return self.kill(id),
-            ToLauncher::Idle => return self.leave_if_idle(),
+            ToLauncher::Idle => {
+                self.leave_if_idle();
+                if !self.leaving {
+                    say(channel, 0, &FromLauncher::Stay, Vec::new());
+                }
+                return;
+            }
         };
         let (answer, fds) = answer.unwrap_or_else(|refusal| (FromLauncher::Failed(refusal), Vec::new()));
         say(channel, serial, &answer, fds);

@@ -1,7 +1,7 @@
 //! A buffered connection: frames and their file descriptors over one Unix stream socket.
 //!
 //! The same type serves a non-blocking daemon and a blocking worker: [`Conn::fill`] and [`Conn::flush`] do what the socket
-//! lets them do, [`Conn::recv`] and [`Conn::send`] wait.
+//! lets them do, [`Conn::recv`] and [`Conn::flush_all`] wait.
 //!
 //! Descriptors travel with the first byte of their frame. The kernel never glues bytes of one `sendmsg` to those of another
 //! that carried descriptors, so what has arrived belongs to frames that have begun to arrive: a descriptor that no frame

@@ -30,8 +30,13 @@ use crate::{
 /// How long control may take to read the end of the guest. It can read the log later.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// How long a guest's firmware may take to reset the machine once more after a reset from outside, as SeaBIOS does.
+/// How long a guest's firmware may reset the machine again and again after a reset from outside, as SeaBIOS does: up to
+/// three times, some 20 ms apart on an idle host.
 const FIRMWARE: Duration = Duration::from_secs(5);
+/// How long it may take to the first of these resets.
+const FIRMWARE_BEGINS: Duration = Duration::from_secs(1);
+/// And from one to the next.
+const FIRMWARE_RESETS: Duration = Duration::from_millis(500);
 
 /// Whether a guest that must not reboot may do so now: after a reset from outside, for the sake of its firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +44,11 @@ enum ResetWindow {
     Closed,
     /// A reset from outside is under way, or the virtual CPUs stand still after it.
     Open,
-    /// The firmware runs.
-    Until(Instant),
+    /// The firmware runs: until it has been quiet for a while, but no longer than to the limit.
+    Until {
+        quiet: Instant,
+        limit: Instant,
+    },
 }
 
 /// What an answer of QEMU belongs to.
@@ -253,7 +261,7 @@ impl Guest {
             Phase::Living => None,
         };
         let window = match self.reset_window {
-            ResetWindow::Until(until) => Some(until),
+            ResetWindow::Until { quiet, .. } => Some(quiet),
             ResetWindow::Open | ResetWindow::Closed => None,
         };
         [phase, self.qmp.next_deadline(), self.kill_at, window].into_iter().flatten().min()
@@ -270,7 +278,7 @@ impl Guest {
             let command = "query-status".to_owned();
             self.give_up(Failure::Deadline { command, deadline_ms: self.deadline_ms() });
         }
-        if matches!(self.reset_window, ResetWindow::Until(until) if until <= now) {
+        if matches!(self.reset_window, ResetWindow::Until { quiet, .. } if quiet <= now) {
             self.forbid_reset();
         }
         if self.kill_at.is_some_and(|at| at <= now) {
@@ -406,7 +414,8 @@ impl Guest {
             Ok(fd) => (Ok(Answer::Done), vec![fd]),
             Err(AttachError::Busy) => (Err(Failure::ConsoleBusy), Vec::new()),
             Err(AttachError::Full) => (Err(Failure::ConsoleFull(supervisor::console::MAX_CLIENTS)), Vec::new()),
-            Err(AttachError::Closed) => (Err(Failure::NoSuchConsole { console: open.console, have }), Vec::new()),
+            // QEMU has closed its end: the guest is on its way out.
+            Err(AttachError::Closed) => (Err(Failure::WrongState { state: "in shutdown".to_owned() }), Vec::new()),
             Err(error @ AttachError::Socket(_)) => (Err(boot::failed("attach to the console", &error)), Vec::new()),
         };
         self.wire.answer(ticket, answer, fds);
@@ -463,12 +472,16 @@ impl Guest {
     fn told(&mut self, told: Told) {
         let step = self.machine.told(told);
         self.take(step, None);
-        // The firmware may reset the machine several times, so its first reset does not close the window.
-        if self.reset_window == ResetWindow::Open
-            && matches!(told, Told::Reset { .. } | Told::Resume)
-            && self.machine.state().is_running()
-        {
-            self.reset_window = ResetWindow::Until(Instant::now() + FIRMWARE);
+        let now = Instant::now();
+        match (self.reset_window, told) {
+            (ResetWindow::Open, Told::Reset { .. } | Told::Resume) if self.machine.state().is_running() => {
+                self.reset_window = ResetWindow::Until { quiet: now + FIRMWARE_BEGINS, limit: now + FIRMWARE };
+            }
+            // The firmware may reset the machine several times, so its first reset does not close the window.
+            (ResetWindow::Until { limit, .. }, Told::Reset { .. }) => {
+                self.reset_window = ResetWindow::Until { quiet: limit.min(now + FIRMWARE_RESETS), limit };
+            }
+            _ => {}
         }
     }
 

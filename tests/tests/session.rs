@@ -20,7 +20,10 @@ fn racing_clients_start_one_daemon() {
             let clients: Vec<_> = (0..8).map(|_| scope.spawn(|| instance.bulkhead(&["list", "--all"]))).collect();
             let count = scope.spawn(|| {
                 let mut pids = BTreeSet::new();
-                while !done.load(Ordering::Relaxed) {
+                let mut last = false;
+                // Once more after all are done, so that whoever is there in the end is counted.
+                while !last {
+                    last = done.load(Ordering::Relaxed);
                     pids.extend(instance.role(Role::Launcher).iter().map(|process| process.pid));
                 }
                 pids

@@ -99,8 +99,8 @@ fn descriptors_come_with_these_calls_and_replies() {
             (Op::DomainFdAssociate, count(1, 32), FdCount::NONE),
             (Op::QemuDomainMonitorCommandWithFiles, count(0, 32), count(0, 32)),
             (Op::LxcDomainOpenNamespace, FdCount::NONE, count(0, 32)),
-            (Op::BulkheadDomainCreateWithSources, count(0, 1024), FdCount::NONE),
-            (Op::BulkheadDomainCreateXmlWithSources, count(0, 1024), FdCount::NONE),
+            (Op::BulkheadDomainCreateWithSources, count(0, 200), FdCount::NONE),
+            (Op::BulkheadDomainCreateXmlWithSources, count(0, 200), FdCount::NONE),
             (Op::BulkheadDomainOpenConsole, FdCount::NONE, count(1, 1)),
         ]
     );

@@ -67,6 +67,8 @@ pub struct Compartments {
     privileged: bool,
     /// The network namespace of the next guest. Making one takes a tenth of what a start takes beside QEMU itself.
     spare_netns: Option<OwnedFd>,
+    /// Making them ahead works.
+    makes_netns: bool,
 }
 
 impl Compartments {
@@ -82,16 +84,25 @@ impl Compartments {
         };
         let program = open(&path, OFlags::PATH | OFlags::CLOEXEC, FileMode::empty()).map_err(failed)?;
         let privileged = rustix::process::geteuid().is_root();
-        Ok(Compartments { program, jails: HashMap::new(), privileged, spare_netns: None })
+        Ok(Compartments { program, jails: HashMap::new(), privileged, spare_netns: None, makes_netns: privileged })
+    }
+
+    /// Whether there is something to make ahead.
+    #[must_use]
+    pub fn wants_preparation(&self) -> bool {
+        // In a user namespace, the network namespace has to be the user namespace's own.
+        self.makes_netns && self.spare_netns.is_none()
     }
 
     /// Makes ahead what the next start will need. For when nobody waits.
     pub fn prepare(&mut self) {
-        // In a user namespace, the network namespace has to be the user namespace's own.
-        if self.privileged && self.spare_netns.is_none() {
+        if self.wants_preparation() {
             match sandbox::netns::empty() {
                 Ok(netns) => self.spare_netns = Some(netns),
-                Err(error) => log::warn!("the next guest's network namespace is not made ahead: {}", chain(&error)),
+                Err(error) => {
+                    log::warn!("network namespaces are not made ahead: {}", chain(&error));
+                    self.makes_netns = false;
+                }
             }
         }
     }

@@ -45,6 +45,10 @@ const CONTROL_PROCESS: Token = Token(1);
 const SIGNALS: Token = Token(2);
 const FIRST_RUN: usize = 1 << 8;
 
+/// When nothing has happened for this long, what the next start needs is made ahead: not while a guest that was just
+/// launched needs the CPUs.
+const QUIET: Duration = Duration::from_millis(100);
+
 /// A control that dies sooner than this after its start is not worth another try at once.
 const SHORT_LIFE: Duration = Duration::from_secs(2);
 /// This many short lives in a row, and the launcher gives up.
@@ -181,9 +185,13 @@ impl Launcher {
         let mut control = self.start_control()?;
         let mut events = Events::with_capacity(64);
         while !self.leaving {
-            match self.poll.poll(&mut events, None) {
+            let quiet = self.compartments.wants_preparation().then_some(QUIET);
+            match self.poll.poll(&mut events, quiet) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other.map_err(LauncherError::Poll)?,
+            }
+            if events.is_empty() {
+                self.compartments.prepare();
             }
             let mut control_lost = false;
             for event in &events {
@@ -195,7 +203,6 @@ impl Launcher {
                 }
             }
             control_lost |= control.channel.flush().is_err();
-            self.compartments.prepare();
             if control_lost && !self.leaving {
                 control = self.replace_control(control)?;
             }

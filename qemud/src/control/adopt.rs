@@ -13,7 +13,7 @@ use supervisor::protocol::{Answer, Request};
 use super::{
     Control,
     definitions::chain,
-    guests::{Guest, Phase, Process, Told},
+    guests::{Guest, GuestError, Phase, Process, Told},
     start::Start,
 };
 use crate::{edge::Found, qemu::plan::DiskInUse};
@@ -47,16 +47,28 @@ impl Control {
                 self.run_ended(run.id, None);
                 continue;
             }
-            if let Err(error) = self.dial(run.id) {
-                log::error!("run {}: its supervisor cannot be reached: {}", run.id, chain(&*error));
-                continue;
-            }
             waiting.set(waiting.get() + 1);
             let waiting = std::rc::Rc::clone(&waiting);
-            self.question(run.id, Box::new(move |control: &mut Control| control.one_less(&waiting)));
+            let settled = Box::new(move |control: &mut Control| control.one_less(&waiting));
+            match self.dial(run.id) {
+                Ok(()) => self.question(run.id, settled),
+                Err(error) => {
+                    log::warn!("run {}: its supervisor cannot be reached: {}", run.id, chain(&*error));
+                    self.when_ended(run.id, settled);
+                }
+            }
         }
         self.one_less(&waiting);
         self.after(PATIENCE, Box::new(|control, ()| control.open_doors()));
+    }
+
+    /// A supervisor that does not take a connection, or closes it, is on its way out: the launcher will say so in a moment,
+    /// and no client should find its guest in the list in between.
+    fn when_ended(&mut self, id: u32, then: Box<dyn FnOnce(&mut Control)>) {
+        match self.guests.get_mut(&id) {
+            Some(guest) => guest.on_end.push(Box::new(|control, ()| then(control))),
+            None => then(self),
+        }
     }
 
     fn one_less(&mut self, waiting: &std::cell::Cell<usize>) {
@@ -120,6 +132,9 @@ impl Control {
         self.ask_guest_within(id, &Request::Record, Vec::new(), wait, Box::new(move |c, told| c.take_record(id, told)));
         self.ask_guest_within(id, &Request::Events { after }, Vec::new(), wait, Box::new(|_, _| {}));
         let take_status = move |control: &mut Control, told: Told| {
+            if matches!(told, Err(GuestError::Gone(_))) {
+                return control.when_ended(id, answered);
+            }
             control.take_status(id, told);
             answered(control);
         };

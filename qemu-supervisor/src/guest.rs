@@ -245,6 +245,7 @@ impl Guest {
                 for asked in asked {
                     self.asked(asked);
                 }
+                self.end_if_forsaken();
             }
             Some(Source::Console(number, part)) => {
                 if let Some(console) = self.qemu.consoles.get_mut(usize::from(number)) {
@@ -537,6 +538,15 @@ impl Guest {
     }
 
     /// Gives up a guest that has not started; control is answered when QEMU has ended.
+    /// Until the start has been answered, a later qemud may know nothing of this guest: if the one that started it is gone,
+    /// nobody would ever end it.
+    fn end_if_forsaken(&mut self) {
+        if matches!(self.phase, Phase::Booting { failure: None, .. }) && !self.wire.has_control() {
+            self.log.line("control left before the guest was up; the guest ends");
+            self.give_up(Failure::BadRequest("control left before the guest was up".to_owned()));
+        }
+    }
+
     fn give_up(&mut self, why: Failure) {
         if let Phase::Booting { failure, .. } = &mut self.phase {
             failure.get_or_insert(why);

@@ -253,6 +253,15 @@ fn a_qemu_that_says_nothing_is_given_up() {
 }
 
 #[test]
+fn a_guest_whose_start_nobody_waits_for_any_more_ends() {
+    let mut rig = Rig::launch(&Request::Boot(mute(60_000)), Vec::new());
+    // The control that started it is gone; its place is taken by one end of a pair that leads nowhere.
+    rig.control = rig::Control::new(UnixStream::pair().unwrap().0);
+    assert!(rig.ended().success());
+    assert_eq!(rig.recorded_kinds(), [Kind::STOPPED_FAILED]);
+}
+
+#[test]
 fn a_guest_that_is_being_started_can_be_asked_and_ended() {
     let mut rig = Rig::launch(&Request::Boot(mute(60_000)), Vec::new());
     let mut other = rig.connect();

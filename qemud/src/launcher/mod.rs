@@ -312,7 +312,9 @@ impl Launcher {
     /// Leaves, unless somebody is about to connect: starters wait until this process is gone and then start another.
     fn leave_if_idle(&mut self) {
         self.turn = background::hold_starters(&self.instance);
-        self.leaving = self.turn.is_some() && self.runs.is_empty();
+        // Where the run-time directory is gone, nobody can come any more.
+        let reachable = self.instance.runtime_dir().exists();
+        self.leaving = (self.turn.is_some() || !reachable) && self.runs.is_empty();
         if !self.leaving {
             self.turn = None;
         }

@@ -32,7 +32,7 @@ use stats::Samples;
 
 const URI: &str = "qemu:///session";
 const STARTS: usize = 40;
-/// Long enough for the launcher to make ahead what the next start needs, as between the starts of people and of most tools.
+/// As between the starts of people and of most tools.
 const APART: Duration = Duration::from_millis(150);
 const CALLS: usize = 20_000;
 const DEFINITIONS: usize = 10_000;

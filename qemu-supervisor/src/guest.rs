@@ -537,16 +537,17 @@ impl Guest {
         }
     }
 
-    /// Gives up a guest that has not started; control is answered when QEMU has ended.
     /// Until the start has been answered, a later qemud may know nothing of this guest: if the one that started it is gone,
-    /// nobody would ever end it.
+    /// nobody would ever end it. One that does know is turned away, so that nobody sees a guest that is going.
     fn end_if_forsaken(&mut self) {
         if matches!(self.phase, Phase::Booting { failure: None, .. }) && !self.wire.has_control() {
             self.log.line("control left before the guest was up; the guest ends");
+            self.wire.close();
             self.give_up(Failure::BadRequest("control left before the guest was up".to_owned()));
         }
     }
 
+    /// Gives up a guest that has not started; control is answered when QEMU has ended.
     fn give_up(&mut self, why: Failure) {
         if let Phase::Booting { failure, .. } = &mut self.phase {
             failure.get_or_insert(why);

@@ -1,8 +1,9 @@
 //! # qemu-supervisor: one process per QEMU guest
 //!
 //! The launcher starts a supervisor inside its guest's compartment, as the first process of the guest's pid namespace, with a
-//! uid of the guest's own and no capability. It starts QEMU once, speaks QMP with it, keeps its consoles' output and its
-//! events, and answers control until QEMU has ended; then it ends too. When it dies, the kernel ends the guest.
+//! uid of the guest's own and no capability; often before there is a guest for it, so that nobody waits for the compartment.
+//! Given one, it starts QEMU once, speaks QMP with it, keeps its consoles' output and its events, and answers control until
+//! QEMU has ended; then it ends too. When it dies, the kernel ends the guest.
 //!
 //! | module | what it is for |
 //! |---|---|
@@ -29,7 +30,7 @@ pub mod qemu;
 pub mod qmp;
 pub mod words;
 
-use std::{fs::File, io::Write, os::unix::net::UnixStream, process::ExitCode};
+use std::{ffi::CStr, fs::File, io::Write, os::unix::net::UnixStream, process::ExitCode};
 
 use sandbox::{
     fd::{
@@ -41,7 +42,8 @@ use sandbox::{
 };
 use supervisor::{
     events::EventLog,
-    protocol::{Failure, Request, fds},
+    launch::{self, ASSIGNMENT, AssignError, Assignment},
+    protocol::{Failure, Request},
     wire::{Wire, WireError},
 };
 use thiserror::Error;
@@ -59,8 +61,14 @@ enum StartError {
     #[error("descriptor {number}, {what}, is missing: this program is started by qemud, not by hand")]
     Missing { number: i32, what: &'static str, source: InheritError },
     /// A descriptor is something else.
-    #[error("descriptor {number} is not {what}: this program is started by qemud, not by hand")]
-    Wrong { number: i32, what: &'static str, source: CheckError },
+    #[error("{what} is something else: this program is started by qemud, not by hand")]
+    Wrong { what: &'static str, source: CheckError },
+    /// What came is no guest.
+    #[error("the launcher did not say which guest this supervisor is for")]
+    Assignment(#[from] AssignError),
+    /// The guest's log can't become the standard error.
+    #[error("cannot write to the guest's log")]
+    Log(#[source] std::io::Error),
     /// Something that was left open can't be closed.
     #[error("cannot close the descriptors that are not for the supervisor")]
     Close(#[source] std::io::Error),
@@ -110,21 +118,40 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// How the process is called until it has a guest, for people who look at `ps`.
+const WAITING: &CStr = c"supervisor-kept";
+/// And then.
+const SUPERVISING: &CStr = c"qemu-supervisor";
+
 fn serve(control_uid: u32) -> Result<(), StartError> {
-    let take = |number, what| inherited_fd(number).map_err(|source| StartError::Missing { number, what, source });
-    let listener = take(fds::LISTENER, "the socket for later controls")?;
-    let control = take(fds::CONTROL, "the socket of control")?;
-    let events = take(fds::EVENT_LOG, "the event log")?;
-    let wrong = |number, what| move |source| StartError::Wrong { number, what, source };
-    check::unix_stream(&listener).map_err(wrong(fds::LISTENER, "a socket"))?;
-    check::unix_stream(&control).map_err(wrong(fds::CONTROL, "a socket"))?;
-    check::regular(&events, Access::Write).map_err(wrong(fds::EVENT_LOG, "a file"))?;
+    let missing = |source| StartError::Missing { number: ASSIGNMENT, what: "the socket of the launcher", source };
+    let launcher = inherited_fd(ASSIGNMENT).map_err(missing)?;
+    check::unix_stream(&launcher).map_err(|source| StartError::Wrong { what: "the socket of the launcher", source })?;
     close_all_but(&[]).map_err(StartError::Close)?;
+    call_process(WAITING);
+    let Some(assignment) = launch::wait(UnixStream::from(launcher))? else { return Ok(()) };
+    call_process(SUPERVISING);
+    supervise(assignment, control_uid)
+}
+
+/// A name is a convenience; a process without it works as well.
+fn call_process(name: &CStr) {
+    let _ = rustix::thread::set_name(name);
+}
+
+fn supervise(assignment: Assignment, control_uid: u32) -> Result<(), StartError> {
+    let Assignment { listener, control, event_log, log } = assignment;
+    check::regular(&log, Access::Write).map_err(wrong("the guest's log"))?;
+    rustix::stdio::dup2_stderr(&log).map_err(|errno| StartError::Log(errno.into()))?;
+    drop(log);
+    check::unix_stream(&listener).map_err(wrong("the socket for later controls"))?;
+    check::unix_stream(&control).map_err(wrong("the socket of control"))?;
+    check::regular(&event_log, Access::Write).map_err(wrong("the event log"))?;
 
     let (mut wire, mut asked) = Wire::new("qemu-supervisor", listener, UnixStream::from(control), control_uid)?;
     match std::mem::replace(&mut asked.request, Request::Status) {
         Request::Boot(boot) => {
-            let events = EventLog::new(Some(File::from(events)));
+            let events = EventLog::new(Some(File::from(event_log)));
             if let Some(guest) = Guest::start(asked, boot, wire, events) {
                 guest.serve();
             }
@@ -136,4 +163,8 @@ fn serve(control_uid: u32) -> Result<(), StartError> {
         }
     }
     Ok(())
+}
+
+fn wrong(what: &'static str) -> impl FnOnce(CheckError) -> StartError {
+    move |source| StartError::Wrong { what, source }
 }

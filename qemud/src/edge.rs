@@ -28,7 +28,7 @@ pub enum ToLauncher {
         /// Open it for writing too.
         writable: bool,
     },
-    /// Build a guest's compartment and start its supervisor there. One descriptor comes along: the supervisor's end of the
+    /// Give a guest its supervisor, in a compartment of its own. One descriptor comes along: the supervisor's end of the
     /// connection on which control has told it what to run.
     Launch(Launch),
     /// Control has read the event log of a guest that ended: its directory can go.
@@ -57,8 +57,6 @@ pub struct Launch {
     pub name: String,
     /// Which QEMU the compartment holds.
     pub emulator: String,
-    /// The uid under which supervisor and QEMU run, out of the configured range; none in a session without privilege.
-    pub uid: Option<u32>,
     /// The compartment has `/dev/kvm`.
     pub kvm: bool,
 }
@@ -74,6 +72,8 @@ pub enum FromLauncher {
     Launched {
         /// The supervisor's process, as the host sees it.
         pid: u32,
+        /// The uid under which supervisor and QEMU run, if it is the guest's own.
+        uid: Option<u32>,
     },
     /// To either, when it failed.
     Failed(Refusal),

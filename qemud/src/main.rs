@@ -35,9 +35,6 @@ struct Arguments {
     /// Which of the two processes this is; the launcher starts control
     #[arg(long, hide = true, default_value = "launcher")]
     role: Role,
-    /// Guests run under uids of their own
-    #[arg(long, hide = true)]
-    guests_have_uids: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -78,7 +75,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let system = arguments.system || (!arguments.session && rustix::process::geteuid().is_root());
     let mode = if system { Mode::System } else { Mode::Session };
     if arguments.role == Role::Control {
-        return Ok(control::run(mode, arguments.guests_have_uids, arguments.idle_timeout)?);
+        return Ok(control::run(mode, arguments.idle_timeout)?);
     }
     let instance = match &arguments.root {
         Some(root) => Instance::at(mode, Some(root.clone())),

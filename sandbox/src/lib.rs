@@ -8,7 +8,6 @@
 //! - [`jail`] describes the root directory of such a program;
 //! - [`policy`] holds the seccomp allow-lists of the roles, as tables with a reason beside every call;
 //! - [`landlock`], [`caps`], [`rlimit`] and [`process`] narrow the process that calls them;
-//! - [`netns`] makes empty network namespaces ahead of their use;
 //! - [`fd`], [`peer`], [`pidfd`] and [`signal`] make descriptors, peers, children and signals safe to handle.
 //!
 //! The crate is a library and has no process of its own. What its code must never do: allocate, lock or panic between
@@ -20,7 +19,6 @@ pub mod caps;
 pub mod fd;
 pub mod jail;
 pub mod landlock;
-pub mod netns;
 pub mod peer;
 pub mod pidfd;
 pub mod policy;

@@ -5,6 +5,7 @@
 //!
 //! | module | what it is for |
 //! |---|---|
+//! | [`launch`] | what the launcher tells a supervisor |
 //! | [`protocol`] | what control and a supervisor say to each other |
 //! | [`lifecycle`] | libvirt's numbers of states, reasons and events that a supervisor speaks of |
 //! | [`events`] | the numbered events: in memory, in the log, and read back from the log of a dead supervisor |
@@ -18,6 +19,7 @@
 
 pub mod console;
 pub mod events;
+pub mod launch;
 pub mod lifecycle;
 pub mod poll;
 pub mod protocol;

@@ -10,16 +10,6 @@ use thiserror::Error;
 /// The versions of this edge that this build speaks: the present one and the one before.
 pub const VERSIONS: (u16, u16) = (1, 1);
 
-/// Fixed descriptors with which the launcher starts a supervisor; 0 and 1 are `/dev/null`, 2 is the guest's log file.
-pub mod fds {
-    /// The bound socket on which later controls connect; the supervisor calls `listen` on it.
-    pub const LISTENER: i32 = 3;
-    /// The connection of the control that starts the guest; its hello and first request are in it already.
-    pub const CONTROL: i32 = 4;
-    /// The guest's event log, opened for appending.
-    pub const EVENT_LOG: i32 = 5;
-}
-
 /// Where QEMU finds what its supervisor hands to it. Control names these in the argument vector that it builds.
 pub mod qemu_fds {
     /// QEMU's end of the QMP socket.

@@ -84,7 +84,8 @@ struct Control {
 /// The edge. See the module's page.
 #[derive(Debug)]
 pub struct Wire {
-    listener: OwnedFd,
+    /// None when no control is let in any more.
+    listener: Option<OwnedFd>,
     control_uid: u32,
     hello: Hello,
     control: Option<Control>,
@@ -111,8 +112,15 @@ impl Wire {
         // A control that connects and leaves between poll and accept must not make accept wait.
         rustix::io::ioctl_fionbio(&listener, true).map_err(|errno| WireError::Listen(errno.into()))?;
         let hello = Hello::new(program, VERSIONS.0, VERSIONS.1);
-        let mut wire =
-            Wire { listener, control_uid, hello, control: None, newcomer: None, next_number: 1, starved: false };
+        let mut wire = Wire {
+            listener: Some(listener),
+            control_uid,
+            hello,
+            control: None,
+            newcomer: None,
+            next_number: 1,
+            starved: false,
+        };
         let asked = wire.meet_first(first)?;
         Ok((wire, asked))
     }
@@ -135,18 +143,24 @@ impl Wire {
 
     /// Names everything that the edge waits for.
     pub fn sources(&self) -> impl Iterator<Item = (Part, BorrowedFd<'_>, Interest)> {
-        let listener = (Part::Listener, self.listener.as_fd(), Interest { read: !self.starved, write: false });
+        let interest = Interest { read: !self.starved, write: false };
+        let listener = self.listener.iter().map(move |listener| (Part::Listener, listener.as_fd(), interest));
         let controls = [&self.control, &self.newcomer].into_iter().flatten().map(|control| {
             let interest = Interest { read: true, write: control.channel.conn().backlog() > 0 };
             (Part::Control(control.number), control.channel.as_fd(), interest)
         });
-        std::iter::once(listener).chain(controls)
+        listener.chain(controls)
     }
 
     /// Whether a control is connected.
     #[must_use]
     pub fn has_control(&self) -> bool {
         self.control.is_some()
+    }
+
+    /// Turns away every control from here on, those included that wait to be let in: there is nothing left to be asked.
+    pub fn close(&mut self) {
+        (self.listener, self.newcomer, self.control) = (None, None, None);
     }
 
     /// Whether something waits for the control to read it.
@@ -219,8 +233,9 @@ impl Wire {
 
     /// Accepts one connection. The newest takes the place of one that has not said hello yet.
     fn accept(&mut self) {
+        let Some(listener) = &self.listener else { return };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = match rustix::net::accept_with(&self.listener, flags) {
+        let socket = match rustix::net::accept_with(listener, flags) {
             Ok(socket) => UnixStream::from(socket),
             Err(Errno::MFILE | Errno::NFILE) => {
                 self.newcomer = None;
@@ -325,6 +340,19 @@ mod tests {
         assert_eq!((asked.request, asked.ticket), (Request::Status, Ticket { control: 0, serial: 1 }));
         peer.recv_hello().unwrap();
         (wire, peer)
+    }
+
+    #[test]
+    fn a_closed_edge_turns_everybody_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut wire, mut first) = wire(&dir);
+        let path = dir.path().join("socket");
+        let mut waiting = UnixStream::connect(&path).unwrap();
+        wire.close();
+        assert_eq!(wire.sources().count(), 0);
+        assert!(!matches!(waiting.read(&mut [0]), Ok(1..)), "one that waited to be let in");
+        assert!(UnixStream::connect(&path).is_err());
+        assert!(matches!(first.recv(), Err(ConnError::Closed)));
     }
 
     const READABLE: Ready = Ready { key: 0, read: true, write: false, hangup: false };

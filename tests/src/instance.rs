@@ -506,6 +506,12 @@ impl Instance {
             if !wait_for_no_entries(&self.guests_dir(), Duration::from_secs(20)) {
                 left.push(format!("a guest's directory is left in {}", self.guests_dir().display()));
             }
+            // A guest is gone for its clients a moment before its processes are.
+            for process in processes.iter().filter(|p| matches!(p.role, Role::Supervisor | Role::Qemu)) {
+                if process.handle().is_some_and(|handle| !handle.wait_for_end(Duration::from_secs(20))) {
+                    left.push(format!("does not end: {process:?}"));
+                }
+            }
             self.stop_daemon();
         }
         left.extend(self.processes().iter().map(|process| format!("still there: {process:?}")));

@@ -24,6 +24,7 @@ pub use process::{Handle, Process, Role, Signal, processes_of, rss_kib};
 pub use terminal::{PROMPT, Terminal};
 pub use wait::{
     BootPermit, LONG, boot_permit, skip, wait_for_entry, wait_for_file, wait_for_no_entries, wait_for_removal,
+    wait_until,
 };
 
 mod collect;

@@ -26,6 +26,8 @@ pub enum Role {
     Starter,
     /// A launcher's child that is about to become something else.
     Forked,
+    /// A supervisor that waits for a guest.
+    Kept,
     /// A guest's supervisor.
     Supervisor,
     /// A guest's QEMU.
@@ -64,7 +66,12 @@ impl Process {
         let cmdline = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let words = cmdline.split(|byte| *byte == 0).filter(|word| !word.is_empty());
         let arguments: Vec<String> = words.map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-        let role = role_of(&arguments);
+        // Its first act as a guest's supervisor is to write to that guest's log.
+        let mute = || fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|path| path == Path::new("/dev/null"));
+        let role = match role_of(&arguments) {
+            Role::Supervisor if mute() => Role::Kept,
+            role => role,
+        };
         Some(Process { pid, parent: field("PPid")?.parse().ok()?, uid: field("Uid")?.parse().ok()?, role, arguments })
     }
 
@@ -145,9 +152,10 @@ pub fn processes_of(root: &Path) -> Vec<Process> {
         .filter_map(Process::of)
         .collect();
     let mut found: Vec<Process> = all.iter().filter(|process| names(process, root)).cloned().collect();
-    // QEMU has nothing of the host's in sight; its parent has.
+    // QEMU, and a supervisor that waits, have nothing of the host's in sight; their parents have.
     for process in &all {
-        let child = process.role == Role::Qemu && found.iter().any(|parent| parent.pid == process.parent);
+        let hidden = matches!(process.role, Role::Qemu | Role::Kept);
+        let child = hidden && found.iter().any(|parent| parent.pid == process.parent);
         if child && !found.contains(process) {
             found.push(process.clone());
         }
@@ -166,10 +174,8 @@ fn names(process: &Process, root: &Path) -> bool {
     let directory = format!("/proc/{}", process.pid);
     process.arguments.iter().any(|argument| holds(argument.as_bytes()))
         || fs::read(format!("{directory}/environ")).is_ok_and(|environment| holds(&environment))
-        // A supervisor has neither; its log is on descriptor 2, its event log on 5.
-        || ["fd/2", "fd/5"].iter().any(|fd| {
-            fs::read_link(format!("{directory}/{fd}")).is_ok_and(|path| holds(path.as_os_str().as_bytes()))
-        })
+        // A supervisor has neither; its log is on descriptor 2.
+        || fs::read_link(format!("{directory}/fd/2")).is_ok_and(|path| holds(path.as_os_str().as_bytes()))
 }
 
 /// The resident memory of a process, in KiB.
@@ -190,7 +196,7 @@ mod tests {
         assert_eq!(role("/x/qemud --session --root=/r --announce"), Role::Launcher);
         assert_eq!(role("qemud --role=control --session"), Role::Control);
         assert_eq!(role("/x/qemud --session --background"), Role::Starter);
-        assert_eq!(role("qemu-supervisor [a/qemud] --control-uid 0"), Role::Supervisor);
+        assert_eq!(role("qemu-supervisor --control-uid 0"), Role::Supervisor);
         assert_eq!(role("/usr/bin/qemu-system-x86_64 -nodefaults"), Role::Qemu);
         assert_eq!(role("/x/bulkhead -c qemu:///session list"), Role::Other);
     }

@@ -71,6 +71,20 @@ pub(crate) fn readable(fd: BorrowedFd<'_>, deadline: Instant) -> bool {
     }
 }
 
+/// Waits for something that the kernel tells nobody of, such as a process that another one starts; false when the time is
+/// over.
+#[must_use]
+pub fn wait_until(time: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + time;
+    while !done() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
 /// Waits for a change of a directory until `done`; false when the time is over.
 fn wait_for_change(dir: &Path, time: Duration, mut done: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + time;

@@ -6,7 +6,7 @@ use std::{thread, time::SystemTime};
 
 use bulkhead_tests::{
     Domain, EventLine, Guest, Handle, Instance, LONG, Role, Terminal, wait_for_entry, wait_for_no_entries,
-    wait_for_removal,
+    wait_for_removal, wait_until,
 };
 
 /// `kill -9` for both processes of the daemon, at the same time as far as that is possible.
@@ -248,5 +248,52 @@ fn a_daemon_killed_during_starts_leaves_no_half_guest() {
             instance.ok(&["destroy", &domain.name]);
         }
         assert!(wait_for_no_entries(&instance.guests_dir(), LONG), "round {round}");
+    }
+}
+
+/// What is kept ready for the next guest is used, is made again, can be killed, and leaves with the launcher.
+#[test]
+fn a_supervisor_that_waits_may_die_and_never_stays_behind() {
+    let instance = Instance::session();
+    for name in ["a", "b", "c"] {
+        instance.define(&Guest::tiny(name));
+    }
+    let kept = |but: u32| {
+        let mut kept = None;
+        let there = || {
+            kept = instance.role(Role::Kept).into_iter().find(|process| process.pid != but);
+            kept.is_some()
+        };
+        assert!(wait_until(LONG, there), "no supervisor is kept ready\n{}", instance.log());
+        kept.and_then(|process| process.handle())
+    };
+    instance.ok(&["start", "a"]);
+    // The first may be one for the emulator's probe, which goes when one of the guest's kind takes its place.
+    let used = loop {
+        let Some(waiting) = kept(0) else { continue };
+        instance.ok(&["start", "b"]);
+        if instance.supervisor("b").pid == waiting.pid {
+            break waiting;
+        }
+        instance.ok(&["destroy", "b"]);
+    };
+    let next = loop {
+        if let Some(next) = kept(used.pid) {
+            break next;
+        }
+    };
+    next.kill();
+    instance.ok(&["start", "c"]);
+    assert_ne!(instance.supervisor("c").pid, next.pid);
+
+    let last = loop {
+        if let Some(last) = kept(next.pid) {
+            break last;
+        }
+    };
+    instance.launcher().kill();
+    assert!(last.wait_for_end(LONG), "it waits for a launcher that is gone");
+    for name in ["a", "b", "c"] {
+        assert!(instance.state(name).starts_with("running"), "{name}");
     }
 }

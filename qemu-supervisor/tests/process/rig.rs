@@ -15,6 +15,7 @@ use rustix::{
     process::{Pid, Signal},
 };
 use supervisor::{
+    launch::{self, Assignment},
     lifecycle::Kind,
     protocol::{Action, Answer, Boot, Event, Failure, Message, Request, Status},
     wire::control_channel,
@@ -128,14 +129,16 @@ impl Rig {
         let mut control = Control::new(ours);
         assert_eq!(control.send(request, fds), 1);
         let events = File::options().append(true).create(true).open(dir.path().join("events")).unwrap();
-        // The shell places the descriptors; they reach it as its standard streams, so no other child gets them.
+        let log = File::options().append(true).create(true).open(dir.path().join("log")).unwrap();
+        let (launcher, waiting) = UnixStream::pair().unwrap();
+        let control_end = theirs.into();
+        let assignment = Assignment { listener, control: control_end, event_log: events.into(), log: log.into() };
+        launch::assign(launcher, assignment).unwrap();
+        // The shell places the descriptor; it reaches it as its standard input, so no other child gets it.
         let supervisor = Command::new("/bin/sh")
-            .args(["-c", "exec \"$0\" --control-uid 12345 3<&0 4<&1 5>&2 0</dev/null 1>/dev/null 2>\"$LOG\""])
+            .args(["-c", "exec \"$0\" --control-uid 12345 3<&0 0</dev/null 1>/dev/null 2>&1"])
             .arg(env!("CARGO_BIN_EXE_qemu-supervisor"))
-            .env("LOG", dir.path().join("log"))
-            .stdin(listener)
-            .stdout(OwnedFd::from(theirs))
-            .stderr(events)
+            .stdin(OwnedFd::from(waiting))
             .spawn()
             .unwrap();
         control.hear_hello();

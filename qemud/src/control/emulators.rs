@@ -173,11 +173,8 @@ impl Control {
         let id = self.take_run_number();
         let uuid = Uuid::new_v4();
         let name = "capabilities".to_string();
-        let mut run = Guest::new(id, uuid, name.clone(), Phase::Starting);
-        run.uid = self.free_uid();
-        let launch =
-            Launch { id, uuid, name, emulator: emulator.clone(), uid: run.uid, kvm: self.host.kvm_identity.is_some() };
-        self.guests.insert(id, run);
+        self.guests.insert(id, Guest::new(id, uuid, name.clone(), Phase::Starting));
+        let launch = Launch { id, uuid, name, emulator: emulator.clone(), kvm: self.host.kvm_identity.is_some() };
         let (ours, theirs) = match UnixStream::pair() {
             Ok(pair) => pair,
             Err(error) => return self.probed(id, &emulator, Err(error.to_string())),
@@ -205,8 +202,8 @@ impl Control {
         self.ask_guest_within(id, &request, Vec::new(), PATIENCE, Box::new(answered));
         let launched = move |control: &mut Control, done: super::launcher_link::Done| {
             let failed = match (done, control.guests.get_mut(&id)) {
-                (Ok((FromLauncher::Launched { pid }, _)), Some(run)) => {
-                    run.pid = pid;
+                (Ok((FromLauncher::Launched { pid, uid }, _)), Some(run)) => {
+                    (run.pid, run.uid) = (pid, uid);
                     run.early_end.take().map(|error| error.to_string())
                 }
                 (Ok(_), _) => None,

@@ -128,8 +128,6 @@ pub struct Control {
     timers: BTreeMap<(Instant, u64), Then<()>>,
     timer_count: u64,
     authority: Authority,
-    /// Guests have uids of their own.
-    privileged: bool,
     idle_since: Option<Instant>,
     /// Since when there may be clients, and whether there has been one: whoever starts a daemon connects only when it is up.
     began: Instant,
@@ -145,8 +143,6 @@ pub struct Control {
 struct Inherited {
     launcher: UnixStream,
     doors: Vec<(UnixListener, u8)>,
-    /// Guests have uids of their own.
-    privileged: bool,
 }
 
 /// What was read before control gave up the right to read it.
@@ -163,7 +159,7 @@ struct Loaded {
 ///
 /// # Errors
 /// When it cannot start; once it runs, only the loss of the launcher ends it.
-pub fn run(mode: Mode, guests_have_uids: bool, idle_timeout: Option<u32>) -> Result<(), ControlError> {
+pub fn run(mode: Mode, idle_timeout: Option<u32>) -> Result<(), ControlError> {
     let inherited = |fd| sandbox::fd::inherited_fd(fd).map_err(ControlError::Inherited);
     let inherited = Inherited {
         launcher: UnixStream::from(inherited(edge::fds::LAUNCHER)?),
@@ -171,7 +167,6 @@ pub fn run(mode: Mode, guests_have_uids: bool, idle_timeout: Option<u32>) -> Res
             (UnixListener::from(inherited(edge::fds::LISTENER)?), DOOR),
             (UnixListener::from(inherited(edge::fds::READ_ONLY_LISTENER)?), READ_ONLY_DOOR),
         ],
-        privileged: guests_have_uids,
     };
     let instance = Instance::from_env(mode);
     let mut config = Config::load(&instance)?;
@@ -199,7 +194,7 @@ fn limits() -> Limits {
 
 impl Control {
     fn new(poll: &Poll, inherited: Inherited, loaded: Loaded) -> Result<Control, ControlError> {
-        let Inherited { launcher, doors, privileged } = inherited;
+        let Inherited { launcher, doors } = inherited;
         let Loaded { instance, config, definitions, journal, host, limits } = loaded;
         let registry = poll.registry().try_clone().map_err(ControlError::Poll)?;
         launcher.set_nonblocking(true).map_err(ControlError::Poll)?;
@@ -226,7 +221,6 @@ impl Control {
             unheard: Vec::new(),
             timers: BTreeMap::new(),
             timer_count: 0,
-            privileged,
             idle_since: None,
             began: Instant::now(),
             served: false,

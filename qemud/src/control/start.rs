@@ -204,11 +204,10 @@ impl Control {
         let boot = self.boot_request(&domain, &plan, id, paused, &disks);
         let emulator = domain.devices.emulator.clone().unwrap_or_default();
         let mut guest = Guest::new(id, uuid, name.clone(), Phase::Starting);
-        guest.uid = self.free_uid();
         guest.disks = disks;
         guest.kvm = plan.kvm;
         guest.domain = Some(domain);
-        let launch = Launch { id, uuid, name, emulator, uid: guest.uid, kvm: plan.kvm };
+        let launch = Launch { id, uuid, name, emulator, kvm: plan.kvm };
         self.guests.insert(id, guest);
         self.runs.insert(uuid, id);
         self.starting.remove(&uuid);
@@ -222,9 +221,9 @@ impl Control {
         self.ask_guest_within(id, &boot, files, BOOT_PATIENCE, Box::new(move |c, told| c.booted(id, &booted, told)));
         self.flush_supervisors();
         let launched = move |control: &mut Control, done: super::launcher_link::Done| match done {
-            Ok((crate::edge::FromLauncher::Launched { pid }, _)) => {
+            Ok((crate::edge::FromLauncher::Launched { pid, uid }, _)) => {
                 let Some(guest) = control.guests.get_mut(&id) else { return };
-                guest.pid = pid;
+                (guest.pid, guest.uid) = (pid, uid);
                 if let Some(error) = guest.early_end.take() {
                     control.abandon(id, &ending, |name| errors::guest("start", name, &error));
                 }
@@ -294,20 +293,6 @@ impl Control {
         let id = self.next_run;
         self.next_run += 1;
         id
-    }
-
-    /// A uid that no run has, when guests have uids of their own.
-    pub(super) fn free_uid(&self) -> Option<u32> {
-        if !self.privileged {
-            return None;
-        }
-        let used: std::collections::HashSet<u32> = self.guests.values().filter_map(|guest| guest.uid).collect();
-        let first = self.config.first_guest_uid;
-        // Round robin, so that a uid is not given again while something of its last guest might still be there.
-        let from = self.next_run % self.config.guest_uids.max(1);
-        (0..self.config.guest_uids)
-            .map(|offset| first.saturating_add((from + offset) % self.config.guest_uids))
-            .find(|uid| !used.contains(uid))
     }
 }
 

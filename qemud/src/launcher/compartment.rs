@@ -3,10 +3,11 @@
 //! Every check on what control asks for is made here again, where the power is used.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     env,
     fs::{self, OpenOptions},
     io::Read,
+    ops::Range,
     os::{
         fd::OwnedFd,
         unix::{
@@ -20,11 +21,16 @@ use std::{
 use ipc::paths::{Instance, Mode, ROOT_VARIABLE};
 use rustix::fs::{Mode as FileMode, OFlags, open};
 use sandbox::{
+    Signal,
     jail::{Device, Jail, JailError, WritableDir},
+    pidfd,
     rlimit::{self, Limit, Resource},
     spawn::{Child, IdMap, Identity, Namespace, Program, Spawn, SpawnError},
 };
-use supervisor::protocol::{BOOT_DIR, fds};
+use supervisor::{
+    launch::{self, ASSIGNMENT, Assignment},
+    protocol::BOOT_DIR,
+};
 
 use super::{
     LauncherError,
@@ -57,7 +63,44 @@ const OPEN_FILES: u64 = 4096;
 const KEPT_VARIABLES: [&str; 7] =
     ["HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "RUST_LOG"];
 
-/// What every compartment has in common.
+/// What compartments differ in besides their uid: a supervisor that waits in one can serve any guest of the same form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Form {
+    /// The emulator's file.
+    emulator: Emulator,
+    /// The path that the document has for it.
+    named: PathBuf,
+    /// The compartment has `/dev/kvm`.
+    kvm: bool,
+}
+
+/// An emulator's file as it was when it was checked: after an upgrade it is another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Emulator {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    changed: (i64, i64),
+}
+
+/// A supervisor in its compartment that has no guest yet.
+struct Waiting {
+    form: Form,
+    identity: Identity,
+    child: Child,
+    /// Where it waits; it ends when this closes.
+    launcher: UnixStream,
+}
+
+/// A supervisor that has its guest.
+pub struct Launched {
+    /// Its process.
+    pub child: Child,
+    /// Its uid, if guests have uids of their own.
+    pub uid: Option<u32>,
+}
+
+/// What every compartment has in common, and the one that is kept ready.
 pub struct Compartments {
     /// The supervisor's program, opened once: an upgrade of the file does not mix two releases.
     program: OwnedFd,
@@ -65,10 +108,17 @@ pub struct Compartments {
     jails: HashMap<PathBuf, Jail>,
     /// The launcher is root: guests have uids of their own, and no user namespace.
     privileged: bool,
-    /// The network namespace of the next guest. Making one takes a tenth of what a start takes beside QEMU itself.
-    spare_netns: Option<OwnedFd>,
-    /// Making them ahead works.
-    makes_netns: bool,
+    /// The uid by which supervisors know their control.
+    control_uid: u32,
+    /// Guests' uids.
+    uids: Range<u32>,
+    /// How many uids have been given: they are given in turn, so that one is not given again while something of its last
+    /// guest might still be there.
+    given_uids: u32,
+    /// What the last guest needed, and the next one is likely to need.
+    wanted: Option<Form>,
+    /// Building a compartment and starting a supervisor takes a tenth of what a start takes beside QEMU itself.
+    kept: Option<Waiting>,
 }
 
 impl Compartments {
@@ -76,38 +126,53 @@ impl Compartments {
     ///
     /// # Errors
     /// When it is not there.
-    pub fn new(_: &Config) -> Result<Compartments, LauncherError> {
+    pub fn new(instance: &Instance, config: &Config) -> Result<Compartments, LauncherError> {
         let path = env::current_exe().unwrap_or_default().with_file_name("qemu-supervisor");
         let failed = |error: rustix::io::Errno| LauncherError::Supervisor {
             path: path.display().to_string(),
             source: error.into(),
         };
         let program = open(&path, OFlags::PATH | OFlags::CLOEXEC, FileMode::empty()).map_err(failed)?;
-        let privileged = rustix::process::geteuid().is_root();
-        Ok(Compartments { program, jails: HashMap::new(), privileged, spare_netns: None, makes_netns: privileged })
+        let own_uid = rustix::process::getuid().as_raw();
+        Ok(Compartments {
+            program,
+            jails: HashMap::new(),
+            privileged: rustix::process::geteuid().is_root(),
+            control_uid: setup::control_uid(instance, config).unwrap_or(own_uid),
+            uids: config.first_guest_uid..config.first_guest_uid.saturating_add(config.guest_uids),
+            given_uids: 0,
+            wanted: None,
+            kept: None,
+        })
     }
 
     /// Whether there is something to make ahead.
     #[must_use]
     pub fn wants_preparation(&self) -> bool {
-        // In a user namespace, the network namespace has to be the user namespace's own.
-        self.makes_netns && self.spare_netns.is_none()
+        self.wanted.is_some() && self.wanted.as_ref() != self.kept.as_ref().map(|kept| &kept.form)
     }
 
-    /// Makes ahead what the next start will need. For when nobody waits.
-    pub fn prepare(&mut self) {
-        if self.wants_preparation() {
-            match sandbox::netns::empty() {
-                Ok(netns) => self.spare_netns = Some(netns),
-                Err(error) => {
-                    log::warn!("network namespaces are not made ahead: {}", chain(&error));
-                    self.makes_netns = false;
-                }
+    /// Makes ahead what the next start will need, for when nobody waits. `used`: the uids of the guests that there are.
+    pub fn prepare(&mut self, used: &HashSet<u32>) {
+        let Some(form) = self.wanted.clone().filter(|_| self.wants_preparation()) else { return };
+        self.dismiss();
+        match self.start_supervisor(form, used) {
+            Ok(waiting) => self.kept = Some(waiting),
+            Err(refusal) => {
+                log::warn!("no supervisor is kept ready until the next start: {refusal}");
+                self.wanted = None;
             }
         }
     }
 
-    /// Builds a compartment and starts the supervisor in it.
+    /// Ends the supervisor that waits for nobody.
+    pub fn dismiss(&mut self) {
+        if let Some(kept) = self.kept.take() {
+            end(&kept.child);
+        }
+    }
+
+    /// Gives a guest its supervisor, in a compartment of its own. `used`: the uids of the guests that there are.
     ///
     /// # Errors
     /// When the request is out of range, or a step fails; nothing is left behind then.
@@ -116,118 +181,133 @@ impl Compartments {
         instance: &Instance,
         config: &Config,
         launch: &Launch,
-        control: &OwnedFd,
-    ) -> Result<Child, Refusal> {
-        self.check(config, launch)?;
-        let emulator = check_emulator(&launch.emulator, config, self.privileged)?;
-        let identity = self.identity(launch);
-        let jail = self.jail(&emulator, launch, identity)?;
-        let log = open_log(instance, launch)?;
-        let control_uid = setup::control_uid(instance, config);
-        let opened = runs::create(instance, launch, Access { control: control_uid })?;
-        let child = self.spawn(launch, identity, &jail, control, &opened, &log, control_uid).and_then(|child| {
-            let start_time = sandbox::process_start_time(child.pid).unwrap_or_default();
-            let pid = u32::try_from(child.pid).unwrap_or_default();
-            let record = Record { uuid: launch.uuid, name: launch.name.clone(), uid: launch.uid, pid, start_time };
-            runs::record(instance, launch.id, &record).map(|()| child)
-        });
-        child.inspect_err(|_| runs::remove(instance, launch.id))
-    }
-
-    fn check(&self, config: &Config, launch: &Launch) -> Result<(), Refusal> {
-        let range = |what: String| Err(Refusal::Range { what });
+        control: OwnedFd,
+        used: &HashSet<u32>,
+    ) -> Result<Launched, Refusal> {
         if let Err(why) = model::check_name(&launch.name) {
-            return range(format!("the guest's name: {why}"));
+            return Err(Refusal::Range { what: format!("the guest's name: {why}") });
         }
-        let last = config.first_guest_uid.saturating_add(config.guest_uids);
-        match launch.uid {
-            Some(uid) if !self.privileged => range(format!("uid {uid} without privilege")),
-            None if self.privileged => range("a guest without a uid of its own".into()),
-            Some(uid) if !(config.first_guest_uid..last).contains(&uid) => {
-                range(format!("uid {uid} is not between {} and {last}", config.first_guest_uid))
+        let form = self.form(config, launch)?;
+        let log = open_log(instance, launch)?;
+        let waiting = self.take_supervisor(&form, used)?;
+        self.wanted = Some(form);
+        let uid = self.privileged.then_some(waiting.identity.uid);
+        let access = Access { control: setup::control_uid(instance, config) };
+        let assigned = runs::create(instance, launch.id, access).and_then(|opened| {
+            let runs::Opened { listener, event_log } = opened;
+            let assignment = Assignment { listener, control, event_log, log };
+            launch::assign(waiting.launcher, assignment).map_err(|error| Refusal::Spawn { cause: chain(&error) })?;
+            let start_time = sandbox::process_start_time(waiting.child.pid).unwrap_or_default();
+            let pid = u32::try_from(waiting.child.pid).unwrap_or_default();
+            let record = Record { uuid: launch.uuid, name: launch.name.clone(), uid, pid, start_time };
+            runs::record(instance, launch.id, &record)
+        });
+        match assigned {
+            Ok(()) => Ok(Launched { child: waiting.child, uid }),
+            Err(refusal) => {
+                end(&waiting.child);
+                runs::remove(instance, launch.id);
+                Err(refusal)
             }
-            _ => Ok(()),
         }
     }
 
-    /// A guest's own uid, or, in a user namespace, the user's.
-    fn identity(&self, launch: &Launch) -> Identity {
-        match launch.uid {
-            Some(uid) => Identity { uid, gid: uid },
-            None => Identity { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() },
+    fn form(&self, config: &Config, launch: &Launch) -> Result<Form, Refusal> {
+        let emulator = check_emulator(&launch.emulator, config, self.privileged)?;
+        // Without root the node keeps the host's rights, so it is of use only to a user who may open it.
+        let usable = || self.privileged || OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+        let kvm = launch.kvm && Path::new("/dev/kvm").exists() && usable();
+        Ok(Form { emulator, named: PathBuf::from(&launch.emulator), kvm })
+    }
+
+    /// The one that is kept, if it is of the right form and lives, else a new one.
+    fn take_supervisor(&mut self, form: &Form, used: &HashSet<u32>) -> Result<Waiting, Refusal> {
+        let lives = |kept: &Waiting| matches!(pidfd::try_wait(&kept.child.pidfd), Ok(None));
+        match self.kept.take().filter(lives) {
+            Some(kept) if kept.form == *form => Ok(kept),
+            other => {
+                self.kept = other;
+                self.start_supervisor(form.clone(), used)
+            }
         }
     }
 
-    fn jail(&mut self, emulator: &Path, launch: &Launch, identity: Identity) -> Result<Jail, Refusal> {
+    /// Builds a compartment and starts a supervisor in it.
+    fn start_supervisor(&mut self, form: Form, used: &HashSet<u32>) -> Result<Waiting, Refusal> {
+        let failed = |cause: String| Refusal::Spawn { cause };
+        let identity = self.identity(used)?;
+        let jail = self.jail(&form, identity)?;
+        let program = self.program.try_clone().map_err(|error| failed(error.to_string()))?;
+        let (launcher, theirs) = UnixStream::pair().map_err(|error| failed(error.to_string()))?;
+        let spawn = Spawn::new(Program::Fd(program), "qemu-supervisor")
+            .arg("--control-uid")
+            .arg(self.control_uid.to_string())
+            .fd(ASSIGNMENT, &theirs)
+            .namespaces(&[Namespace::Pid, Namespace::Ipc, Namespace::Uts, Namespace::Net])
+            .hostname("guest")
+            .jail(&jail)
+            .limit(Limit::fixed(Resource::Nofile, OPEN_FILES))
+            .limit(Limit::fixed(Resource::Core, 0))
+            .identity(identity);
+        let spawn =
+            if self.privileged { spawn } else { spawn.user_namespace(IdMap { uid: identity.uid, gid: identity.gid }) };
+        let child = spawn.start().map_err(|error| failed(chain(&error)))?;
+        Ok(Waiting { form, identity, child, launcher })
+    }
+
+    /// A guest's own uid, which no other guest has; or, in a user namespace, the user's.
+    fn identity(&mut self, used: &HashSet<u32>) -> Result<Identity, Refusal> {
+        if !self.privileged {
+            return Ok(Identity { uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() });
+        }
+        let count = self.uids.end.saturating_sub(self.uids.start);
+        let kept = self.kept.as_ref().map(|kept| kept.identity.uid);
+        for _ in 0..count {
+            let uid = self.uids.start + self.given_uids % count;
+            self.given_uids = self.given_uids.wrapping_add(1);
+            if !used.contains(&uid) && kept != Some(uid) {
+                return Ok(Identity { uid, gid: uid });
+            }
+        }
+        Err(Refusal::Range { what: format!("all {count} uids for guests are in use") })
+    }
+
+    fn jail(&mut self, form: &Form, identity: Identity) -> Result<Jail, Refusal> {
         let failed = |error: JailError| Refusal::Spawn { cause: chain(&error) };
+        let emulator = &form.emulator.path;
         if !self.jails.contains_key(emulator) {
             let data = QEMU_DATA.map(Path::new);
             let mut jail = Jail::for_program(emulator, &data).map_err(failed)?;
             for device in [Device::Null, Device::Zero, Device::Urandom] {
                 jail = jail.device(device).map_err(failed)?;
             }
-            self.jails.insert(emulator.to_path_buf(), jail);
+            self.jails.insert(emulator.clone(), jail);
         }
         let mut jail = self.jails.get(emulator).cloned().unwrap_or_default();
         // QEMU is started by the path that the document has for it; what is behind it is the file that was checked.
-        let named = Path::new(&launch.emulator);
-        if named != emulator {
-            jail = jail.symlink(emulator, named).map_err(failed)?;
+        if form.named != *emulator {
+            jail = jail.symlink(emulator, &form.named).map_err(failed)?;
         }
         let dir = |size| WritableDir { uid: identity.uid, gid: identity.gid, mode: 0o700, size };
         let jail = jail.writable_dir(Path::new(BOOT_DIR), dir(BOOT_SIZE)).map_err(failed)?;
         let tmp = Path::new("/tmp");
         // An emulator that was built there has its own use for the place.
-        let taken = emulator.starts_with(tmp) || named.starts_with(tmp);
+        let taken = emulator.starts_with(tmp) || form.named.starts_with(tmp);
         let jail = if taken { jail } else { jail.writable_dir(tmp, dir(TMP_SIZE)).map_err(failed)? };
-        // Without root the node keeps the host's rights, so it is of use only to a user who may open it.
-        let usable = self.privileged || OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
-        if launch.kvm && usable && Path::new("/dev/kvm").exists() {
-            return jail.device_for(Device::Kvm, identity.uid, identity.gid).map_err(failed);
-        }
-        Ok(jail)
+        if form.kvm { jail.device_for(Device::Kvm, identity.uid, identity.gid).map_err(failed) } else { Ok(jail) }
     }
+}
 
-    #[allow(clippy::too_many_arguments)] // One call, one place: the parts of a compartment.
-    fn spawn(
-        &mut self,
-        launch: &Launch,
-        identity: Identity,
-        jail: &Jail,
-        control: &OwnedFd,
-        opened: &runs::Opened,
-        log: &OwnedFd,
-        control_uid: Option<u32>,
-    ) -> Result<Child, Refusal> {
-        let program = self.program.try_clone().map_err(|error| Refusal::Spawn { cause: error.to_string() })?;
-        let control_uid = control_uid.unwrap_or(rustix::process::getuid().as_raw());
-        // The guest's name is there for people who look at `ps`.
-        let spawn = Spawn::new(Program::Fd(program), format!("qemu-supervisor [{}]", launch.name))
-            .arg("--control-uid")
-            .arg(control_uid.to_string())
-            .fd(2, log)
-            .fd(fds::LISTENER, &opened.listener)
-            .fd(fds::CONTROL, control)
-            .fd(fds::EVENT_LOG, &opened.event_log)
-            .namespaces(&[Namespace::Pid, Namespace::Ipc, Namespace::Uts])
-            .hostname("guest")
-            .jail(jail)
-            .limit(Limit::fixed(Resource::Nofile, OPEN_FILES))
-            .limit(Limit::fixed(Resource::Core, 0))
-            .identity(identity);
-        let spawn =
-            if self.privileged { spawn } else { spawn.user_namespace(IdMap { uid: identity.uid, gid: identity.gid }) };
-        let spare = self.spare_netns.take();
-        let spawn = match &spare {
-            Some(netns) => spawn.netns(netns),
-            None => spawn.namespaces(&[Namespace::Net]),
-        };
-        spawn.start().map_err(|error| Refusal::Spawn { cause: chain(&error) })
+/// Ends a supervisor that serves nobody.
+fn end(child: &Child) {
+    let ended = pidfd::send_signal(&child.pidfd, Signal::KILL).and_then(|()| pidfd::wait(&child.pidfd));
+    if let Err(error) = ended {
+        log::error!("a supervisor that serves nobody, pid {}, cannot be ended: {error}", child.pid);
     }
 }
 
 /// An emulator is a program file under the configured directories; where there is privilege to lose, root's own.
-fn check_emulator(path: &str, config: &Config, privileged: bool) -> Result<PathBuf, Refusal> {
+fn check_emulator(path: &str, config: &Config, privileged: bool) -> Result<Emulator, Refusal> {
     let refuse = |why: &str| Refusal::Emulator { path: path.into(), why: why.into() };
     let real = fs::canonicalize(path).map_err(|error| refuse(&error.to_string()))?;
     if !Path::new(path).is_absolute() || !config.emulator_roots.iter().any(|root| real.starts_with(root)) {
@@ -246,7 +326,8 @@ fn check_emulator(path: &str, config: &Config, privileged: bool) -> Result<PathB
     if privileged && (data.uid() != 0 || data.mode() & 0o022 != 0) {
         return Err(refuse("it does not belong to root alone"));
     }
-    Ok(real)
+    let changed = (data.ctime(), data.ctime_nsec());
+    Ok(Emulator { path: real, device: data.dev(), inode: data.ino(), changed })
 }
 
 fn open_log(instance: &Instance, launch: &Launch) -> Result<OwnedFd, Refusal> {
@@ -281,9 +362,6 @@ pub fn start_control(
     // As many descriptors as the host allows: each client, guest and disk on its way takes one.
     if let Some(most) = rlimit::get(Resource::Nofile).hard {
         spawn = spawn.limit(Limit::fixed(Resource::Nofile, most));
-    }
-    if rustix::process::geteuid().is_root() {
-        spawn = spawn.arg("--guests-have-uids");
     }
     if let Some(seconds) = idle_timeout {
         spawn = spawn.arg(format!("--idle-timeout={seconds}"));

@@ -12,7 +12,7 @@ mod runs;
 mod setup;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs::File,
     io,
     os::{
@@ -33,7 +33,10 @@ use sandbox::{
 };
 use thiserror::Error;
 
-use self::{compartment::Compartments, setup::SetupError};
+use self::{
+    compartment::{Compartments, Launched},
+    setup::SetupError,
+};
 use crate::{
     background,
     config::{Config, ConfigError},
@@ -45,9 +48,9 @@ const CONTROL_PROCESS: Token = Token(1);
 const SIGNALS: Token = Token(2);
 const FIRST_RUN: usize = 1 << 8;
 
-/// When nothing has happened for this long, what the next start needs is made ahead: not while a guest that was just
-/// launched needs the CPUs.
-const QUIET: Duration = Duration::from_millis(100);
+/// When nobody has asked for anything for this long, what the next start needs is made ahead. Short: whoever asks while it
+/// is made waits no longer than without it, and takes it.
+const QUIET: Duration = Duration::from_millis(5);
 
 /// A control that dies sooner than this after its start is not worth another try at once.
 const SHORT_LIFE: Duration = Duration::from_secs(2);
@@ -144,7 +147,7 @@ pub fn run(instance: Instance, idle_timeout: Option<u32>, announce: impl FnOnce(
     let _lock = setup::prepare(&instance, &config)?;
     let listeners = setup::listen(&instance)?;
     let signals = SignalFd::usual().map_err(LauncherError::Signals)?;
-    let compartments = Compartments::new(&config)?;
+    let compartments = Compartments::new(&instance, &config)?;
     let mut launcher = Launcher {
         instance,
         config,
@@ -168,6 +171,7 @@ pub fn run(instance: Instance, idle_timeout: Option<u32>, announce: impl FnOnce(
     // Connections wait in the listeners' queues from here on; control takes them when it is up.
     announce();
     let result = launcher.run(&signals);
+    launcher.compartments.dismiss();
     if launcher.turn.is_none() {
         launcher.turn = background::hold_starters(&launcher.instance);
     }
@@ -191,7 +195,8 @@ impl Launcher {
                 other => other.map_err(LauncherError::Poll)?,
             }
             if events.is_empty() {
-                self.compartments.prepare();
+                let used = self.used_uids();
+                self.compartments.prepare(&used);
             }
             let mut control_lost = false;
             for event in &events {
@@ -284,7 +289,7 @@ impl Launcher {
             ToLauncher::Open { path, writable } => files::open_for_control(&path, writable, &self.config.image_roots)
                 .map(|fd| (FromLauncher::Opened, vec![fd])),
             ToLauncher::Launch(launch) => match (fds.pop(), fds.is_empty()) {
-                (Some(control), true) => self.launch(&launch, &control),
+                (Some(control), true) => self.launch(&launch, control),
                 _ => Err(Refusal::Range { what: "a launch comes with one descriptor".into() }),
             },
             ToLauncher::Retire { id } => return self.retire(id),
@@ -320,17 +325,17 @@ impl Launcher {
         }
     }
 
-    fn launch(&mut self, launch: &Launch, control: &OwnedFd) -> Result<(FromLauncher, Vec<OwnedFd>), Refusal> {
-        let in_use = |uid| self.runs.values().any(|run| run.pidfd.is_some() && run.found.uid == Some(uid));
-        if launch.uid.is_some_and(in_use) {
-            return Err(Refusal::Range { what: format!("uid {:?} belongs to another guest", launch.uid) });
-        }
-        let child = self.compartments.launch(&self.instance, &self.config, launch, control)?;
+    fn launch(&mut self, launch: &Launch, control: OwnedFd) -> Result<(FromLauncher, Vec<OwnedFd>), Refusal> {
+        let used = self.used_uids();
+        let Launched { child, uid } = self.compartments.launch(&self.instance, &self.config, launch, control, &used)?;
         let pid = u32::try_from(child.pid).unwrap_or_default();
-        let found =
-            Found { id: launch.id, uuid: launch.uuid, name: launch.name.clone(), uid: launch.uid, pid, alive: true };
+        let found = Found { id: launch.id, uuid: launch.uuid, name: launch.name.clone(), uid, pid, alive: true };
         self.keep(Run { found, pidfd: Some(child.pidfd) });
-        Ok((FromLauncher::Launched { pid }, Vec::new()))
+        Ok((FromLauncher::Launched { pid, uid }, Vec::new()))
+    }
+
+    fn used_uids(&self) -> HashSet<u32> {
+        self.runs.values().filter(|run| run.pidfd.is_some()).filter_map(|run| run.found.uid).collect()
     }
 
     fn keep(&mut self, run: Run) {

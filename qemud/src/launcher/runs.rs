@@ -18,7 +18,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::edge::{Found, Launch, Refusal};
+use crate::edge::{Found, Refusal};
 
 const RECORD: &str = "record";
 /// A record is a few short fields.
@@ -62,13 +62,13 @@ fn directory(step: &str) -> impl FnOnce(io::Error) -> Refusal + '_ {
 ///
 /// # Errors
 /// When the run's number was used before, or a file cannot be made.
-pub fn create(instance: &Instance, launch: &Launch, access: Access) -> Result<Opened, Refusal> {
-    let dir = instance.guest_dir(launch.id);
+pub fn create(instance: &Instance, id: u32, access: Access) -> Result<Opened, Refusal> {
+    let dir = instance.guest_dir(id);
     fs::DirBuilder::new().mode(0o710).create(&dir).map_err(directory("make the run's directory"))?;
-    match fill(instance, launch.id, access) {
+    match fill(instance, id, access) {
         Ok(opened) => Ok(opened),
         Err(refusal) => {
-            remove(instance, launch.id);
+            remove(instance, id);
             Err(refusal)
         }
     }

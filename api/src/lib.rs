@@ -83,6 +83,7 @@ mod driver;
 mod error;
 mod limits;
 mod op;
+pub mod params;
 pub mod xdr;
 
 pub use codec::{Decoder, Encoder};

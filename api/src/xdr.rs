@@ -100,7 +100,9 @@ impl Encoder {
     /// Bytes as they are, padded.
     pub fn fixed_opaque(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
-        self.buffer.resize(self.buffer.len().next_multiple_of(4), 0);
+        // By the bytes' own length: what the buffer held before need not end at a multiple of four.
+        let padding = bytes.len().next_multiple_of(4) - bytes.len();
+        self.buffer.resize(self.buffer.len() + padding, 0);
     }
 
     /// A length and that many bytes, padded.

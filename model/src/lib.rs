@@ -32,8 +32,8 @@ pub use domain::{
     BackingStore, BootDevice, BootMenu, Chardev, ChardevSource, ChardevTarget, ChardevType, Clock, ClockOffset, Cpu,
     CpuCheck, CpuMode, CpuModel, CpuTopology, CrashAction, Devices, Disk, DiskBus, DiskCache, DiskDevice, DiskDiscard,
     DiskDriver, DiskFormat, DiskIo, DiskSource, DiskTarget, DiskType, Domain, DomainType, DumpOptions, Features,
-    Firmware, LifecycleAction, Live, Loader, LoaderType, MaxMemory, Nvram, Os, OsType, Source, SourceKind, Switch,
-    VcpuPlacement, Vcpus, check_name, fast_identity,
+    Firmware, LifecycleAction, Live, Loader, LoaderType, MaxMemory, MetadataError, Nvram, Os, OsType, Source,
+    SourceKind, Switch, VcpuPlacement, Vcpus, check_name, fast_identity,
 };
 pub use error::{Place, XmlError};
 pub use kept::{KeptAttribute, Namespace, RawElement, Rest};

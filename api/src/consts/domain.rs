@@ -147,6 +147,34 @@ numbers! {
     }
 }
 
+numbers! {
+    /// What is noted down about a domain.
+    MetadataType {
+        Description = 0 "description",
+        Title = 1 "title",
+        Element = 2 "element",
+    }
+}
+
+numbers! {
+    /// libvirt's tags of memory statistics.
+    MemoryStatTag {
+        SwapIn = 0 "swap_in",
+        SwapOut = 1 "swap_out",
+        MajorFault = 2 "major_fault",
+        MinorFault = 3 "minor_fault",
+        Unused = 4 "unused",
+        Available = 5 "available",
+        ActualBalloon = 6 "actual",
+        Rss = 7 "rss",
+        Usable = 8 "usable",
+        LastUpdate = 9 "last-update",
+        DiskCaches = 10 "disk_caches",
+        HugetlbPgalloc = 11 "hugetlb_pgalloc",
+        HugetlbPgfail = 12 "hugetlb_pgfail",
+    }
+}
+
 /// The word for a reason, which has a meaning only with its state.
 pub fn reason_name(state: i32, reason: i32) -> &'static str {
     let Ok(state) = DomainState::try_from(state) else {

@@ -200,4 +200,74 @@ bitflags! {
         /// The URI is no alias.
         const NO_ALIASES = 0x2;
     }
+
+    /// The groups of a domain's statistics; none means all.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct DomainStats: u32 {
+        /// State and its reason.
+        const STATE = 0x1;
+        /// Processor time.
+        const CPU_TOTAL = 0x2;
+        /// Memory.
+        const BALLOON = 0x4;
+        /// Virtual processors.
+        const VCPU = 0x8;
+        /// Network interfaces.
+        const INTERFACE = 0x10;
+        /// Block devices.
+        const BLOCK = 0x20;
+        /// The host's performance events.
+        const PERF = 0x40;
+        /// I/O threads.
+        const IOTHREAD = 0x80;
+        /// Memory bandwidth.
+        const MEMORY = 0x100;
+        /// How fast the guest writes to its memory.
+        const DIRTYRATE = 0x200;
+        /// What only the hypervisor tells.
+        const VM = 0x400;
+    }
+
+    /// Whose statistics are asked for, and how.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct AllDomainStats: u32 {
+        /// That run.
+        const ACTIVE = 0x1;
+        /// That do not run.
+        const INACTIVE = 0x2;
+        /// That are defined.
+        const PERSISTENT = 0x4;
+        /// That vanish when they end.
+        const TRANSIENT = 0x8;
+        /// In state running.
+        const RUNNING = 0x10;
+        /// In state paused.
+        const PAUSED = 0x20;
+        /// In state shut off.
+        const SHUTOFF = 0x40;
+        /// In any other state.
+        const OTHER = 0x80;
+        /// Only what can be told at once.
+        const NOWAIT = 0x2000_0000;
+        /// What images stand on, too.
+        const BACKING = 0x4000_0000;
+        /// Fail when a group is not there.
+        const ENFORCE_STATS = 0x8000_0000;
+    }
+
+    /// Which messages about a domain are asked for; none means all.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct MessageTypes: u32 {
+        /// What will not be supported much longer.
+        const DEPRECATION = 0x1;
+        /// What was done to it that nobody answers for.
+        const TAINTING = 0x2;
+    }
+
+    /// How a command for the monitor is meant.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct MonitorFlags: u32 {
+        /// It is the human monitor's.
+        const HMP = 0x1;
+    }
 }

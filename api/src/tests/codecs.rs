@@ -221,3 +221,10 @@ fn calls_replies_and_events_are_read_by_their_operation() {
         }
     }
 }
+
+#[test]
+fn padding_goes_by_the_value_whatever_the_buffer_held() {
+    let mut encoder = Encoder::over(vec![9]);
+    encoder.opaque(b"abcde");
+    assert_eq!(encoder.as_slice(), b"\x09\0\0\0\x05abcde\0\0\0");
+}

@@ -4,6 +4,7 @@ mod boot;
 mod chardev;
 mod devices;
 mod disk;
+mod metadata;
 mod read;
 mod sources;
 mod types;
@@ -16,6 +17,7 @@ pub use boot::{BootMenu, Clock, Cpu, CpuModel, CpuTopology, Features, Loader, Nv
 pub use chardev::{Chardev, ChardevSource, ChardevTarget};
 pub use devices::Devices;
 pub use disk::{BackingStore, Disk, DiskDriver, DiskSource, DiskTarget};
+pub use metadata::MetadataError;
 pub use read::{check_name, fast_identity};
 pub use sources::{Source, SourceKind};
 pub use types::{

@@ -1,0 +1,12 @@
+//! The fuzzers' corpora, as ordinary tests: each file is what a peer may say.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // Targets fail by panics.
+
+#[path = "../../fuzz/targets/replay.rs"]
+mod replay;
+#[path = "../../fuzz/targets/qmp.rs"]
+mod targets;
+
+#[test]
+fn qmp_words() {
+    replay::replay("qmp_words", targets::words);
+}

@@ -1,0 +1,177 @@
+//! What follows from a password, and what a server keeps of it.
+
+use std::{fmt, num::NonZeroU32, str::FromStr};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use ring::{digest, hmac, pbkdf2};
+use thiserror::Error;
+
+use super::{ITERATIONS, MAX_ITERATIONS, MECHANISM};
+
+type Key = [u8; 32];
+
+fn hmac(key: &[u8], text: &[u8]) -> Key {
+    array(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref())
+}
+
+fn hash(bytes: &[u8]) -> Key {
+    array(digest::digest(&digest::SHA256, bytes).as_ref())
+}
+
+/// The bytes of a SHA-256, of which there are always as many.
+fn array(bytes: &[u8]) -> Key {
+    let mut key = [0; 32];
+    for (slot, byte) in key.iter_mut().zip(bytes) {
+        *slot = *byte;
+    }
+    key
+}
+
+fn xor(a: &Key, b: &Key) -> Key {
+    std::array::from_fn(|index| a[index] ^ b[index])
+}
+
+/// Are they equal? It takes the same time wherever they differ.
+pub(super) fn same(a: &Key, b: &Key) -> bool {
+    xor(a, b).iter().fold(0, |all, byte| all | byte) == 0
+}
+
+/// A password as both sides take it. What cannot be prepared is taken as it is.
+fn prepared(password: &str) -> std::borrow::Cow<'_, str> {
+    stringprep::saslprep(password).unwrap_or(std::borrow::Cow::Borrowed(password))
+}
+
+/// What a client makes of its password.
+pub(super) struct Keys {
+    client: Key,
+    server: Key,
+}
+
+impl Keys {
+    /// `None` for no iterations at all.
+    pub(super) fn derive(password: &str, iterations: u32, salt: &[u8]) -> Option<Self> {
+        let mut salted = [0; 32];
+        let iterations = NonZeroU32::new(iterations)?;
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, prepared(password).as_bytes(), &mut salted);
+        Some(Self { client: hmac(&salted, b"Client Key"), server: hmac(&salted, b"Server Key") })
+    }
+
+    /// The proof for the server, and the one that it must give.
+    pub(super) fn prove(&self, auth_message: &[u8]) -> (Key, Key) {
+        let signature = hmac(&hash(&self.client), auth_message);
+        (xor(&self.client, &signature), hmac(&self.server, auth_message))
+    }
+}
+
+/// What a server knows of a user's password. As a text it is what PostgreSQL writes too:
+/// `SCRAM-SHA-256$iterations:salt$stored key:server key`, the last three in base64.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Verifier {
+    iterations: u32,
+    salt: Vec<u8>,
+    stored_key: Key,
+    server_key: Key,
+}
+
+/// A text is no verifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("this is no verifier of {MECHANISM}")]
+pub struct NotAVerifier;
+
+impl Verifier {
+    /// Makes one from a password; `None` for no iterations at all, or more than any client does. The salt should be random
+    /// and at least 16 bytes long.
+    #[must_use]
+    pub fn derive(password: &str, iterations: u32, salt: &[u8]) -> Option<Self> {
+        let keys = Keys::derive(password, Some(iterations).filter(|count| *count <= MAX_ITERATIONS)?, salt)?;
+        Some(Self { iterations, salt: salt.to_vec(), stored_key: hash(&keys.client), server_key: keys.server })
+    }
+
+    /// One that no password belongs to, for a user that there is not. `hash` must give the same for the same user.
+    pub(super) fn decoy(hash: impl Fn(u8) -> u64) -> Self {
+        let salt = [hash(0), hash(1)].map(u64::to_le_bytes).concat();
+        Self { iterations: ITERATIONS, salt, stored_key: [0; 32], server_key: [0; 32] }
+    }
+
+    /// The server's first message.
+    pub(super) fn server_first(&self, nonce: &str) -> String {
+        format!("r={nonce},s={},i={}", BASE64.encode(&self.salt), self.iterations)
+    }
+
+    /// The server's own proof, if the client's is right.
+    pub(super) fn check(&self, auth_message: &[u8], proof: &Key) -> Option<Key> {
+        let client_key = xor(proof, &hmac(&self.stored_key, auth_message));
+        same(&hash(&client_key), &self.stored_key).then(|| hmac(&self.server_key, auth_message))
+    }
+}
+
+impl fmt::Display for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { iterations, salt, stored_key, server_key } = self;
+        let [salt, stored, server] = [&salt[..], stored_key, server_key].map(|bytes| BASE64.encode(bytes));
+        write!(f, "{MECHANISM}${iterations}:{salt}${stored}:{server}")
+    }
+}
+
+/// Not what is in it.
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Verifier")
+    }
+}
+
+impl FromStr for Verifier {
+    type Err = NotAVerifier;
+
+    fn from_str(text: &str) -> Result<Self, NotAVerifier> {
+        let parse = || {
+            let rest = text.strip_prefix(MECHANISM)?.strip_prefix('$')?;
+            let (work, keys) = rest.split_once('$')?;
+            let (iterations, salt) = work.split_once(':')?;
+            let (stored, server) = keys.split_once(':')?;
+            Some(Self {
+                iterations: iterations.parse().ok().filter(|count| (1..=MAX_ITERATIONS).contains(count))?,
+                salt: BASE64.decode(salt).ok().filter(|salt| (1..=64).contains(&salt.len()))?,
+                stored_key: BASE64.decode(stored).ok()?.try_into().ok()?,
+                server_key: BASE64.decode(server).ok()?.try_into().ok()?,
+            })
+        };
+        parse().ok_or(NotAVerifier)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verifier_survives_its_text() {
+        let verifier = Verifier::derive("pencil", 4096, b"0123456789abcdef").unwrap();
+        let text = verifier.to_string();
+        assert!(text.starts_with("SCRAM-SHA-256$4096:MDEyMzQ1Njc4OWFiY2RlZg==$"), "{text}");
+        assert_eq!(text.parse(), Ok(verifier));
+    }
+
+    #[test]
+    fn what_is_no_verifier_is_refused() {
+        let good = Verifier::derive("x", 1, b"salt").unwrap().to_string();
+        for bad in ["", "SCRAM-SHA-1$1:YQ==$YQ==:YQ==", "SCRAM-SHA-256$1:YQ==$YQ==:YQ==", &good[1..], &good[..60]] {
+            assert_eq!(bad.parse::<Verifier>(), Err(NotAVerifier), "{bad}");
+        }
+        assert_eq!(good.replace("$1:", "$0:").parse::<Verifier>(), Err(NotAVerifier));
+        assert_eq!(good.replace("$1:", "$4000000000:").parse::<Verifier>(), Err(NotAVerifier));
+        assert_eq!(Verifier::derive("x", 0, b"salt"), None);
+    }
+
+    #[test]
+    fn passwords_that_look_the_same_are_the_same() {
+        // A ligature and its letters; a non-breaking space and a space.
+        let a = Verifier::derive("o\u{fb03}ce\u{a0}key", 1, b"salt");
+        assert_eq!(a, Verifier::derive("office key", 1, b"salt"));
+    }
+
+    #[test]
+    fn what_is_kept_is_not_shown() {
+        assert_eq!(format!("{:?}", Verifier::derive("x", 1, b"salt").unwrap()), "Verifier");
+    }
+}

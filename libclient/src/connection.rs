@@ -4,12 +4,11 @@ use std::{
     fmt,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
 use api::{Error, ErrorCode, Operation, bulkhead, remote};
 use uuid::Uuid;
-
-use ipc::paths::Mode;
 
 use crate::{
     CallbackId, CreateFlags, DefineFlags, Domain, DomainEvent, DomainRecord, EventStream, ListFlags, NodeInfo, Reason,
@@ -19,6 +18,7 @@ use crate::{
     error,
     link::Link,
     qemu::QemuLink,
+    remote::{Ask, Asking, Dialer as RemoteDialer, Question, RemoteLink},
     sources,
     test_driver::TestLink,
     uri::{Target, Uri},
@@ -49,6 +49,18 @@ struct Inner {
     callbacks: Mutex<Option<Arc<Callbacks>>>,
 }
 
+/// What a connection is for.
+enum How {
+    ReadWrite,
+    ReadOnly,
+    Asking {
+        read_only: bool,
+        ask: Ask,
+    },
+    /// To look only, without starting a daemon or asking a person.
+    Unfelt,
+}
+
 /// A connection that does not keep itself open.
 #[derive(Clone)]
 pub(crate) struct WeakConnection(Weak<Inner>);
@@ -67,7 +79,20 @@ impl Connection {
     /// [`ErrorCode::INVALID_ARG`] for a text that is no URI, [`ErrorCode::NO_CONNECT`] for one that nothing here serves,
     /// [`ErrorCode::SYSTEM_ERROR`] or [`ErrorCode::RPC`] when its daemon cannot be reached or started.
     pub fn open(uri: &str) -> Result<Connection> {
-        Connection::open_as(uri, |mode| Dialer::from_env(mode, false), false)
+        Connection::open_as(uri, &How::ReadWrite)
+    }
+
+    /// Connects to a daemon that may want to know who it is, or to look only. `ask` is asked for what neither the URI nor
+    /// libvirt's file of passwords (`auth.conf`) says, once: the answers are kept for when the connection is made again.
+    ///
+    /// # Errors
+    /// As [`Connection::open`]; [`ErrorCode::AUTH_FAILED`] when the daemon does not believe it.
+    pub fn open_asking(
+        uri: &str,
+        read_only: bool,
+        ask: impl Fn(Question<'_>) -> Option<String> + Send + Sync + 'static,
+    ) -> Result<Connection> {
+        Connection::open_as(uri, &How::Asking { read_only, ask: Arc::new(ask) })
     }
 
     /// Connects with the right to look only. Whatever would change something fails with
@@ -83,7 +108,7 @@ impl Connection {
     /// # Errors
     /// As [`Connection::open`].
     pub fn open_read_only(uri: &str) -> Result<Connection> {
-        Connection::open_as(uri, |mode| Dialer::from_env(mode, true), true)
+        Connection::open_as(uri, &How::ReadOnly)
     }
 
     /// Connects with the right to look only, and only to a daemon that runs already: for what must not be felt, such as the
@@ -92,10 +117,16 @@ impl Connection {
     /// # Errors
     /// As [`Connection::open`], and when no daemon runs.
     pub fn open_running(uri: &str) -> Result<Connection> {
-        Connection::open_as(uri, |mode| Dialer::without_starter(mode, true), true)
+        Connection::open_as(uri, &How::Unfelt)
     }
 
-    fn open_as(uri: &str, dialer: impl FnOnce(Mode) -> Dialer, read_only: bool) -> Result<Connection> {
+    fn open_as(uri: &str, how: &How) -> Result<Connection> {
+        let (read_only, asking) = match how {
+            How::ReadWrite => (false, Asking::Terminal),
+            How::ReadOnly => (true, Asking::Terminal),
+            How::Asking { read_only, ask } => (*read_only, Asking::Program(Arc::clone(ask))),
+            How::Unfelt => (true, Asking::Nobody),
+        };
         let target = if uri.is_empty() {
             let text = Uri::default_text();
             Uri::parse(&text)
@@ -105,7 +136,11 @@ impl Connection {
             Target::of(&Uri::parse(uri)?)?
         };
         let link: Box<dyn Link> = match target {
-            Target::Qemu(mode) => Box::new(QemuLink::open(dialer(mode))?),
+            Target::Qemu(mode) if matches!(how, How::Unfelt) => {
+                Box::new(QemuLink::open(Dialer::without_starter(mode, true))?)
+            }
+            Target::Qemu(mode) => Box::new(QemuLink::open(Dialer::from_env(mode, read_only))?),
+            Target::Remote(address) => Box::new(RemoteLink::open(RemoteDialer::new(*address, read_only, asking))?),
             Target::TestDefault => Box::new(TestLink::open_default(read_only)?),
             Target::TestFile(path) => Box::new(TestLink::open_file(&path, read_only)?),
         };
@@ -190,6 +225,41 @@ impl Connection {
     /// When the driver cannot be asked.
     pub fn lib_version(&self) -> Result<u64> {
         self.invoke(remote::ConnectGetLibVersionArgs {}).map(|ret| ret.lib_ver)
+    }
+
+    /// Whether nobody can read along: on the way to the driver's daemon, and on the daemon's way to the hypervisor.
+    ///
+    /// # Errors
+    /// When the driver cannot be asked.
+    pub fn is_secure(&self) -> Result<bool> {
+        Ok(self.link().security()?.secure && self.daemon_is_secure()?)
+    }
+
+    /// Whether what travels to the driver's daemon is encrypted, and the rest of the way secure. A socket of this host is
+    /// secure and not encrypted.
+    ///
+    /// # Errors
+    /// When the driver cannot be asked.
+    pub fn is_encrypted(&self) -> Result<bool> {
+        Ok(self.link().security()?.encrypted && self.daemon_is_secure()?)
+    }
+
+    fn daemon_is_secure(&self) -> Result<bool> {
+        self.invoke(remote::ConnectIsSecureArgs {}).map(|ret| ret.secure != 0)
+    }
+
+    /// Asks another host for a sign of life after each `interval` of silence while somebody waits for it, and takes it for
+    /// dead after `count` of them without an answer. No interval, and it is never asked. A host that disappears without a
+    /// word is noticed by nothing else; on this host the kernel tells, and nothing is asked.
+    ///
+    /// # Errors
+    /// [`ErrorCode::INVALID_ARG`] when `count` is 0.
+    pub fn set_keepalive(&self, interval: Duration, count: u32) -> Result<()> {
+        if count == 0 && !interval.is_zero() {
+            let message = "invalid argument: a host that may miss no sign of life is dead at once";
+            return Err(Error::new(ErrorCode::INVALID_ARG, api::ErrorDomain::NONE, message));
+        }
+        self.link().set_keepalive((!interval.is_zero()).then_some((interval, count)))
     }
 
     /// The host's name.

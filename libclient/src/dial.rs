@@ -5,7 +5,10 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, Read, Seek, SeekFrom},
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::CommandExt},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -52,16 +55,20 @@ pub(crate) struct Dialer {
 impl Dialer {
     /// The way to the daemon of the instance that the environment names.
     pub(crate) fn from_env(mode: Mode, read_only: bool) -> Dialer {
-        let instance = Instance::from_env(mode);
-        let root = rustix::process::geteuid().is_root();
-        let managed = Path::new(SERVICE_MANAGER).exists();
-        let starter = may_start(&instance, root, managed).then(Starter::from_env);
-        Dialer { instance, read_only, starter }
+        Dialer::to(Instance::from_env(mode), read_only, true)
     }
 
     /// The way to a daemon that runs already.
     pub(crate) fn without_starter(mode: Mode, read_only: bool) -> Dialer {
-        Dialer { instance: Instance::from_env(mode), read_only, starter: None }
+        Dialer::to(Instance::from_env(mode), read_only, false)
+    }
+
+    /// The way to the daemon of an instance.
+    pub(crate) fn to(instance: Instance, read_only: bool, start: bool) -> Dialer {
+        let root = rustix::process::geteuid().is_root();
+        let managed = Path::new(SERVICE_MANAGER).exists();
+        let starter = (start && may_start(&instance, root, managed)).then(Starter::from_env);
+        Dialer { instance, read_only, starter }
     }
 
     #[cfg(test)]
@@ -75,10 +82,21 @@ impl Dialer {
 
     /// Connects, starting the daemon if it is not there.
     pub(crate) fn dial(&self) -> Result<Client> {
+        self.reach(|path| Client::connect(path, "libclient"))
+    }
+
+    /// The same without a word to the daemon: a socket for somebody else to speak on.
+    pub(crate) fn dial_socket(&self) -> Result<UnixStream> {
+        self.reach(|path| {
+            UnixStream::connect(path).map_err(|source| ConnectError::Connect { path: path.to_path_buf(), source })
+        })
+    }
+
+    fn reach<T>(&self, connect: impl Fn(&Path) -> Result<T, ConnectError>) -> Result<T> {
         let mut starts = 0;
         loop {
-            let failure = match Client::connect(&self.socket(), "libclient") {
-                Ok(client) => return Ok(client),
+            let failure = match connect(&self.socket()) {
+                Ok(reached) => return Ok(reached),
                 Err(failure) => failure,
             };
             match &self.starter {

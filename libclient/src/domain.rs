@@ -8,12 +8,12 @@ use std::{
     },
 };
 
-use api::{Operation, bulkhead, remote};
+use api::{bulkhead, remote};
 use uuid::Uuid;
 
 use crate::{
     Connection, ConsoleFlags, ConsoleStream, CreateFlags, DestroyFlags, DomainInfo, GuestInfo, Reason, Result, State,
-    UndefineFlags, XmlFlags, error, sources, types::time_of,
+    UndefineFlags, XmlFlags, sources, types::time_of,
 };
 
 /// A domain of a connection: a handle that keeps the connection open, whether the domain still exists or not.
@@ -272,15 +272,9 @@ impl Domain {
     /// [`ErrorCode::OPERATION_FAILED`](crate::ErrorCode::OPERATION_FAILED) when somebody else has it and
     /// [`ConsoleFlags::FORCE`] is not given.
     pub fn open_console(&self, device: Option<&str>, flags: ConsoleFlags) -> Result<ConsoleStream> {
-        let op = bulkhead::DomainOpenConsoleArgs::OP;
-        let args = bulkhead::DomainOpenConsoleArgs {
-            dom: self.dom(),
-            dev_name: device.map(str::to_owned),
-            flags: flags.bits(),
-        };
-        let ((), fds) = self.connection.invoke_with_fds(args, Vec::new())?;
-        let fd = fds.into_iter().next().ok_or_else(|| error::strange_answer(op, "it has no file descriptor"))?;
-        ConsoleStream::new(fd).map_err(|_| error::strange_answer(op, "its file descriptor is no stream socket"))
+        let dev_name = device.map(str::to_owned);
+        let args = bulkhead::DomainOpenConsoleArgs { dom: self.dom(), dev_name, flags: flags.bits() };
+        self.connection.link().console(args)
     }
 }
 

@@ -2,10 +2,15 @@
 
 use api::{Error, ErrorCode, ErrorDomain, Op};
 use ipc::{
+    ConnError,
     client::{CallError, ConnectError},
+    codec::CodecError,
+    hello::NoCommonVersion,
     paths::{Instance, Mode},
 };
 use rustix::io::Errno;
+
+use crate::driven::Lost;
 
 /// Why there is no connection to the daemon of an instance.
 pub(crate) fn no_connection(error: ConnectError, instance: &Instance) -> Error {
@@ -52,7 +57,7 @@ pub(crate) fn no_answer(error: CallError, op: Op) -> Error {
         CallError::Lost(source) => new(ErrorCode::RPC, format!("the connection to qemud was lost during {api}"))
             .with_cause(source)
             .with_hint("whether it took effect is not known; the next call connects again"),
-        CallError::Send(source) => new(ErrorCode::RPC, format!("{api} cannot be sent")).with_cause(source),
+        CallError::Send(source) => not_sent(source, op),
         CallError::Answer(_) => new(ErrorCode::RPC, format!("the answer to {api} makes no sense"))
             .with_cause(error)
             .with_hint("use a client and a daemon of the same release"),
@@ -60,6 +65,38 @@ pub(crate) fn no_answer(error: CallError, op: Op) -> Error {
             .with_cause(error)
             .with_hint("qemud itself is stuck; its log says more"),
     }
+}
+
+/// A connection that nobody waits on is over.
+pub(crate) fn lost_connection(source: ConnError) -> Lost {
+    Lost::new(Error::new(ErrorCode::RPC, ErrorDomain::RPC, "the connection to qemud was lost").with_cause(source))
+}
+
+/// The daemon speaks another protocol.
+pub(crate) fn no_common_version(source: NoCommonVersion) -> Lost {
+    let error = Error::new(ErrorCode::RPC, ErrorDomain::RPC, "failed to connect to qemud").with_cause(source);
+    Lost::new(error.with_hint("use a client and a daemon of the same release; restart qemud after an upgrade"))
+}
+
+/// What a call was told that was under way then.
+pub(crate) fn lost_during(lost: &Lost, op: Op) -> Error {
+    let message = format!("the connection to qemud was lost during {}", op.info().api);
+    let reason = lost.error();
+    let error = Error::new(reason.code, reason.domain, message).with_cause_text(reason.message.clone());
+    let error = reason.causes.iter().fold(error, |error, cause| error.with_cause_text(cause.clone()));
+    error.with_hint("whether it took effect is not known")
+}
+
+/// A call that does not fit a frame.
+pub(crate) fn not_sent(source: ConnError, op: Op) -> Error {
+    Error::new(ErrorCode::RPC, ErrorDomain::RPC, format!("{} cannot be sent", op.info().api)).with_cause(source)
+}
+
+/// An answer that cannot be read.
+pub(crate) fn strange_bytes(source: CodecError, op: Op) -> Error {
+    Error::new(ErrorCode::RPC, ErrorDomain::RPC, format!("the answer to {} makes no sense", op.info().api))
+        .with_cause(source)
+        .with_hint("use a client and a daemon of the same release")
 }
 
 /// A driver answered with the reply of another operation, or with the wrong number of descriptors.

@@ -13,8 +13,9 @@
 //! # Ok::<(), libclient::Error>(())
 //! ```
 //!
-//! It is what programs hold: `cli`, and later the Python binding and the gateway, stand on it; below it are [`api`] (what
-//! can be asked), `ipc` (how it travels) and `model` (what a document says). It runs in the caller's process with the
+//! It is what programs hold: `cli`, the gateway (by [`driven`]) and later the Python binding stand on it; below it are
+//! [`api`] (what can be asked), `ipc` and `wire` (how it travels: Bulkhead's protocol and libvirt's) and `model` (what a
+//! document says). It runs in the caller's process with the
 //! caller's rights, so it must never need others: it opens a guest's files itself and hands the descriptors over, and what
 //! the caller may not open stays closed.
 //!
@@ -23,6 +24,19 @@
 //! |---|---|
 //! | `qemu:///system`, `qemu:///session` | every call goes to qemud over one socket; for a session, qemud is started when it is not there |
 //! | `test:///default`, `test:///FILE.xml` | a mock hypervisor in this process with a state of its own for each connection |
+//! | `DRIVER+WAY://[user@][host][:port]/path?parameters` | any driver of a daemon that speaks libvirt's protocol: libvirt's own, or Bulkhead's gateway |
+//!
+//! | way | parameters |
+//! |---|---|
+//! | `unix` | `socket=PATH`, or `mode=auto`, `legacy`, `direct` among libvirt's sockets on this host |
+//! | `ssh` | the system's ssh; `keyfile=`, `no_verify=1`, `no_tty=1`, `command=` (instead of `ssh`), `socket=`, `netcat=`, `proxy=auto`, `netcat`, `native` |
+//! | `tls` (also when there is only a host) | `pkipath=DIR`, `no_verify=1`; otherwise certificates where libvirt keeps them |
+//! | `tcp` | plain, for networks that nobody else is on; a password does not travel, everything else does |
+//! | `ext` | `command=PROGRAM`, whose standard streams are the connection |
+//!
+//! `name=` is what the far side is asked to open instead of the URI without its way, `authfile=` a file of names and
+//! passwords. A connection that is lost is made again by the next call, a listener's by itself; Bulkhead's daemons then tell
+//! what was missed, libvirt's cannot, and [`EventStream::lost`] says so.
 //!
 //! # Errors
 //! Everything that fails fails with an [`Error`]: libvirt's `code` for programs, a message, the chain of causes and often a
@@ -33,8 +47,9 @@
 //! | [`ErrorCode::INVALID_ARG`] | the caller passed something that cannot be meant |
 //! | [`ErrorCode::NO_CONNECT`] | no driver serves the URI |
 //! | [`ErrorCode::SYSTEM_ERROR`] | the system refused: a socket, a file, a daemon that does not start |
-//! | [`ErrorCode::RPC`] | the connection was lost, or the other side is no qemud that we know |
+//! | [`ErrorCode::RPC`] | the connection was lost, or the other side is no daemon that we know |
 //! | [`ErrorCode::OPERATION_TIMEOUT`] | there is no answer |
+//! | [`ErrorCode::AUTH_FAILED`] | the daemon does not let this user in, or wants a password that nobody gave |
 //! | [`ErrorCode::OPERATION_DENIED`] | the connection is read-only |
 //! | [`ErrorCode::NO_SUPPORT`] | the driver does not have the operation |
 //! | [`ErrorCode::NO_DOMAIN`] | there is no such domain |
@@ -59,6 +74,7 @@ pub use callbacks::CallbackId;
 pub use connection::Connection;
 pub use console::ConsoleStream;
 pub use domain::Domain;
+pub use remote::{Question, local_socket};
 pub use stream::EventStream;
 pub use types::{DomainEvent, DomainInfo, DomainRecord, EventDetail, EventKind, GuestInfo, NodeInfo, Reason, State};
 pub use uri::Uri;
@@ -69,12 +85,16 @@ mod connection;
 mod console;
 mod dial;
 mod domain;
+pub mod driven;
 mod error;
 pub mod event;
+#[cfg(test)]
+mod fake_libvirtd;
 #[cfg(test)]
 mod fake_qemud;
 mod link;
 mod qemu;
+mod remote;
 mod sources;
 mod stream;
 mod test_driver;

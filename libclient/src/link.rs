@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use api::{Call, Reply, bulkhead};
+use api::{Call, Operation, Reply, bulkhead};
 
-use crate::Result;
+use crate::{ConsoleStream, Result, error};
 
 /// A driver that is open.
 pub(crate) trait Link: Send + Sync {
@@ -22,6 +22,42 @@ pub(crate) trait Link: Send + Sync {
 
     /// Whether a guest's files are real, so that the caller opens them and hands them over.
     fn takes_files(&self) -> bool;
+
+    /// Opens a guest's console.
+    fn console(&self, args: bulkhead::DomainOpenConsoleArgs) -> Result<ConsoleStream> {
+        open_console(self, args)
+    }
+
+    /// What the way to the driver is worth.
+    fn security(&self) -> Result<Security> {
+        Ok(Security { secure: true, encrypted: false })
+    }
+
+    /// Asks the far side for a sign of life after each such silence, and gives it up after so many without an answer. On
+    /// this host the kernel tells.
+    fn set_keepalive(&self, _watch: Option<(Duration, u32)>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What the way to a driver is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Security {
+    /// Nobody can read along.
+    pub(crate) secure: bool,
+    /// It is encrypted.
+    pub(crate) encrypted: bool,
+}
+
+/// Opens a console whose bytes travel over a descriptor of the answer.
+pub(crate) fn open_console<L: Link + ?Sized>(link: &L, args: bulkhead::DomainOpenConsoleArgs) -> Result<ConsoleStream> {
+    let op = bulkhead::DomainOpenConsoleArgs::OP;
+    let (_, fds) = link.call(args.into_call(), Vec::new())?;
+    let mut fds = fds.into_iter();
+    let (Some(fd), None) = (fds.next(), fds.next()) else {
+        return Err(error::strange_answer(op, "it has the wrong number of file descriptors"));
+    };
+    ConsoleStream::new(fd).map_err(|_| error::strange_answer(op, "its file descriptor is no stream socket"))
 }
 
 /// Where a driver's events come from, one listener's share.

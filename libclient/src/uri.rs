@@ -1,7 +1,7 @@
 //! Connection URIs: `driver[+transport]://[user@][host][:port]/path[?query]`.
 //!
-//! Parsing takes everything that libvirt writes, so that a URI which is served elsewhere is refused with the reason and
-//! not as bad syntax; [`Target::of`] says what this build can reach.
+//! Parsing takes everything that libvirt writes; [`Target::of`] says where it leads. A URI without a way (`qemu:///system`)
+//! is qemud's by Bulkhead's own protocol or the mock hypervisor's; one with a way goes by libvirt's protocol.
 
 use std::{
     fmt,
@@ -11,10 +11,11 @@ use std::{
 use api::{Error, ErrorCode, ErrorDomain};
 use ipc::paths::Mode;
 
-use crate::Result;
+use crate::{Result, remote::Address};
 
 /// What every refusal tells the user to write instead.
-const KNOWN: &str = "the URIs served here are qemu:///system, qemu:///session, test:///default and test:///FILE.xml";
+const KNOWN: &str = "the URIs served here are qemu:///system, qemu:///session, test:///default, test:///FILE.xml, and \
+                     driver+unix|ssh|tls|tcp|ext://[user@][host][:port]/path for other daemons and hosts";
 
 /// The environment variables that give the default URI, in this order.
 const DEFAULTS: [&str; 2] = ["BULKHEAD_URI", "LIBVIRT_DEFAULT_URI"];
@@ -47,6 +48,8 @@ pub(crate) enum Target {
     TestDefault,
     /// The mock hypervisor in this process, with a node from a file.
     TestFile(PathBuf),
+    /// A daemon that speaks libvirt's protocol.
+    Remote(Box<Address>),
 }
 
 impl Uri {
@@ -109,11 +112,9 @@ impl Uri {
         set.unwrap_or_else(|| by_user(rustix::process::geteuid().is_root()).to_owned())
     }
 
+    /// Who names a way wants it gone, even if it ends on this host.
     fn is_remote(&self) -> bool {
-        self.host.is_some()
-            || self.user.is_some()
-            || self.port.is_some()
-            || self.transport.as_deref().is_some_and(|transport| transport != "unix")
+        self.host.is_some() || self.user.is_some() || self.port.is_some() || self.transport.is_some()
     }
 }
 
@@ -129,13 +130,12 @@ impl Target {
     /// [`ErrorCode::NO_CONNECT`] when nothing here serves it, with a hint what is served.
     pub(crate) fn of(uri: &Uri) -> Result<Target> {
         let text = uri.to_string();
+        if uri.is_remote() {
+            let root = rustix::process::geteuid().is_root();
+            return Address::of(uri, root).map(|address| Target::Remote(Box::new(address)));
+        }
         if !matches!(uri.driver.as_str(), "qemu" | "test") {
             return Err(no_driver(&text, &format!("there is no driver \"{}\"", uri.driver)));
-        }
-        if uri.is_remote() {
-            return Err(no_driver(&text, "remote transports are not supported yet").with_hint(
-                "leave out transport, user and host and run the program on the host itself: driver:///path",
-            ));
         }
         if let Some((name, _)) = uri.query.first() {
             return Err(no_driver(&text, &format!("the parameter \"{name}\" is not supported")));
@@ -293,18 +293,18 @@ mod tests {
         let target = |text: &str| Target::of(&Uri::parse(text).unwrap()).unwrap();
         assert_eq!(target("qemu:///system"), Target::Qemu(Mode::System));
         assert_eq!(target("QEMU:///session"), Target::Qemu(Mode::Session));
-        assert_eq!(target("qemu+unix:///system"), Target::Qemu(Mode::System));
         assert_eq!(target("test:///default"), Target::TestDefault);
         assert_eq!(target("test:///tmp/a%20b.xml"), Target::TestFile("/tmp/a b.xml".into()));
+        for remote in ["qemu+unix:///system", "qemu+ssh://host/system", "xen://host/", "test+unix:///default?socket=/x"]
+        {
+            assert!(matches!(target(remote), Target::Remote(_)), "{remote}");
+        }
     }
 
     #[test]
     fn what_is_not_served_says_why_and_what_is() {
         for (text, code, cause, hint) in [
             ("xen:///system", ErrorCode::NO_CONNECT, "there is no driver \"xen\"", "qemu:///system"),
-            ("qemu+ssh://host/system", ErrorCode::NO_CONNECT, "remote transports are not supported yet", "on the host"),
-            ("qemu+tcp:///system", ErrorCode::NO_CONNECT, "remote transports are not supported yet", "on the host"),
-            ("qemu://host/system", ErrorCode::NO_CONNECT, "remote transports are not supported yet", "on the host"),
             ("qemu:///foo", ErrorCode::NO_CONNECT, "the qemu driver has no path \"/foo\"", "qemu:///session"),
             ("qemu://", ErrorCode::NO_CONNECT, "the qemu driver has no path \"\"", "qemu:///session"),
             ("test:///", ErrorCode::NO_CONNECT, "the test driver has no path \"/\"", "test:///default"),

@@ -34,7 +34,12 @@ impl Deadline {
 
 /// Waits until `fd` has something to read or the deadline has passed; true when it has.
 pub(crate) fn readable(fd: BorrowedFd<'_>, deadline: Deadline) -> io::Result<bool> {
-    poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], deadline)
+    ready(fd, PollFlags::IN, deadline)
+}
+
+/// Waits until `fd` is ready in one of these ways, or broken, or the deadline has passed; true unless it has.
+pub(crate) fn ready(fd: BorrowedFd<'_>, how: PollFlags, deadline: Deadline) -> io::Result<bool> {
+    poll(&mut [PollFd::from_borrowed_fd(fd, how)], deadline)
 }
 
 /// Lets the time pass.
@@ -47,6 +52,11 @@ pub(crate) fn hung_up(socket: &impl AsFd) -> bool {
     // A hang-up is told unasked. Half a hang-up is not one: it may be our own.
     let mut fds = [PollFd::new(socket, PollFlags::empty())];
     poll(&mut fds, Deadline::after(Some(Duration::ZERO))).unwrap_or(true)
+}
+
+/// The same where half a hang-up is one: on a stream that this side never closes half. A host says no more than that.
+pub(crate) fn peer_gone(stream: &impl AsFd) -> bool {
+    ready(stream.as_fd(), PollFlags::RDHUP, Deadline::after(Some(Duration::ZERO))).unwrap_or(true)
 }
 
 fn poll(fds: &mut [PollFd<'_>], deadline: Deadline) -> io::Result<bool> {

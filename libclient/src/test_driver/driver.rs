@@ -23,7 +23,7 @@ const VERSION: u64 = 2;
 const MAX_VCPUS: i32 = 32;
 
 /// The flags of a call, refused when there is one that the operation does not have.
-fn flags<F: Flags<Bits = u32>>(bits: u32, op: Op) -> Result<F> {
+pub(super) fn flags<F: Flags<Bits = u32>>(bits: u32, op: Op) -> Result<F> {
     F::from_bits(bits).ok_or_else(|| {
         let unknown = bits & !F::all().bits();
         let message = format!("unsupported flags (0x{unknown:x}) in function {}", op.info().api);
@@ -31,7 +31,7 @@ fn flags<F: Flags<Bits = u32>>(bits: u32, op: Op) -> Result<F> {
     })
 }
 
-fn no_flags(bits: u32, op: Op) -> Result<()> {
+pub(super) fn no_flags(bits: u32, op: Op) -> Result<()> {
     if bits == 0 {
         return Ok(());
     }
@@ -48,7 +48,7 @@ fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-fn number(number: u32) -> i32 {
+pub(super) fn number(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
@@ -98,13 +98,36 @@ impl Machine {
             return Err(op_failed("Active console session exists for this domain")
                 .with_hint("take it over with the flag FORCE"));
         }
-        let (echo, user) = Echo::open(flags.contains(ConsoleFlags::READ_ONLY)).map_err(|source| {
-            Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::TEST, "cannot open a console").with_cause(source)
-        })?;
+        let (echo, user) =
+            Echo::open(flags.contains(ConsoleFlags::READ_ONLY), cx.watch.as_deref()).map_err(|source| {
+                Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::TEST, "cannot open a console").with_cause(source)
+            })?;
         running.console = Some(echo);
         cx.fds.push(user);
         Ok(())
     }
+}
+
+/// Methods of the table whose bodies stand in `breadth`.
+macro_rules! elsewhere {
+    ($($op:ident($args:ty) -> $ret:ty = $body:ident;)*) => {
+        $(
+            fn $op(&mut self, cx: &mut Context, args: $args) -> Answer<$ret> {
+                self.$body(cx, &args)
+            }
+        )*
+    };
+}
+
+/// Lists of what a mock guest has none of, with the flags that filter them.
+macro_rules! none {
+    ($($op:ident($args:ty) -> $ret:ty, $known:literal;)*) => {
+        $(
+            fn $op(&mut self, _: &mut Context, args: $args) -> Answer<$ret> {
+                self.empty_list::<$args>(&args.dom, args.flags, $known)
+            }
+        )*
+    };
 }
 
 impl Driver for Machine {
@@ -182,7 +205,10 @@ impl Driver for Machine {
         _: &mut Context,
         args: remote::ConnectSupportsFeatureArgs,
     ) -> Answer<remote::ConnectSupportsFeatureRet> {
-        let supported = Feature::try_from(args.feature) == Ok(Feature::TypedParamString);
+        let supported = matches!(
+            Feature::try_from(args.feature),
+            Ok(Feature::TypedParamString | Feature::NetworkUpdateHasCorrectOrder)
+        );
         Ok(remote::ConnectSupportsFeatureRet { supported: supported.into() }.into())
     }
 
@@ -524,9 +550,15 @@ impl Driver for Machine {
         args: remote::DomainGetVcpusFlagsArgs,
     ) -> Answer<remote::DomainGetVcpusFlagsRet> {
         let flags: VcpuFlags = flags(args.flags, Op::DomainGetVcpusFlags)?;
-        let guest = self.guest(&args.dom)?;
-        let vcpus = if flags.contains(VcpuFlags::MAXIMUM) { guest.max_vcpus() } else { guest.vcpus() };
-        Ok(remote::DomainGetVcpusFlagsRet { num: number(vcpus) }.into())
+        if flags.contains(VcpuFlags::LIVE | VcpuFlags::CONFIG) {
+            let text = "Flags 'VIR_DOMAIN_AFFECT_LIVE' and 'VIR_DOMAIN_AFFECT_CONFIG' are mutually exclusive";
+            return Err(Error::new(ErrorCode::INVALID_ARG, ErrorDomain::TEST, text));
+        }
+        let (live, config) = self.guest(&args.dom)?.affected(args.flags)?;
+        let vcpus = live.or(config).map(|domain| domain.vcpus.clone());
+        let maximum = flags.contains(VcpuFlags::MAXIMUM);
+        let num = vcpus.map_or(0, |vcpus| if maximum { vcpus.max } else { vcpus.online() });
+        Ok(remote::DomainGetVcpusFlagsRet { num: number(num) }.into())
     }
 
     fn bulkhead_domain_guest_info(
@@ -548,6 +580,68 @@ impl Driver for Machine {
 
     fn bulkhead_domain_open_console(&mut self, cx: &mut Context, args: bulkhead::DomainOpenConsoleArgs) -> Answer<()> {
         Ok(self.open_console(cx, &args)?.into())
+    }
+
+    elsewhere! {
+        connect_get_all_domain_stats(remote::ConnectGetAllDomainStatsArgs) -> remote::ConnectGetAllDomainStatsRet = all_stats;
+        domain_get_cpu_stats(remote::DomainGetCpuStatsArgs) -> remote::DomainGetCpuStatsRet = cpu_stats;
+        domain_memory_stats(remote::DomainMemoryStatsArgs) -> remote::DomainMemoryStatsRet = memory_stats;
+        domain_block_stats(remote::DomainBlockStatsArgs) -> remote::DomainBlockStatsRet = block_stats;
+        domain_interface_stats(remote::DomainInterfaceStatsArgs) -> remote::DomainInterfaceStatsRet = interface_stats;
+        domain_get_vcpus(remote::DomainGetVcpusArgs) -> remote::DomainGetVcpusRet = vcpu_infos;
+        domain_get_vcpu_pin_info(remote::DomainGetVcpuPinInfoArgs) -> remote::DomainGetVcpuPinInfoRet = vcpu_pins;
+        domain_set_vcpus(remote::DomainSetVcpusArgs) -> () = set_vcpus;
+        domain_set_vcpus_flags(remote::DomainSetVcpusFlagsArgs) -> () = set_vcpus_flags;
+        domain_set_memory(remote::DomainSetMemoryArgs) -> () = set_memory;
+        domain_set_memory_flags(remote::DomainSetMemoryFlagsArgs) -> () = set_memory_flags;
+        domain_set_max_memory(remote::DomainSetMaxMemoryArgs) -> () = set_max_memory;
+        domain_get_metadata(remote::DomainGetMetadataArgs) -> remote::DomainGetMetadataRet = metadata;
+        domain_set_metadata(remote::DomainSetMetadataArgs) -> () = set_metadata;
+        domain_rename(remote::DomainRenameArgs) -> remote::DomainRenameRet = rename_by;
+        node_get_cpu_map(remote::NodeGetCpuMapArgs) -> remote::NodeGetCpuMapRet = cpu_map;
+        node_get_free_memory(remote::NodeGetFreeMemoryArgs) -> remote::NodeGetFreeMemoryRet = free_memory;
+        node_get_cells_free_memory(remote::NodeGetCellsFreeMemoryArgs) -> remote::NodeGetCellsFreeMemoryRet = cells_free_memory;
+        node_get_memory_stats(remote::NodeGetMemoryStatsArgs) -> remote::NodeGetMemoryStatsRet = node_memory_stats;
+        node_get_security_model(remote::NodeGetSecurityModelArgs) -> remote::NodeGetSecurityModelRet = security_model;
+        domain_get_time(remote::DomainGetTimeArgs) -> remote::DomainGetTimeRet = guest_time;
+        domain_get_hostname(remote::DomainGetHostnameArgs) -> remote::DomainGetHostnameRet = guest_hostname;
+        domain_send_key(remote::DomainSendKeyArgs) -> () = press_keys;
+        domain_get_scheduler_type(remote::DomainGetSchedulerTypeArgs) -> remote::DomainGetSchedulerTypeRet = scheduler_type;
+        domain_get_scheduler_parameters(remote::DomainGetSchedulerParametersArgs) -> remote::DomainGetSchedulerParametersRet = scheduler_parameters;
+        domain_get_job_info(remote::DomainGetJobInfoArgs) -> remote::DomainGetJobInfoRet = job_info;
+        domain_abort_job(remote::DomainAbortJobArgs) -> () = abort_job;
+        domain_get_control_info(remote::DomainGetControlInfoArgs) -> remote::DomainGetControlInfoRet = control_info;
+        domain_get_security_label(remote::DomainGetSecurityLabelArgs) -> remote::DomainGetSecurityLabelRet = security_label;
+        domain_interface_addresses(remote::DomainInterfaceAddressesArgs) -> remote::DomainInterfaceAddressesRet = addresses;
+        domain_get_messages(remote::DomainGetMessagesArgs) -> remote::DomainGetMessagesRet = guest_messages;
+    }
+
+    none! {
+        domain_snapshot_num(remote::DomainSnapshotNumArgs) -> remote::DomainSnapshotNumRet, 0x7ff;
+        domain_snapshot_list_names(remote::DomainSnapshotListNamesArgs) -> remote::DomainSnapshotListNamesRet, 0x7ff;
+        domain_list_all_snapshots(remote::DomainListAllSnapshotsArgs) -> remote::DomainListAllSnapshotsRet, 0x7ff;
+        domain_has_current_snapshot(remote::DomainHasCurrentSnapshotArgs) -> remote::DomainHasCurrentSnapshotRet, 0;
+        domain_list_all_checkpoints(remote::DomainListAllCheckpointsArgs) -> remote::DomainListAllCheckpointsRet, 0xf;
+        domain_get_job_stats(remote::DomainGetJobStatsArgs) -> remote::DomainGetJobStatsRet, 0x3;
+        domain_get_block_job_info(remote::DomainGetBlockJobInfoArgs) -> remote::DomainGetBlockJobInfoRet, 0x1;
+        domain_get_iothread_info(remote::DomainGetIothreadInfoArgs) -> remote::DomainGetIothreadInfoRet, 0x3;
+    }
+
+    fn connect_register_close_callback(
+        &mut self,
+        _: &mut Context,
+        _: remote::ConnectRegisterCloseCallbackArgs,
+    ) -> Answer<()> {
+        // This hypervisor is never lost.
+        Ok(().into())
+    }
+
+    fn connect_unregister_close_callback(
+        &mut self,
+        _: &mut Context,
+        _: remote::ConnectUnregisterCloseCallbackArgs,
+    ) -> Answer<()> {
+        Ok(().into())
     }
 
     // Events.

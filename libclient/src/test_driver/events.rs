@@ -112,7 +112,8 @@ impl TestEvents {
         Ok(TestEvents { machine: Arc::clone(&link.machine), bell, since, first_new: ret.next, lost: ret.lost })
     }
 
-    fn take(&mut self) -> Option<bulkhead::DomainEventMsg> {
+    /// The next event that has happened; the bell is silent when there is none.
+    pub(crate) fn take(&mut self) -> Option<bulkhead::DomainEventMsg> {
         let mut machine = lock(&self.machine);
         let log = machine.log();
         self.lost |= log.has_lost(self.since);

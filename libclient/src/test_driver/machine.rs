@@ -7,9 +7,9 @@ use std::time::{Instant, SystemTime};
 use api::{
     Error, ErrorCode, ErrorDomain, bulkhead,
     consts::{
-        CrashedDetail, CrashedReason, DefinedDetail, DomainState, LifecycleEvent, ListDomains, PausedReason,
-        ResumedDetail, RunningReason, ShutdownDetail, ShutoffReason, StartedDetail, StoppedDetail, SuspendedDetail,
-        UndefinedDetail,
+        CrashedDetail, CrashedReason, DefinedDetail, DomainState, LifecycleEvent, ListDomains, ModificationImpact,
+        PausedReason, ResumedDetail, RunningReason, ShutdownDetail, ShutoffReason, StartedDetail, StoppedDetail,
+        SuspendedDetail, UndefinedDetail,
     },
     remote,
 };
@@ -76,6 +76,24 @@ impl Guest {
 
     pub(crate) fn running(&mut self) -> Result<&mut Running> {
         self.running.as_mut().ok_or_else(not_running)
+    }
+
+    /// The documents that a call's flags mean: of the running domain, and the definition. Without a flag it is the first if
+    /// it runs, else the second.
+    pub(crate) fn affected(&mut self, flags: u32) -> Result<(Option<&mut Domain>, Option<&mut Domain>)> {
+        let impact = ModificationImpact::from_bits_truncate(flags);
+        let (live, config) = match (impact.is_empty(), self.is_active()) {
+            (true, active) => (active, !active),
+            (false, _) => (impact.contains(ModificationImpact::LIVE), impact.contains(ModificationImpact::CONFIG)),
+        };
+        if live && self.running.is_none() {
+            return Err(not_running());
+        }
+        if config && self.definition.is_none() {
+            return Err(invalid("cannot change persistent config of a transient domain"));
+        }
+        let running = self.running.as_mut().map(|running| &mut running.domain).filter(|_| live);
+        Ok((running, self.definition.as_mut().filter(|_| config)))
     }
 
     pub(crate) fn is_active(&self) -> bool {
@@ -181,6 +199,10 @@ impl Guest {
 }
 
 impl Running {
+    pub(crate) fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
     fn set(&mut self, state: DomainState, reason: i32) {
         self.state = state;
         self.reason = reason;
@@ -334,6 +356,33 @@ impl Machine {
         guest.autostart = false;
         self.emit(place, LifecycleEvent::Undefined, UndefinedDetail::Removed);
         self.forget_if_gone(place);
+        Ok(())
+    }
+
+    /// The consoles that are open.
+    pub(crate) fn consoles(&mut self) -> impl Iterator<Item = &mut Echo> {
+        self.guests.iter_mut().filter_map(|guest| guest.running.as_mut()?.console.as_mut())
+    }
+
+    pub(crate) fn rename(&mut self, dom: &remote::Domain, name: &str) -> Result<()> {
+        let place = self.find(dom)?;
+        let guest = self.at(place)?;
+        if guest.is_active() {
+            return Err(invalid("cannot rename active domain").with_hint("shut it down first"));
+        }
+        if guest.name == name {
+            return Err(invalid("Can't rename domain to itself"));
+        }
+        if self.guests.iter().any(|guest| guest.name == name) {
+            return Err(op_failed(&format!("domain with name '{name}' already exists")));
+        }
+        self.emit(place, LifecycleEvent::Undefined, UndefinedDetail::Renamed);
+        let guest = self.at(place)?;
+        guest.name = name.to_owned();
+        if let Some(definition) = &mut guest.definition {
+            definition.name = name.to_owned();
+        }
+        self.emit(place, LifecycleEvent::Defined, DefinedDetail::Renamed);
         Ok(())
     }
 

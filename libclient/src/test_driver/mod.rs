@@ -3,6 +3,7 @@
 //! Each connection has a state of its own that is gone with it. Nothing here touches the host: no file of a document is
 //! opened, no process is started. The only thread is a console's echo, and it ends with its console.
 
+mod breadth;
 mod console;
 mod driver;
 mod events;
@@ -21,7 +22,9 @@ use crate::{
     Result,
     link::{EventSource, Link},
 };
-use events::{Bell, TestEvents};
+use console::Echo;
+use events::Bell;
+pub(crate) use events::TestEvents;
 use machine::Machine;
 use node::Node;
 
@@ -32,12 +35,16 @@ pub(crate) struct Context {
     fds: Vec<OwnedFd>,
     /// Rung when something happens, for a call that subscribes.
     bell: Option<Arc<Bell>>,
+    /// An epoll where a console that is opened rings; without one it has a thread.
+    watch: Option<Arc<OwnedFd>>,
 }
 
 /// A connection to the mock hypervisor.
 pub(crate) struct TestLink {
     machine: Arc<Mutex<Machine>>,
     read_only: bool,
+    /// Where consoles ring.
+    watch: Option<Arc<OwnedFd>>,
 }
 
 impl TestLink {
@@ -52,7 +59,32 @@ impl TestLink {
     }
 
     fn open(node: Node, read_only: bool) -> Result<TestLink> {
-        Ok(TestLink { machine: Arc::new(Mutex::new(Machine::new(node)?)), read_only })
+        Ok(TestLink { machine: Arc::new(Mutex::new(Machine::new(node)?)), read_only, watch: None })
+    }
+
+    /// With consoles that ring at an epoll and wait for [`TestLink::echo`], instead of having a thread each.
+    pub(crate) fn watched_by(self, watch: &Arc<OwnedFd>) -> TestLink {
+        TestLink { watch: Some(Arc::clone(watch)), ..self }
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Looks after the consoles, if there are any.
+    pub(crate) fn echo(&self) {
+        lock(&self.machine).consoles().for_each(Echo::pump);
+    }
+
+    pub(crate) fn has_consoles(&self) -> bool {
+        lock(&self.machine).consoles().next().is_some()
+    }
+
+    /// Makes one call: this driver answers at once.
+    pub(crate) fn call_now(&self, call: Call) -> Result<(Reply, Vec<OwnedFd>)> {
+        let mut context = Context { watch: self.watch.clone(), ..Context::default() };
+        let reply = self.dispatch(call, &mut context)?;
+        Ok((reply, context.fds))
     }
 
     fn dispatch(&self, call: Call, context: &mut Context) -> Result<Reply> {
@@ -72,9 +104,7 @@ impl TestLink {
 
 impl Link for TestLink {
     fn call(&self, call: Call, _fds: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>)> {
-        let mut context = Context::default();
-        let reply = self.dispatch(call, &mut context)?;
-        Ok((reply, context.fds))
+        self.call_now(call)
     }
 
     fn events(&self, since: Option<u64>) -> Result<Box<dyn EventSource>> {

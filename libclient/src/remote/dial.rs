@@ -1,0 +1,287 @@
+//! From an address to a byte stream.
+
+use std::{
+    env, fmt, io,
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
+
+use api::{Error, ErrorCode, ErrorDomain};
+use ipc::paths::{Instance, Mode, ROOT_VARIABLE};
+use rustix::io::Errno;
+use thiserror::Error as ThisError;
+use wire::{
+    Transport,
+    tls::TlsError,
+    transport::{Plain, Unix},
+};
+
+use super::{
+    address::{Address, Sockets, Tls, Way},
+    helper::{Helper, HelperError, Said},
+    pki::{self, PkiError},
+    ssh,
+};
+use crate::{Result, Uri};
+
+/// How long a host may take to answer a connection.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A byte stream to a daemon that nobody has spoken on yet.
+pub(super) struct Stream {
+    pub(super) transport: Box<dyn Transport + Send>,
+    /// Where it leads, as an error tells it: `the socket '/x'`.
+    pub(super) place: String,
+    /// What a program between says of itself.
+    pub(super) said: Option<Said>,
+}
+
+/// Why there is no byte stream.
+#[derive(Debug, ThisError)]
+enum DialError {
+    #[error("there is no {names} in {dirs}")]
+    NoSocket { dirs: Shown, names: String },
+    #[error("{} refuses", path.display())]
+    Socket {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the host '{host}' is not known")]
+    Resolve {
+        host: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the host '{0}' has no address")]
+    NoAddress(String),
+    #[error("{address} does not answer")]
+    Connect {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the connection cannot be set up")]
+    Setup(#[source] io::Error),
+    #[error(transparent)]
+    Helper(#[from] HelperError),
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+}
+
+/// Connects. `unattended`: nobody is asked anything.
+pub(super) fn dial(address: &Address, read_only: bool, unattended: bool) -> Result<Stream> {
+    let host = address.host();
+    let (place, dialled) = match &address.way {
+        Way::Unix(sockets) => {
+            let path = socket_path(sockets, read_only);
+            let shown = path
+                .as_ref()
+                .ok()
+                .or(sockets.path.as_ref().map(PathBuf::from).as_ref())
+                .map(|p| p.display().to_string());
+            (shown.map_or("a libvirt socket".into(), |path| format!("the socket '{path}'")), path.and_then(dial_unix))
+        }
+        Way::Ssh(way) => {
+            let mut way = way.clone();
+            way.no_tty |= unattended;
+            let command = ssh::command(&way, host, address.user.as_deref(), &address.name, read_only);
+            (format!("the host '{host}' by ssh"), dial_helper(command, true))
+        }
+        Way::Tcp { port } => (format!("{host}, port {port}"), dial_tcp(host, *port)),
+        Way::Tls(tls) => (format!("{host}, port {}, by TLS", tls.port), dial_tls(tls, host)),
+        Way::Ext { command } => {
+            (format!("the program '{}'", command.display()), dial_helper(Command::new(command), false))
+        }
+    };
+    match dialled {
+        Ok((transport, said)) => Ok(Stream { transport, place, said }),
+        Err(failure) => Err(told(failure, &place)),
+    }
+}
+
+/// Connects to the socket of libvirt's protocol that serves `uri`'s guests on this host, and says nothing on it: for a
+/// program that carries the bytes for somebody else, as at the far end of ssh.
+///
+/// # Errors
+/// When the URI is none, no socket is there, or nobody listens on it.
+pub fn local_socket(uri: &str, read_only: bool) -> Result<UnixStream> {
+    let mut uri = Uri::parse(uri)?;
+    uri.transport = Some("unix".into());
+    let address = Address::of(&uri, rustix::process::geteuid().is_root())?;
+    let Way::Unix(sockets) = &address.way else {
+        return Err(Error::new(
+            ErrorCode::NO_CONNECT,
+            ErrorDomain::RPC,
+            format!("{uri} is not served by a Unix socket"),
+        ));
+    };
+    let socket = socket_path(sockets, read_only)
+        .and_then(|path| UnixStream::connect(&path).map_err(|source| DialError::Socket { path, source }));
+    socket.map_err(|failure| told(failure, "a libvirt socket"))
+}
+
+type Dialled = Result<(Box<dyn Transport + Send>, Option<Said>), DialError>;
+
+fn dial_unix(path: PathBuf) -> Dialled {
+    let socket = UnixStream::connect(&path).map_err(|source| DialError::Socket { path, source })?;
+    Ok((Box::new(Unix::new(socket)), None))
+}
+
+fn dial_helper(command: Command, secure: bool) -> Dialled {
+    let (helper, said) = Helper::run(command)?;
+    let transport: Box<dyn Transport + Send> =
+        if secure { Box::new(Plain::secured(helper)) } else { Box::new(Plain::new(helper)) };
+    Ok((transport, Some(said)))
+}
+
+fn dial_tcp(host: &str, port: u16) -> Dialled {
+    let socket = tcp(host, port)?;
+    Ok((Box::new(Plain::new(socket)), None))
+}
+
+fn dial_tls(tls: &Tls, host: &str) -> Dialled {
+    let socket = tcp(host, tls.port)?;
+    Ok((Box::new(pki::secure(tls, host, socket, PATIENCE)?), None))
+}
+
+/// A TCP connection that never blocks, to the first of the host's addresses that answers.
+fn tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
+    let addresses =
+        (host, port).to_socket_addrs().map_err(|source| DialError::Resolve { host: host.to_owned(), source })?;
+    let mut failure = DialError::NoAddress(host.to_owned());
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(socket) => {
+                // A call is one small packet that waits for its answer.
+                socket.set_nodelay(true).map_err(DialError::Setup)?;
+                socket.set_nonblocking(true).map_err(DialError::Setup)?;
+                return Ok(socket);
+            }
+            Err(source) => failure = DialError::Connect { address, source },
+        }
+    }
+    Err(failure)
+}
+
+/// The socket that is meant, or the first of those that may be that is there.
+fn socket_path(sockets: &Sockets, read_only: bool) -> Result<PathBuf, DialError> {
+    if let Some(path) = &sockets.path {
+        return Ok(PathBuf::from(path));
+    }
+    let root = rustix::process::geteuid().is_root();
+    let dirs = socket_dirs(sockets.session, root, &|name| env::var_os(name).map(PathBuf::from));
+    let names = sockets.names(read_only);
+    let mut paths = dirs.iter().flat_map(|dir| names.iter().map(|name| dir.join(name)));
+    paths.find(|path| path.exists()).ok_or_else(|| DialError::NoSocket { dirs: Shown(dirs), names: names.join(", ") })
+}
+
+/// Where libvirt's daemons and the gateway listen, in the order in which they are tried.
+fn socket_dirs(session: bool, root: bool, variable: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+    let set = |name: &str| variable(name).filter(|path| path.is_absolute());
+    if let Some(relocated) = set(ROOT_VARIABLE) {
+        let mode = if session { Mode::Session } else { Mode::System };
+        let instance = Instance::at(mode, Some(relocated.clone()));
+        return vec![if session { instance.runtime_dir().join("libvirt") } else { relocated.join("run/libvirt") }];
+    }
+    let mut dirs = Vec::new();
+    if session {
+        let cache = || set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
+        dirs.extend(set("XDG_RUNTIME_DIR").or_else(cache).map(|dir| dir.join("libvirt")));
+    }
+    // With libvirt, root's own daemon is the host's.
+    if !session || root {
+        dirs.extend(["/run/libvirt", "/run/bulkhead/libvirt"].map(PathBuf::from));
+    }
+    dirs
+}
+
+/// Paths, as an error lists them.
+#[derive(Debug)]
+struct Shown(Vec<PathBuf>);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, path) in self.0.iter().enumerate() {
+            let joint = if index == 0 { "" } else { ", " };
+            write!(f, "{joint}{}", path.display())?;
+        }
+        Ok(())
+    }
+}
+
+fn told(failure: DialError, place: &str) -> Error {
+    let hint = hint(&failure);
+    let error = Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::RPC, format!("failed to connect to {place}"));
+    let error = error.with_cause(failure);
+    match hint {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    }
+}
+
+fn hint(failure: &DialError) -> Option<&'static str> {
+    match failure {
+        DialError::NoSocket { .. } => {
+            Some("start libvirtd or Bulkhead's gateway, or name its socket: driver+unix:///path?socket=PATH")
+        }
+        DialError::Socket { source, .. } => match Errno::from_io_error(source)? {
+            Errno::NOENT | Errno::CONNREFUSED => Some("is the daemon running that should listen there?"),
+            Errno::ACCESS | Errno::PERM => {
+                Some("this user may not use that socket: connect read-only, or ask the administrator")
+            }
+            _ => None,
+        },
+        DialError::Connect { source, .. } => match Errno::from_io_error(source)? {
+            Errno::CONNREFUSED => {
+                Some("does the daemon listen on the network there? libvirt's do so only when told to")
+            }
+            _ => None,
+        },
+        DialError::Helper(HelperError::Spawn { .. }) => {
+            Some("install the program, or name another with ?command=PROGRAM")
+        }
+        DialError::Pki(error) => pki_hint(error),
+        _ => None,
+    }
+}
+
+fn pki_hint(failure: &PkiError) -> Option<&'static str> {
+    match failure {
+        PkiError::Authority { .. } => {
+            Some("put the authority's certificate there, name another directory with ?pkipath=DIR, or use ssh instead")
+        }
+        PkiError::Tls(TlsError::Refused) => {
+            Some("the server wants a certificate of its authority: clientcert.pem and clientkey.pem, or ?pkipath=DIR")
+        }
+        PkiError::Tls(TlsError::Handshake(_)) => Some(
+            "the host in the URI must be one that the server's certificate is for, and its authority be known here",
+        ),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_are_where_libvirt_s_clients_look() {
+        let dirs = |session, root, set: &[(&str, &str)]| {
+            socket_dirs(session, root, &|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
+        };
+        let paths = |texts: &[&str]| texts.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let runtime = [("HOME", "/h"), ("XDG_RUNTIME_DIR", "/run/user/7")];
+        assert_eq!(dirs(false, false, &runtime), paths(&["/run/libvirt", "/run/bulkhead/libvirt"]));
+        assert_eq!(dirs(true, false, &runtime), paths(&["/run/user/7/libvirt"]));
+        assert_eq!(dirs(true, true, &runtime)[..2], paths(&["/run/user/7/libvirt", "/run/libvirt"]));
+        assert_eq!(dirs(true, false, &[("HOME", "/h"), ("XDG_RUNTIME_DIR", "x")]), paths(&["/h/.cache/libvirt"]));
+        let moved = [("HOME", "/h"), ("BULKHEAD_ROOT", "/r")];
+        assert_eq!(dirs(false, true, &moved), paths(&["/r/run/libvirt"]));
+        let uid = rustix::process::getuid().as_raw();
+        assert_eq!(dirs(true, true, &moved), [PathBuf::from(format!("/r/user-{uid}/run/libvirt"))]);
+    }
+}

@@ -1,0 +1,656 @@
+//! What else programs ask of a mock host: statistics, sizes, notes, and what its guests have nothing of.
+//!
+//! Figures that a real guest would make up by running are those of a guest that runs and does nothing: its virtual CPUs are
+//! busy since the start, its disks are still, its memory is all in use.
+
+use std::time::SystemTime;
+
+use api::{
+    Answer, Error, ErrorCode, ErrorDomain, Op, Operation,
+    consts::{
+        AllDomainStats, DomainStats, InterfaceAddressesSource, JobType, ListDomains, MemoryFlags, MemoryStatTag,
+        MessageTypes, MetadataType, ModificationImpact, VcpuFlags, VcpuState,
+    },
+    params::{self, Params},
+    remote,
+};
+use model::Domain;
+
+use super::{
+    Context,
+    driver::{flags, no_flags, number},
+    machine::{Guest, Machine, invalid},
+};
+use crate::Result;
+
+/// The groups of statistics that a mock guest has.
+const GROUPS: DomainStats =
+    DomainStats::STATE.union(DomainStats::CPU_TOTAL).union(DomainStats::BALLOON).union(DomainStats::VCPU);
+/// libvirt's bits for "the running domain" and "the definition", which are the same in every call.
+const IMPACT: u32 = ModificationImpact::LIVE.bits() | ModificationImpact::CONFIG.bits();
+/// libvirt's mock hypervisor gives every guest the same share.
+const WEIGHT: u32 = 50;
+/// The table's limits of what an answer may hold.
+const CPUMAP_MAX: usize = 2048;
+const CPUMAPS_MAX: usize = 8_388_608;
+const VCPUINFO_MAX: u32 = 16_384;
+
+fn error(code: ErrorCode, message: impl Into<String>) -> Error {
+    Error::new(code, ErrorDomain::TEST, message)
+}
+
+fn bad_argument(message: impl std::fmt::Display) -> Error {
+    error(ErrorCode::INVALID_ARG, format!("invalid argument: {message}"))
+}
+
+impl Machine {
+    // Statistics.
+
+    pub(super) fn all_stats(
+        &mut self,
+        _: &mut Context,
+        args: &remote::ConnectGetAllDomainStatsArgs,
+    ) -> Answer<remote::ConnectGetAllDomainStatsRet> {
+        let chosen: AllDomainStats = flags(args.flags, Op::ConnectGetAllDomainStats)?;
+        let missing = args.stats & !GROUPS.bits();
+        if chosen.contains(AllDomainStats::ENFORCE_STATS) && missing != 0 {
+            let text = format!("argument unsupported: Stats types bits 0x{missing:x} are not supported by this driver");
+            return Err(error(ErrorCode::ARGUMENT_UNSUPPORTED, text));
+        }
+        let groups = if args.stats == 0 { GROUPS } else { DomainStats::from_bits_truncate(args.stats) & GROUPS };
+        let filter = ListDomains::from_bits_truncate(args.flags);
+        let named = |guest: &&Guest| args.doms.is_empty() || args.doms.iter().any(|dom| dom.uuid == guest.dom().uuid);
+        let guests = self.guests().iter().filter(|guest| guest.matches(filter)).filter(named);
+        let record = |guest: &Guest| remote::DomainStatsRecord { dom: guest.dom(), params: stats(guest, groups) };
+        Ok(remote::ConnectGetAllDomainStatsRet { ret_stats: guests.map(record).collect() }.into())
+    }
+
+    pub(super) fn cpu_stats(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetCpuStatsArgs,
+    ) -> Answer<remote::DomainGetCpuStatsRet> {
+        no_flags(args.flags & !params::STRING_OKAY, Op::DomainGetCpuStats)?;
+        let guest = self.guest(&args.dom)?;
+        guest.running()?;
+        if args.start_cpu != -1 {
+            let text = "Operation not supported: the processor time of a guest is not counted for each CPU";
+            return Err(error(ErrorCode::OPERATION_UNSUPPORTED, text).with_hint("ask for the total (--total)"));
+        }
+        let mut list = Params::new();
+        list.ullong("cpu_time", guest.cpu_time_ns());
+        let (params, more) = list.asked(i32::try_from(args.nparams).unwrap_or(i32::MAX));
+        let nparams = more.max(i32::try_from(params.len()).unwrap_or(i32::MAX));
+        Ok(remote::DomainGetCpuStatsRet { params, nparams }.into())
+    }
+
+    pub(super) fn memory_stats(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainMemoryStatsArgs,
+    ) -> Answer<remote::DomainMemoryStatsRet> {
+        no_flags(args.flags, Op::DomainMemoryStats)?;
+        let guest = self.guest(&args.dom)?;
+        guest.running()?;
+        let (_, current) = guest.memory_kib();
+        let stat = |tag: MemoryStatTag, val| remote::DomainMemoryStat { tag: tag.number(), val };
+        let stats = [stat(MemoryStatTag::ActualBalloon, current), stat(MemoryStatTag::Rss, current)];
+        let room = usize::try_from(args.max_stats).unwrap_or(usize::MAX);
+        Ok(remote::DomainMemoryStatsRet { stats: stats.into_iter().take(room).collect() }.into())
+    }
+
+    pub(super) fn block_stats(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainBlockStatsArgs,
+    ) -> Answer<remote::DomainBlockStatsRet> {
+        let guest = self.guest(&args.dom)?;
+        let disks = &guest.running()?.domain().devices.disks;
+        let named = |disk: &model::Disk| disk.target.dev == args.path || disk.source_path() == Some(&args.path);
+        if !args.path.is_empty() && !disks.iter().any(named) {
+            return Err(bad_argument(format!("invalid path: {}", args.path)));
+        }
+        Ok(remote::DomainBlockStatsRet { errs: -1, ..Default::default() }.into())
+    }
+
+    pub(super) fn interface_stats(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainInterfaceStatsArgs,
+    ) -> Answer<remote::DomainInterfaceStatsRet> {
+        self.guest(&args.dom)?.running()?;
+        Err(bad_argument(format!("'{}' is not a known interface", args.device)))
+    }
+
+    // Virtual CPUs and where they run.
+
+    pub(super) fn vcpu_infos(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetVcpusArgs,
+    ) -> Answer<remote::DomainGetVcpusRet> {
+        let cpus = self.node.cpus;
+        let guest = self.guest(&args.dom)?;
+        guest.running()?;
+        let (count, maplen) = room(guest.vcpus(), args.maxinfo, args.maplen)?;
+        let cpu_time = guest.cpu_time_ns();
+        let info = |vcpu| remote::VcpuInfo {
+            number: vcpu,
+            state: VcpuState::Running.number(),
+            cpu_time,
+            cpu: number(vcpu % cpus.max(1)),
+        };
+        let cpumaps = all_cpus(cpus, maplen).repeat(usize::try_from(count).unwrap_or_default());
+        Ok(remote::DomainGetVcpusRet { info: (0..count).map(info).collect(), cpumaps }.into())
+    }
+
+    pub(super) fn vcpu_pins(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetVcpuPinInfoArgs,
+    ) -> Answer<remote::DomainGetVcpuPinInfoRet> {
+        no_flags(args.flags & !IMPACT, Op::DomainGetVcpuPinInfo)?;
+        let cpus = self.node.cpus;
+        let (count, maplen) = room(self.guest(&args.dom)?.vcpus(), args.ncpumaps, args.maplen)?;
+        let cpumaps = all_cpus(cpus, maplen).repeat(usize::try_from(count).unwrap_or_default());
+        Ok(remote::DomainGetVcpuPinInfoRet { cpumaps, num: number(count) }.into())
+    }
+
+    pub(super) fn set_vcpus(&mut self, _: &mut Context, args: &remote::DomainSetVcpusArgs) -> Answer<()> {
+        self.change_vcpus(&args.dom, args.nvcpus, VcpuFlags::LIVE)
+    }
+
+    pub(super) fn set_vcpus_flags(&mut self, _: &mut Context, args: &remote::DomainSetVcpusFlagsArgs) -> Answer<()> {
+        self.change_vcpus(&args.dom, args.nvcpus, flags(args.flags, Op::DomainSetVcpusFlags)?)
+    }
+
+    fn change_vcpus(&mut self, dom: &remote::Domain, count: u32, flags: VcpuFlags) -> Answer<()> {
+        if count == 0 {
+            return Err(error(ErrorCode::INVALID_ARG, "nvcpus in virDomainSetVcpusFlags must not be zero"));
+        }
+        let maximum = flags.contains(VcpuFlags::MAXIMUM);
+        self.change(dom, flags.bits(), |domain, live| {
+            if maximum && live {
+                return Err(invalid("cannot adjust maximum vcpus on running domain"));
+            }
+            if maximum {
+                domain.vcpus.max = count;
+                domain.vcpus.current = domain.vcpus.current.filter(|current| *current < count);
+                return Ok(());
+            }
+            let max = domain.vcpus.max;
+            if count > max {
+                let text =
+                    format!("requested vcpus is greater than max allowable vcpus for the domain: {count} > {max}");
+                return Err(bad_argument(text));
+            }
+            domain.vcpus.current = Some(count).filter(|count| *count < max);
+            Ok(())
+        })
+    }
+
+    // Memory.
+
+    pub(super) fn set_memory(&mut self, _: &mut Context, args: &remote::DomainSetMemoryArgs) -> Answer<()> {
+        self.change_memory(&args.dom, args.memory, MemoryFlags::LIVE)
+    }
+
+    pub(super) fn set_memory_flags(&mut self, _: &mut Context, args: &remote::DomainSetMemoryFlagsArgs) -> Answer<()> {
+        self.change_memory(&args.dom, args.memory, flags(args.flags, Op::DomainSetMemoryFlags)?)
+    }
+
+    pub(super) fn set_max_memory(&mut self, _: &mut Context, args: &remote::DomainSetMaxMemoryArgs) -> Answer<()> {
+        self.change_memory(&args.dom, args.memory, MemoryFlags::MAXIMUM)
+    }
+
+    fn change_memory(&mut self, dom: &remote::Domain, kib: u64, flags: MemoryFlags) -> Answer<()> {
+        if kib == 0 {
+            return Err(error(ErrorCode::INVALID_ARG, "memory in virDomainSetMemoryFlags must not be zero"));
+        }
+        let maximum = flags.contains(MemoryFlags::MAXIMUM);
+        self.change(dom, flags.bits(), |domain, live| {
+            if maximum && live {
+                return Err(invalid("cannot resize the maximum memory on an active domain"));
+            }
+            if maximum {
+                domain.memory_kib = kib;
+                domain.current_memory_kib = domain.current_memory_kib.min(kib);
+            } else if kib > domain.memory_kib {
+                return Err(bad_argument("cannot set memory higher than max memory"));
+            } else {
+                domain.current_memory_kib = kib;
+            }
+            Ok(())
+        })
+    }
+
+    // Notes and names.
+
+    pub(super) fn metadata(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetMetadataArgs,
+    ) -> Answer<remote::DomainGetMetadataRet> {
+        no_flags(args.flags & !IMPACT, Op::DomainGetMetadata)?;
+        let kind = metadata_type(args.r#type)?;
+        if kind == MetadataType::Element && args.uri.is_none() {
+            return Err(error(ErrorCode::INVALID_ARG, "uri in virDomainGetMetadata must not be NULL"));
+        }
+        let (live, config) = self.guest(&args.dom)?.affected(args.flags)?;
+        let domain = live.or(config);
+        let uri = args.uri.as_deref().unwrap_or_default();
+        let found = domain.and_then(|domain| match kind {
+            MetadataType::Description => domain.description.clone(),
+            MetadataType::Title => domain.title.clone(),
+            MetadataType::Element => domain.metadata_of(uri),
+        });
+        let absent =
+            || error(ErrorCode::NO_DOMAIN_METADATA, "metadata not found: Requested metadata element is not present");
+        Ok(remote::DomainGetMetadataRet { metadata: found.ok_or_else(absent)? }.into())
+    }
+
+    pub(super) fn set_metadata(&mut self, _: &mut Context, args: &remote::DomainSetMetadataArgs) -> Answer<()> {
+        no_flags(args.flags & !IMPACT, Op::DomainSetMetadata)?;
+        let kind = metadata_type(args.r#type)?;
+        check_note(kind, args)?;
+        let text = args.metadata.clone().filter(|text| !text.is_empty());
+        self.change(&args.dom, args.flags, |domain, _| {
+            match kind {
+                MetadataType::Description => domain.description.clone_from(&text),
+                MetadataType::Title => domain.title.clone_from(&text),
+                MetadataType::Element => {
+                    let (key, uri) = (args.key.as_deref().unwrap_or_default(), args.uri.as_deref().unwrap_or_default());
+                    domain.set_metadata_of(key, uri, args.metadata.as_deref()).map_err(|cause| {
+                        error(ErrorCode::XML_ERROR, "XML error: the metadata cannot be used").with_cause(cause)
+                    })?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn rename_by(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainRenameArgs,
+    ) -> Answer<remote::DomainRenameRet> {
+        no_flags(args.flags, Op::DomainRename)?;
+        let name = args.new_name.as_deref().unwrap_or_default();
+        if name.is_empty() {
+            return Err(error(ErrorCode::INVALID_ARG, "string new_name in virDomainRename must not be empty"));
+        }
+        if let Err(why) = model::check_name(name) {
+            return Err(error(ErrorCode::XML_ERROR, format!("XML error: the name cannot be used: it {why}")));
+        }
+        self.rename(&args.dom, name)?;
+        Ok(remote::DomainRenameRet { retcode: 0 }.into())
+    }
+
+    /// Changes what a call's flags mean, all of it or nothing.
+    fn change(
+        &mut self,
+        dom: &remote::Domain,
+        flags: u32,
+        change: impl Fn(&mut Domain, bool) -> Result<()>,
+    ) -> Answer<()> {
+        let (live, config) = self.guest(dom)?.affected(flags)?;
+        let changed = |domain: Option<&Domain>, live| {
+            let mut copy = domain.cloned();
+            copy.as_mut().map_or(Ok(()), |copy| change(copy, live)).map(|()| copy)
+        };
+        let copies = [changed(live.as_deref(), true)?, changed(config.as_deref(), false)?];
+        for (domain, copy) in [live, config].into_iter().zip(copies) {
+            if let (Some(domain), Some(copy)) = (domain, copy) {
+                *domain = copy;
+            }
+        }
+        Ok(().into())
+    }
+
+    // The host.
+
+    pub(super) fn cpu_map(
+        &mut self,
+        _: &mut Context,
+        args: &remote::NodeGetCpuMapArgs,
+    ) -> Answer<remote::NodeGetCpuMapRet> {
+        no_flags(args.flags, Op::NodeGetCpuMap)?;
+        let cpus = self.node.cpus;
+        let bytes = usize::try_from(cpus.div_ceil(8)).unwrap_or_default();
+        let cpumap = if args.need_map == 0 { Vec::new() } else { all_cpus(cpus, bytes) };
+        let online = if args.need_online == 0 { 0 } else { cpus };
+        Ok(remote::NodeGetCpuMapRet { cpumap, online, ret: number(cpus) }.into())
+    }
+
+    /// What the guests leave of the memory, in KiB.
+    fn free_kib(&self) -> u64 {
+        let used = self.guests().iter().filter(|guest| guest.is_active()).map(|guest| guest.memory_kib().1);
+        self.node.memory_kib.saturating_sub(used.sum())
+    }
+
+    pub(super) fn free_memory(
+        &mut self,
+        _: &mut Context,
+        _: &remote::NodeGetFreeMemoryArgs,
+    ) -> Answer<remote::NodeGetFreeMemoryRet> {
+        Ok(remote::NodeGetFreeMemoryRet { free_mem: self.free_kib().saturating_mul(1024) }.into())
+    }
+
+    pub(super) fn cells_free_memory(
+        &mut self,
+        _: &mut Context,
+        args: &remote::NodeGetCellsFreeMemoryArgs,
+    ) -> Answer<remote::NodeGetCellsFreeMemoryRet> {
+        let nodes = self.node.nodes.clamp(1, 128);
+        let start = u32::try_from(args.start_cell)
+            .ok()
+            .filter(|start| *start < nodes)
+            .ok_or_else(|| bad_argument(format!("start cell {} out of range (0-{})", args.start_cell, nodes - 1)))?;
+        let each = self.free_kib().saturating_mul(1024) / u64::from(nodes);
+        let most = usize::try_from(args.maxcells).unwrap_or_default();
+        Ok(remote::NodeGetCellsFreeMemoryRet { cells: (start..nodes).map(|_| each).take(most).collect() }.into())
+    }
+
+    pub(super) fn node_memory_stats(
+        &mut self,
+        _: &mut Context,
+        args: &remote::NodeGetMemoryStatsArgs,
+    ) -> Answer<remote::NodeGetMemoryStatsRet> {
+        no_flags(args.flags, Op::NodeGetMemoryStats)?;
+        let nodes = self.node.nodes.clamp(1, 128);
+        let share = match args.cell_num {
+            -1 => 1,
+            cell if u32::try_from(cell).is_ok_and(|cell| cell < nodes) => u64::from(nodes),
+            cell => return Err(bad_argument(format!("there is no cell {cell}"))),
+        };
+        let stat = |field: &str, kib: u64| remote::NodeGetMemoryStats { field: field.into(), value: kib / share };
+        let list = vec![stat("total", self.node.memory_kib), stat("free", self.free_kib())];
+        let (params, nparams) = params::asked(list, args.nparams);
+        Ok(remote::NodeGetMemoryStatsRet { params, nparams }.into())
+    }
+
+    pub(super) fn security_model(
+        &mut self,
+        _: &mut Context,
+        _: &remote::NodeGetSecurityModelArgs,
+    ) -> Answer<remote::NodeGetSecurityModelRet> {
+        let (model, doi) = (api::chars::terminated("none"), api::chars::terminated("0"));
+        Ok(remote::NodeGetSecurityModelRet { model, doi }.into())
+    }
+
+    // A guest's inside, as far as a mock has one.
+
+    pub(super) fn guest_time(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetTimeArgs,
+    ) -> Answer<remote::DomainGetTimeRet> {
+        no_flags(args.flags, Op::DomainGetTime)?;
+        self.guest(&args.dom)?.running()?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        Ok(remote::DomainGetTimeRet { seconds, nseconds: now.subsec_nanos() }.into())
+    }
+
+    pub(super) fn guest_hostname(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetHostnameArgs,
+    ) -> Answer<remote::DomainGetHostnameRet> {
+        const SOURCES: u32 = 0x3;
+        no_flags(args.flags & !SOURCES, Op::DomainGetHostname)?;
+        let guest = self.guest(&args.dom)?;
+        guest.running()?;
+        Ok(remote::DomainGetHostnameRet { hostname: guest.dom().name }.into())
+    }
+
+    pub(super) fn press_keys(&mut self, _: &mut Context, args: &remote::DomainSendKeyArgs) -> Answer<()> {
+        no_flags(args.flags, Op::DomainSendKey)?;
+        if args.keycodes.is_empty() {
+            return Err(bad_argument("no key is to be pressed"));
+        }
+        self.guest(&args.dom)?.running()?;
+        Ok(().into())
+    }
+
+    pub(super) fn scheduler_type(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetSchedulerTypeArgs,
+    ) -> Answer<remote::DomainGetSchedulerTypeRet> {
+        self.find(&args.dom)?;
+        Ok(remote::DomainGetSchedulerTypeRet { r#type: "fair".into(), nparams: 1 }.into())
+    }
+
+    pub(super) fn scheduler_parameters(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetSchedulerParametersArgs,
+    ) -> Answer<remote::DomainGetSchedulerParametersRet> {
+        self.find(&args.dom)?;
+        let mut list = Params::new();
+        list.uint("weight", WEIGHT);
+        Ok(remote::DomainGetSchedulerParametersRet { params: list.asked(args.nparams).0 }.into())
+    }
+
+    // What there is nothing of.
+
+    pub(super) fn job_info(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetJobInfoArgs,
+    ) -> Answer<remote::DomainGetJobInfoRet> {
+        self.guest(&args.dom)?.running()?;
+        Ok(remote::DomainGetJobInfoRet { r#type: JobType::None.number(), ..Default::default() }.into())
+    }
+
+    pub(super) fn abort_job(&mut self, _: &mut Context, args: &remote::DomainAbortJobArgs) -> Answer<()> {
+        self.guest(&args.dom)?.running()?;
+        Err(invalid("no job is active on the domain"))
+    }
+
+    pub(super) fn control_info(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetControlInfoArgs,
+    ) -> Answer<remote::DomainGetControlInfoRet> {
+        no_flags(args.flags, Op::DomainGetControlInfo)?;
+        self.guest(&args.dom)?.running()?;
+        Ok(remote::DomainGetControlInfoRet::default().into())
+    }
+
+    pub(super) fn security_label(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetSecurityLabelArgs,
+    ) -> Answer<remote::DomainGetSecurityLabelRet> {
+        self.find(&args.dom)?;
+        Ok(remote::DomainGetSecurityLabelRet { label: api::chars::terminated(""), enforcing: 0 }.into())
+    }
+
+    pub(super) fn addresses(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainInterfaceAddressesArgs,
+    ) -> Answer<remote::DomainInterfaceAddressesRet> {
+        no_flags(args.flags, Op::DomainInterfaceAddresses)?;
+        self.guest(&args.dom)?.running()?;
+        if i32::try_from(args.source).ok().and_then(|source| InterfaceAddressesSource::try_from(source).ok()).is_none()
+        {
+            let text = format!("argument unsupported: Unknown IP address data source {}", args.source);
+            return Err(error(ErrorCode::ARGUMENT_UNSUPPORTED, text));
+        }
+        Ok(remote::DomainInterfaceAddressesRet::default().into())
+    }
+
+    pub(super) fn guest_messages(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetMessagesArgs,
+    ) -> Answer<remote::DomainGetMessagesRet> {
+        flags::<MessageTypes>(args.flags, Op::DomainGetMessages)?;
+        self.empty(&args.dom)
+    }
+
+    /// The answer of a domain that is there and has none of what is asked for.
+    pub(super) fn empty<R: Default>(&mut self, dom: &remote::Domain) -> Answer<R> {
+        self.find(dom)?;
+        Ok(R::default().into())
+    }
+
+    /// The same, where the call has flags that filter.
+    pub(super) fn empty_list<A: Operation>(&mut self, dom: &remote::Domain, bits: u32, known: u32) -> Answer<A::Ret>
+    where
+        A::Ret: Default,
+    {
+        no_flags(bits & !known, A::OP)?;
+        self.empty(dom)
+    }
+}
+
+fn stats(guest: &Guest, groups: DomainStats) -> Vec<remote::TypedParam> {
+    let mut params = Params::new();
+    let (state, reason) = guest.state();
+    if groups.contains(DomainStats::STATE) {
+        params.int("state.state", state.number());
+        params.int("state.reason", reason);
+    }
+    if groups.contains(DomainStats::CPU_TOTAL) && guest.is_active() {
+        params.ullong("cpu.time", guest.cpu_time_ns());
+    }
+    if groups.contains(DomainStats::BALLOON) {
+        let (max, current) = guest.memory_kib();
+        params.ullong("balloon.current", current);
+        params.ullong("balloon.maximum", max);
+    }
+    if groups.contains(DomainStats::VCPU) {
+        params.uint("vcpu.current", guest.vcpus());
+        params.uint("vcpu.maximum", guest.max_vcpus());
+        for vcpu in (0..guest.vcpus()).filter(|_| guest.is_active()) {
+            params.int(format!("vcpu.{vcpu}.state"), VcpuState::Running.number());
+            params.ullong(format!("vcpu.{vcpu}.time"), guest.cpu_time_ns());
+        }
+    }
+    params.into_vec()
+}
+
+fn metadata_type(number: i32) -> Result<MetadataType> {
+    MetadataType::try_from(number).map_err(|_| bad_argument(format!("unknown metadata type '{number}'")))
+}
+
+fn check_note(kind: MetadataType, args: &remote::DomainSetMetadataArgs) -> Result<()> {
+    let refuse = |text: &str| Err(error(ErrorCode::INVALID_ARG, text));
+    match kind {
+        MetadataType::Title if args.metadata.as_deref().is_some_and(|text| text.contains('\n')) => {
+            refuse("metadata title can't contain newlines")
+        }
+        MetadataType::Element if args.uri.is_none() => refuse("uri in virDomainSetMetadata must not be NULL"),
+        MetadataType::Element if args.metadata.is_some() && args.key.is_none() => {
+            refuse("key in virDomainSetMetadata must not be NULL")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// So many CPUs as libvirt's bitmap of so many bytes.
+fn all_cpus(cpus: u32, bytes: usize) -> Vec<u8> {
+    let mut map = vec![0u8; bytes];
+    for (byte, first) in map.iter_mut().zip((0u32..).step_by(8)) {
+        *byte = match cpus.saturating_sub(first) {
+            0 => break,
+            left @ 1..8 => (1 << left) - 1,
+            _ => 0xff,
+        };
+    }
+    map
+}
+
+/// How many of `count` bitmaps a caller has room for, and how long each is.
+fn room(count: u32, most: i32, maplen: i32) -> Result<(u32, usize)> {
+    let negative = || bad_argument("the number and the length of CPU maps must not be negative");
+    let count = count.min(u32::try_from(most).map_err(|_| negative())?);
+    let maplen = usize::try_from(maplen).map_err(|_| negative())?;
+    let total = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(maplen);
+    if maplen > CPUMAP_MAX || total > CPUMAPS_MAX || count > VCPUINFO_MAX {
+        return Err(bad_argument(format!("{count} CPU maps of {maplen} bytes are too many")));
+    }
+    Ok((count, maplen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{link::Link, test_driver::TestLink};
+
+    fn ask<A: Operation>(link: &TestLink, args: A) -> Result<A::Ret> {
+        link.call(args.into_call(), Vec::new()).map(|(reply, _)| A::ret_of(reply).unwrap())
+    }
+
+    fn test() -> (TestLink, remote::Domain) {
+        let link = TestLink::open_default(false).unwrap();
+        let dom = ask(&link, remote::DomainLookupByNameArgs { name: "test".into() }).unwrap().dom;
+        (link, dom)
+    }
+
+    #[test]
+    fn cpu_maps_are_filled_from_the_first_cpu() {
+        assert_eq!(all_cpus(16, 2), [0xff, 0xff]);
+        assert_eq!(all_cpus(3, 2), [0b111, 0]);
+        assert_eq!(all_cpus(17, 2), [0xff, 0xff]);
+        assert!(room(2, 2, -1).is_err() && room(16_384, 16_384, 2048).is_err());
+    }
+
+    #[test]
+    fn the_built_in_guest_has_statistics() {
+        let (link, dom) = test();
+        let all = ask(&link, remote::ConnectGetAllDomainStatsArgs::default()).unwrap().ret_stats;
+        assert_eq!(all[0].dom, dom);
+        let fields: Vec<&str> = all[0].params.iter().map(|param| param.field.as_str()).collect();
+        assert_eq!(fields[..5], ["state.state", "state.reason", "cpu.time", "balloon.current", "balloon.maximum"]);
+        let info = remote::DomainGetVcpusArgs { dom: dom.clone(), maxinfo: 4, maplen: 2 };
+        let vcpus = ask(&link, info).unwrap();
+        assert_eq!((vcpus.info.len(), vcpus.cpumaps), (2, vec![0xff; 4]));
+        let block = remote::DomainBlockStatsArgs { dom, path: "vda".into() };
+        assert_eq!(ask(&link, block).unwrap_err().code, ErrorCode::INVALID_ARG);
+    }
+
+    #[test]
+    fn a_change_is_made_where_it_is_meant() {
+        let (link, dom) = test();
+        let count = |flags| ask(&link, remote::DomainGetVcpusFlagsArgs { dom: dom.clone(), flags }).unwrap().num;
+        let set = |nvcpus, flags| ask(&link, remote::DomainSetVcpusFlagsArgs { dom: dom.clone(), nvcpus, flags });
+        set(1, 1).unwrap();
+        assert_eq!((count(1), count(2)), (1, 2));
+        assert_eq!(set(3, 3).unwrap_err().code, ErrorCode::INVALID_ARG);
+        let memory = remote::DomainSetMemoryFlagsArgs { dom: dom.clone(), memory: 1 << 20, flags: 2 };
+        ask(&link, memory).unwrap();
+        assert_eq!(ask(&link, remote::DomainGetInfoArgs { dom: dom.clone() }).unwrap().memory, 2 << 20, "it runs on");
+        let rename = |name: &str| remote::DomainRenameArgs { dom: dom.clone(), new_name: Some(name.into()), flags: 0 };
+        assert_eq!(ask(&link, rename("other")).unwrap_err().code, ErrorCode::OPERATION_INVALID);
+        ask(&link, remote::DomainDestroyArgs { dom: dom.clone() }).unwrap();
+        ask(&link, rename("other")).unwrap();
+        assert_eq!(ask(&link, remote::DomainLookupByNameArgs { name: "other".into() }).unwrap().dom.uuid, dom.uuid);
+    }
+
+    #[test]
+    fn notes_are_kept_for_each_application() {
+        let (link, dom) = test();
+        let note = |text: Option<&str>| remote::DomainSetMetadataArgs {
+            dom: dom.clone(),
+            r#type: MetadataType::Element.number(),
+            metadata: text.map(Into::into),
+            key: Some("k".into()),
+            uri: Some("urn:k".into()),
+            flags: 3,
+        };
+        let read = |flags| {
+            let (r#type, uri) = (MetadataType::Element.number(), Some("urn:k".into()));
+            ask(&link, remote::DomainGetMetadataArgs { dom: dom.clone(), r#type, uri, flags })
+        };
+        ask(&link, note(Some("<x/>"))).unwrap();
+        assert_eq!((read(1).unwrap().metadata, read(2).unwrap().metadata), ("<x/>".into(), "<x/>".into()));
+        assert_eq!(ask(&link, note(Some("<x"))).unwrap_err().code, ErrorCode::XML_ERROR);
+        ask(&link, note(None)).unwrap();
+        assert_eq!(read(0).unwrap_err().code, ErrorCode::NO_DOMAIN_METADATA);
+    }
+}

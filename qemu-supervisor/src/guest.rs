@@ -1,5 +1,8 @@
 //! A guest that runs: its QEMU, what control asks of it, and the one loop that waits for all of it.
 
+mod measure;
+mod monitor;
+
 use std::os::fd::OwnedFd;
 use std::{
     os::fd::AsFd,
@@ -14,10 +17,11 @@ use supervisor::{
     events::EventLog,
     lifecycle::State,
     poll::{Interest, Poll, Ready},
-    protocol::{Action, Answer, BOOT_DIR, Boot, Failure, OpenConsole, Request, Status},
+    protocol::{Action, Answer, BOOT_DIR, Boot, Failure, MAX_KEYS, MAX_RECORD, OpenConsole, Request, Status},
     wire::{Asked, Ticket, Wire},
 };
 
+use self::measure::{BalloonState, Measuring, Part};
 use crate::{
     boot::{self, Copies},
     keys::Source,
@@ -60,6 +64,10 @@ enum Tag {
     Resync,
     /// A request of control.
     Asked(Ticket, Job),
+    /// A part of the question with this number.
+    Part(u32, Part),
+    /// A command that control passes on, to the human monitor perhaps.
+    Monitor(Ticket, bool),
     /// Something that the supervisor does by itself.
     Own,
 }
@@ -72,6 +80,9 @@ enum Job {
     Shutdown,
     Reboot,
     Reset,
+    InjectNmi,
+    SendKeys,
+    SetBalloon,
 }
 
 impl Job {
@@ -81,6 +92,9 @@ impl Job {
             Job::Resume => "cont",
             Job::Shutdown | Job::Reboot => "system_powerdown",
             Job::Reset => "system_reset",
+            Job::InjectNmi => "inject-nmi",
+            Job::SendKeys => "send-key",
+            Job::SetBalloon => "balloon",
         }
     }
 }
@@ -130,6 +144,11 @@ pub struct Guest {
     kill_at: Option<Instant>,
     reset_window: ResetWindow,
     cpu_time_ns: u64,
+    /// The questions that QEMU is answering.
+    measuring: Vec<Measuring>,
+    /// The number of the last one.
+    question: u32,
+    balloon: BalloonState,
 }
 
 impl Guest {
@@ -168,6 +187,9 @@ impl Guest {
             kill_at: None,
             reset_window: ResetWindow::Closed,
             cpu_time_ns: 0,
+            measuring: Vec::new(),
+            question: 0,
+            balloon: BalloonState::default(),
         };
         // Both at once: QEMU finds them when it opens its monitor, and answers without a round trip between them.
         guest.ask("qmp_capabilities", None, Tag::Boot);
@@ -322,7 +344,25 @@ impl Guest {
                 self.wire.answer(ticket, Ok(Answer::Record(record)), process);
             }
             Request::Events { after } => self.wire.replay(ticket, self.events.after(after)),
+            Request::Measure(wanted) => self.measure(ticket, wanted),
+            Request::InjectNmi => self.do_to_living(ticket, Job::InjectNmi, None),
+            Request::SendKeys { codes, hold_ms } => self.send_keys(ticket, &codes, hold_ms),
+            Request::SetBalloon { bytes } => {
+                self.do_to_living(ticket, Job::SetBalloon, Some(json!({"value": bytes})));
+            }
+            Request::Monitor { command, human } => self.monitor(ticket, &command, human),
+            Request::Keep(record) => self.keep(ticket, record),
         }
+    }
+
+    fn keep(&mut self, ticket: Ticket, record: String) {
+        let answer = if record.len() <= MAX_RECORD {
+            self.record = record;
+            Ok(Answer::Done)
+        } else {
+            Err(Failure::BadRequest(format!("a record of {} bytes is too long", record.len())))
+        };
+        self.wire.answer(ticket, answer, Vec::new());
     }
 
     /// QEMU's process for control, which asks the kernel for its processor time; without it, control asks here.
@@ -357,6 +397,27 @@ impl Guest {
     fn job(&mut self, ticket: Ticket, job: Job) {
         let tag = Tag::Asked(ticket, job);
         self.ask(job.command(), None, tag);
+    }
+
+    /// The same, if there is a guest to do it to.
+    fn do_to_living(&mut self, ticket: Ticket, job: Job, arguments: Option<Value>) {
+        if !self.lives() {
+            return self.refuse(ticket);
+        }
+        self.ask(job.command(), arguments, Tag::Asked(ticket, job));
+    }
+
+    fn send_keys(&mut self, ticket: Ticket, codes: &[u32], hold_ms: u32) {
+        if codes.is_empty() || codes.len() > MAX_KEYS {
+            let why = format!("{} keys cannot be pressed together", codes.len());
+            return self.wire.answer(ticket, Err(Failure::BadRequest(why)), Vec::new());
+        }
+        let keys: Vec<Value> = codes.iter().map(|code| json!({"type": "number", "data": code})).collect();
+        let mut arguments = json!({"keys": keys});
+        if hold_ms > 0 {
+            arguments = json!({"keys": keys, "hold-time": hold_ms});
+        }
+        self.do_to_living(ticket, Job::SendKeys, Some(arguments));
     }
 
     fn suspend(&mut self, ticket: Ticket) {
@@ -430,7 +491,18 @@ impl Guest {
     // --- QEMU's monitor ---
 
     fn ask(&mut self, command: &'static str, arguments: Option<Value>, tag: Tag) {
-        match self.qmp.ask(command, arguments, tag, Instant::now() + self.deadline) {
+        let asked = self.qmp.ask(command, arguments, tag, Instant::now() + self.deadline);
+        self.check_asked(tag, asked);
+    }
+
+    /// Asks what is not the supervisor's own.
+    fn ask_any(&mut self, command: &str, arguments: Option<Value>, tag: Tag) {
+        let asked = self.qmp.ask_any("a command", command, arguments, tag, Instant::now() + self.deadline);
+        self.check_asked(tag, asked);
+    }
+
+    fn check_asked(&mut self, tag: Tag, asked: Result<(), AskError>) {
+        match asked {
             Ok(()) => {}
             Err(AskError::Busy) => self.failed(tag, Failure::Busy(u32::try_from(OUTSTANDING_MAX).unwrap_or(u32::MAX))),
             Err(AskError::Lost(why)) => self.failed(tag, Failure::Qmp(why)),
@@ -457,13 +529,17 @@ impl Guest {
     fn heard(&mut self, heard: Vec<Heard<Tag>>) {
         for heard in heard {
             match heard {
+                Heard::Event { name, data } if name == "BALLOON_CHANGE" => self.balloon_changed(&data),
                 Heard::Event { name, data } => {
                     if let Some(told) = Told::from_event(&name, &data) {
                         self.told(told);
                     }
                 }
-                Heard::Answer { tag, command, result: Err(description) } => {
-                    self.failed(tag, Failure::Refused { command: command.to_owned(), description });
+                Heard::Answer { tag: Tag::Monitor(ticket, human), result, .. } => {
+                    self.monitor_answered(ticket, human, result);
+                }
+                Heard::Answer { tag, command, result: Err(refusal) } => {
+                    self.failed(tag, Failure::Refused { command: command.to_owned(), description: refusal.desc });
                 }
                 Heard::Answer { tag, command, result: Ok(value) } => self.answered(tag, command, &value),
             }
@@ -500,7 +576,8 @@ impl Guest {
                 }
                 self.wire.answer(ticket, Ok(Answer::Done), Vec::new());
             }
-            Tag::Boot | Tag::Resync | Tag::Own => {}
+            Tag::Part(number, part) => self.part_answered(number, part, value),
+            Tag::Boot | Tag::Resync | Tag::Own | Tag::Monitor(..) => {}
         }
     }
 
@@ -528,6 +605,8 @@ impl Guest {
                 }
                 self.wire.answer(ticket, Err(failure), Vec::new());
             }
+            Tag::Part(number, _) => self.part_failed(number, failure),
+            Tag::Monitor(ticket, _) => self.wire.answer(ticket, Err(failure), Vec::new()),
             Tag::Resync | Tag::Own => {
                 self.log.line(&failure.to_string());
                 if self.machine.is_ending() {
@@ -621,10 +700,11 @@ impl Guest {
             self.wire.answer(ticket, Err(why.unwrap_or_else(|| failure.clone())), Vec::new());
         }
         for (tag, _) in self.qmp.abandon() {
-            if let Tag::Asked(ticket, _) = tag {
+            if let Tag::Asked(ticket, _) | Tag::Monitor(ticket, _) = tag {
                 self.wire.answer(ticket, Err(failure.clone()), Vec::new());
             }
         }
+        self.end_measuring(&failure);
         for ticket in std::mem::take(&mut self.destroying) {
             self.wire.answer(ticket, Ok(Answer::Done), Vec::new());
         }

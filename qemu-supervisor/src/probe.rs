@@ -168,8 +168,8 @@ impl Asking {
                 // A QEMU without KVM may not know the question, and some know no CPU models without a machine.
                 (_, Ok(value)) => self.learn(command, &value),
                 ("query-cpu-definitions" | "query-kvm" | "qom-list-types", Err(_)) => {}
-                (_, Err(description)) => {
-                    let failure = Failure::Refused { command: command.to_owned(), description };
+                (_, Err(refusal)) => {
+                    let failure = Failure::Refused { command: command.to_owned(), description: refusal.desc };
                     return self.give_up(failure);
                 }
             }

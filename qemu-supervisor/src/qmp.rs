@@ -100,9 +100,14 @@ struct Said {
     data: Option<Value>,
 }
 
-#[derive(Deserialize)]
-struct Refusal {
-    desc: String,
+/// QEMU's words when it refuses a command.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Refusal {
+    /// Its kind of refusal.
+    #[serde(default)]
+    pub class: String,
+    /// Why.
+    pub desc: String,
 }
 
 #[derive(Serialize)]
@@ -134,7 +139,7 @@ pub enum Heard<T> {
         /// The command.
         command: &'static str,
         /// The answer.
-        result: Result<Value, String>,
+        result: Result<Value, Refusal>,
     },
     /// Something has happened.
     Event {
@@ -225,6 +230,32 @@ impl<T> Qmp<T> {
         tag: T,
         deadline: Instant,
     ) -> Result<(), AskError> {
+        self.send(command, command, arguments, tag, deadline)
+    }
+
+    /// Sends a command that is not ours; it is called `label` afterwards.
+    ///
+    /// # Errors
+    /// As [`Qmp::ask`].
+    pub fn ask_any(
+        &mut self,
+        label: &'static str,
+        command: &str,
+        arguments: Option<Value>,
+        tag: T,
+        deadline: Instant,
+    ) -> Result<(), AskError> {
+        self.send(label, command, arguments, tag, deadline)
+    }
+
+    fn send(
+        &mut self,
+        label: &'static str,
+        command: &str,
+        arguments: Option<Value>,
+        tag: T,
+        deadline: Instant,
+    ) -> Result<(), AskError> {
         if let Some(why) = &self.lost {
             return Err(AskError::Lost(why.clone()));
         }
@@ -237,7 +268,7 @@ impl<T> Qmp<T> {
         self.next_id += 1;
         self.output.extend(line);
         self.output.push_back(b'\n');
-        self.waiting.push_back(Waiting { id, command, tag, deadline });
+        self.waiting.push_back(Waiting { id, command: label, tag, deadline });
         self.flush();
         Ok(())
     }
@@ -312,7 +343,7 @@ impl<T> Qmp<T> {
             } else {
                 let result = match (said.answer, said.error) {
                     (Some(answer), None) => Ok(answer),
-                    (None, Some(refusal)) => Err(refusal.desc),
+                    (None, Some(refusal)) => Err(refusal),
                     _ => return Err("a line is neither an answer nor an event".to_owned()),
                 };
                 let at = self.waiting.iter().position(|waiting| Some(waiting.id) == said.id);
@@ -395,7 +426,11 @@ mod tests {
         assert_eq!(
             heard,
             [
-                Heard::Answer { tag: 11, command: "qom-list-types", result: Err("no".into()) },
+                Heard::Answer {
+                    tag: 11,
+                    command: "qom-list-types",
+                    result: Err(Refusal { class: "X".into(), desc: "no".into() })
+                },
                 Heard::Event { name: "STOP".into(), data: Value::Null },
                 Heard::Answer { tag: 10, command: "qmp_capabilities", result: Ok(json!({})) },
             ]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The versions of this edge that this build speaks: the present one and the one before.
-pub const VERSIONS: (u16, u16) = (1, 1);
+pub const VERSIONS: (u16, u16) = (1, 2);
 
 /// Where QEMU finds what its supervisor hands to it. Control names these in the argument vector that it builds.
 pub mod qemu_fds {
@@ -58,6 +58,125 @@ pub enum Request {
     },
     /// Give back [`Boot::record`]; the answer is [`Answer::Record`].
     Record,
+    /// Ask QEMU for numbers; the answer is [`Answer::Measured`].
+    Measure(Measure),
+    /// Interrupt the virtual CPUs with an NMI.
+    InjectNmi,
+    /// Press keys together, and let them go.
+    SendKeys {
+        /// QEMU's numbers of them, at most [`MAX_KEYS`].
+        codes: Vec<u32>,
+        /// How long they are held, in milliseconds; 0 leaves it to QEMU.
+        hold_ms: u32,
+    },
+    /// Tell the balloon how much memory the guest shall keep.
+    SetBalloon {
+        /// In bytes.
+        bytes: u64,
+    },
+    /// Say this to QEMU's monitor, whatever it is; the answer is [`Answer::Said`].
+    Monitor {
+        /// A command of QMP, as JSON; or one of the human monitor, as a person would type it.
+        command: String,
+        /// It is the human monitor's.
+        human: bool,
+    },
+    /// Keep this in the place of [`Boot::record`]; at most [`MAX_RECORD`] bytes.
+    Keep(String),
+}
+
+impl Request {
+    /// The version of the edge that brought it: a supervisor that speaks only earlier ones must not be asked.
+    #[must_use]
+    pub fn since(&self) -> u16 {
+        match self {
+            Request::Boot(_)
+            | Request::Probe(_)
+            | Request::Status
+            | Request::Suspend
+            | Request::Resume
+            | Request::Shutdown
+            | Request::Reboot
+            | Request::Reset
+            | Request::Destroy
+            | Request::OpenConsole(_)
+            | Request::Events { .. }
+            | Request::Record => 1,
+            Request::Measure(_)
+            | Request::InjectNmi
+            | Request::SendKeys { .. }
+            | Request::SetBalloon { .. }
+            | Request::Monitor { .. }
+            | Request::Keep(_) => 2,
+        }
+    }
+}
+
+/// The most keys that are pressed together.
+pub const MAX_KEYS: usize = 16;
+/// The longest command for QEMU's monitor, in bytes.
+pub const MAX_COMMAND: usize = 64 << 10;
+/// The most block devices of one guest that are measured.
+pub const MAX_BLOCKS: usize = 256;
+
+/// What QEMU is to be asked. All of it at once, so it costs one round trip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measure {
+    /// The memory balloon.
+    pub balloon: bool,
+    /// The block devices.
+    pub blocks: bool,
+    /// How long QEMU may take, in milliseconds; longer than its own deadline for commands does not count.
+    pub deadline_ms: u32,
+}
+
+/// What QEMU said of itself. What it did not say, or not in time, is absent, and `failure` says why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The memory balloon.
+    pub balloon: Option<Balloon>,
+    /// The block devices, at most [`MAX_BLOCKS`].
+    pub blocks: Option<Vec<Block>>,
+    /// Why something that was asked for is absent.
+    pub failure: Option<Failure>,
+}
+
+/// A guest's memory as its balloon sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Balloon {
+    /// What the guest has, in KiB.
+    pub actual_kib: u64,
+    /// What the guest's driver told: libvirt's tag of a memory statistic, and its value in libvirt's unit.
+    pub stats: Vec<(i32, u64)>,
+}
+
+/// What has gone through a block device since the guest started, and how large it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Block {
+    /// QEMU's path or id of the device.
+    pub device: String,
+    /// Requests to read.
+    pub rd_reqs: u64,
+    /// Bytes read.
+    pub rd_bytes: u64,
+    /// Nanoseconds spent on reading.
+    pub rd_times: u64,
+    /// Requests to write.
+    pub wr_reqs: u64,
+    /// Bytes written.
+    pub wr_bytes: u64,
+    /// Nanoseconds spent on writing.
+    pub wr_times: u64,
+    /// Requests to flush.
+    pub fl_reqs: u64,
+    /// Nanoseconds spent on flushing.
+    pub fl_times: u64,
+    /// Behind the highest byte written.
+    pub highest: u64,
+    /// What the guest sees, in bytes; absent when there is no medium.
+    pub capacity: Option<u64>,
+    /// What it takes on the host, in bytes; absent when there is no medium.
+    pub physical: Option<u64>,
 }
 
 /// Everything that a supervisor needs to start its guest.
@@ -205,6 +324,10 @@ pub enum Answer {
     Abilities(Box<Abilities>),
     /// For [`Request::Record`]; QEMU's pidfd comes with it.
     Record(String),
+    /// For [`Request::Measure`].
+    Measured(Box<Measured>),
+    /// For [`Request::Monitor`]: QEMU's reply, or what the human monitor printed.
+    Said(String),
 }
 
 /// Something that happened to a guest: libvirt's lifecycle events with a number and a time.

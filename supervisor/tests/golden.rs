@@ -9,7 +9,8 @@ use std::{fmt::Debug, path::PathBuf};
 
 use serde::{Serialize, de::DeserializeOwned};
 use supervisor::protocol::{
-    Abilities, Action, Answer, Boot, Copy, Event, Failure, Machine, Message, OpenConsole, Probe, Request, Status,
+    Abilities, Action, Answer, Balloon, Block, Boot, Copy, Event, Failure, Machine, Measure, Measured, Message,
+    OpenConsole, Probe, Request, Status,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -68,6 +69,12 @@ fn request_name(request: &Request) -> &'static str {
         Request::OpenConsole(_) => "request-open-console",
         Request::Events { .. } => "request-events",
         Request::Record => "request-record",
+        Request::Measure(_) => "request-measure",
+        Request::InjectNmi => "request-inject-nmi",
+        Request::SendKeys { .. } => "request-send-keys",
+        Request::SetBalloon { .. } => "request-set-balloon",
+        Request::Monitor { .. } => "request-monitor",
+        Request::Keep(_) => "request-keep",
     }
 }
 
@@ -86,6 +93,12 @@ fn every_request_of_every_release_decodes() {
         Request::OpenConsole(OpenConsole { console: 1, read_only: true, force: false }),
         Request::Events { after: 300 },
         Request::Record,
+        Request::Measure(Measure { balloon: true, blocks: false, deadline_ms: 1000 }),
+        Request::InjectNmi,
+        Request::SendKeys { codes: vec![29, 56, 0xd3], hold_ms: 100 },
+        Request::SetBalloon { bytes: 64 << 20 },
+        Request::Monitor { command: "{\"execute\":\"query-status\"}".into(), human: false },
+        Request::Keep("<domain/>".into()),
     ];
     for request in &requests {
         check(request_name(request), request);
@@ -100,6 +113,8 @@ fn message_name(message: &Message) -> &'static str {
         Message::Answer(Ok(Answer::Status(_))) => "answer-status",
         Message::Answer(Ok(Answer::Abilities(_))) => "answer-abilities",
         Message::Answer(Ok(Answer::Record(_))) => "answer-record",
+        Message::Answer(Ok(Answer::Measured(_))) => "answer-measured",
+        Message::Answer(Ok(Answer::Said(_))) => "answer-said",
         Message::Answer(Err(failure)) => match failure {
             Failure::Deadline { .. } => "failure-deadline",
             Failure::Refused { .. } => "failure-refused",
@@ -148,6 +163,28 @@ fn abilities() -> Abilities {
     }
 }
 
+fn measured() -> Measured {
+    let block = Block {
+        device: "virtio-disk-vda".into(),
+        rd_reqs: 1,
+        rd_bytes: 512,
+        rd_times: 198_657,
+        wr_reqs: 2,
+        wr_bytes: 1024,
+        wr_times: 3,
+        fl_reqs: 4,
+        fl_times: 5,
+        highest: 4096,
+        capacity: Some(8 << 20),
+        physical: None,
+    };
+    Measured {
+        balloon: Some(Balloon { actual_kib: 65_536, stats: vec![(9, 0)] }),
+        blocks: Some(vec![block]),
+        failure: Some(Failure::ConsoleBusy),
+    }
+}
+
 fn event() -> Event {
     Event {
         sequence: 9,
@@ -164,8 +201,14 @@ fn event() -> Event {
 #[test]
 fn every_message_of_every_release_decodes() {
     let text = String::from;
-    let answers =
-        [Answer::Done, Answer::Status(status()), Answer::Abilities(Box::new(abilities())), Answer::Record("x".into())];
+    let answers = [
+        Answer::Done,
+        Answer::Status(status()),
+        Answer::Abilities(Box::new(abilities())),
+        Answer::Record("x".into()),
+        Answer::Measured(Box::new(measured())),
+        Answer::Said("VM status: running\r\n".into()),
+    ];
     let failures = [
         Failure::Deadline { command: text("stop"), deadline_ms: 1000 },
         Failure::Refused { command: text("cont"), description: text("no") },
@@ -189,5 +232,5 @@ fn every_message_of_every_release_decodes() {
 #[test]
 fn every_record_is_still_checked() {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1");
-    assert_eq!(std::fs::read_dir(directory).unwrap().count(), 12 + 16, "a recorded message is no longer checked");
+    assert_eq!(std::fs::read_dir(directory).unwrap().count(), 18 + 18, "a recorded message is no longer checked");
 }

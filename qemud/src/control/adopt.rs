@@ -6,7 +6,7 @@
 
 use std::{fs, os::unix::net::UnixStream, time::Duration};
 
-use model::Domain;
+use model::{Domain, DumpOptions, Live};
 use serde::{Deserialize, Serialize};
 use supervisor::protocol::{Answer, Request};
 
@@ -22,7 +22,7 @@ use crate::{edge::Found, qemu::plan::DiskInUse};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a supervisor keeps for a later control.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The live document.
     pub xml: String,
@@ -30,6 +30,12 @@ pub struct Record {
     pub disks: Vec<DiskInUse>,
     /// It runs on KVM.
     pub kvm: bool,
+    /// Somebody has spoken to its QEMU's monitor past its supervisor.
+    #[serde(default)]
+    pub tainted: bool,
+    /// Its balloon was told to take memory from it, or to give some back.
+    #[serde(default)]
+    pub ballooned: bool,
 }
 
 impl Control {
@@ -141,6 +147,26 @@ impl Control {
         self.ask_guest_within(id, &Request::Status, Vec::new(), wait, Box::new(take_status));
     }
 
+    /// Lets a run's supervisor keep what is known of it now, for a later control.
+    pub(super) fn keep_record(&mut self, id: u32) {
+        let Some(guest) = self.guests.get(&id) else { return };
+        let Some(domain) = &guest.domain else { return };
+        let record = Record {
+            xml: domain.to_xml(&DumpOptions { live: Some(Live { id }), ..DumpOptions::stored() }),
+            disks: guest.disks.clone(),
+            kvm: guest.kvm,
+            tainted: guest.tainted,
+            ballooned: guest.ballooned,
+        };
+        let text = serde_json::to_string(&record).unwrap_or_default();
+        let kept = move |_: &mut Control, told: Told| {
+            if let Err(error) = told {
+                log::warn!("run {id}: a later qemud will not know of a change: {}", chain(&error));
+            }
+        };
+        self.ask_guest(id, &Request::Keep(text), Vec::new(), Box::new(kept));
+    }
+
     fn take_record(&mut self, id: u32, told: Told) {
         let Ok((Answer::Record(text), fds)) = told else { return };
         let parsed = serde_json::from_str::<Record>(&text).map_err(|e| e.to_string()).and_then(|record| {
@@ -154,6 +180,8 @@ impl Control {
                 guest.domain = Some(domain);
                 guest.disks = record.disks;
                 guest.kvm = record.kvm;
+                guest.tainted = record.tainted;
+                guest.ballooned = record.ballooned;
             }
             Err(error) => log::error!("run {id} ('{}'): its record cannot be read: {error}", guest.name),
         }

@@ -48,8 +48,14 @@ pub fn give_up_power(instance: &Instance) -> Result<(), ControlError> {
     let sandboxed = |error: Box<dyn std::error::Error + Send + Sync>| ControlError::Sandbox(error);
     let journal_dir = instance.journal().parent().map(PathBuf::from).unwrap_or_default();
     let rules = Rules {
-        // Its own descriptors' entries tell the pid behind a pidfd.
-        read: vec![instance.guests_dir(), "/proc/self/fdinfo".into()],
+        // What the kernel tells everybody of processes (a guest's threads, the pid behind a pidfd) and of the host's CPUs and
+        // memory. What it tells only a process's owner of it, Landlock itself refuses across its domain's border.
+        read: ["/proc", "/sys/devices/system/cpu", "/sys/devices/system/node"]
+            .into_iter()
+            .map(PathBuf::from)
+            .filter(|place| place.is_dir())
+            .chain([instance.guests_dir()])
+            .collect(),
         write: vec![instance.definitions_dir(), instance.cache_dir().join("capabilities"), journal_dir]
             .into_iter()
             .filter(|dir| fs::metadata(dir).is_ok())

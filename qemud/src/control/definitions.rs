@@ -16,6 +16,9 @@ use model::{Domain, DumpOptions};
 use thiserror::Error;
 use uuid::Uuid;
 
+/// What a guest calls a disk, and where the disk's image is; a drive may be empty.
+pub type DiskPlace = (String, Option<String>);
+
 /// What control knows of a definition without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
@@ -25,8 +28,14 @@ pub struct Summary {
     pub uuid: Uuid,
     /// Virtual CPUs.
     pub vcpus: u32,
+    /// Those that it starts with.
+    pub vcpus_online: u32,
     /// Memory.
     pub memory_kib: u64,
+    /// What it is to keep of it.
+    pub current_memory_kib: u64,
+    /// Its disks: what the guest calls each, and the image's path. A list of statistics reads no file for them.
+    pub disks: Box<[DiskPlace]>,
     /// It starts with the host.
     pub autostart: bool,
 }
@@ -203,6 +212,33 @@ impl Definitions {
         Ok(())
     }
 
+    /// Gives a definition another name. Between the steps there are two files of one guest, of which a later daemon takes
+    /// one and reports the other; there is never none.
+    ///
+    /// # Errors
+    /// When the disk does not take it; the definition has its old name then.
+    pub fn rename(&mut self, summary: &Summary, name: &str) -> Result<(), StoreError> {
+        let mut domain = self.read(summary)?;
+        domain.name = name.to_owned();
+        let (old, new) = (self.path(&summary.name), self.path(name));
+        if self.broken.contains(&new) {
+            return Err(StoreError::Broken { path: new });
+        }
+        replace(&self.dir, &new, domain.to_xml(&DumpOptions::stored()).as_bytes())?;
+        if summary.autostart {
+            self.link_autostart(name)?;
+        }
+        remove_if_there(&self.autostart_link(&summary.name))?;
+        remove_if_there(&old)?;
+        sync_dir(&self.dir)?;
+        self.by_name.remove(&summary.name);
+        self.by_name.insert(name.to_owned(), summary.uuid);
+        if let Some(known) = self.by_uuid.get_mut(&summary.uuid) {
+            known.name = name.to_owned();
+        }
+        Ok(())
+    }
+
     /// Lets a guest start with the host, or no longer.
     ///
     /// # Errors
@@ -254,9 +290,19 @@ fn summarise(domain: &Domain, uuid: Uuid) -> Summary {
         name: domain.name.clone(),
         uuid,
         vcpus: domain.vcpus.max,
+        vcpus_online: domain.vcpus.online(),
         memory_kib: domain.memory_kib,
+        current_memory_kib: domain.current_memory_kib,
+        disks: disks(domain),
         autostart: false,
     }
+}
+
+/// What each disk of a document is called, and where its image is.
+#[must_use]
+pub fn disks(domain: &Domain) -> Box<[DiskPlace]> {
+    let named = |disk: &model::Disk| (disk.target.dev.clone(), disk.source_path().map(str::to_owned));
+    domain.devices.disks.iter().map(named).collect()
 }
 
 fn read_all(paths: &[PathBuf]) -> Vec<(PathBuf, Result<Summary, StoreError>)> {
@@ -388,6 +434,24 @@ mod tests {
         let summary = store.by_name("a").unwrap().clone();
         store.remove(&summary).unwrap();
         assert!(store.by_uuid(&a).is_none());
+        assert!(!dir.path().join("a.xml").exists());
+        assert!(dir.path().join("autostart/a.xml").symlink_metadata().is_err());
+    }
+
+    #[test]
+    fn a_renamed_definition_is_the_same_one() {
+        let (dir, mut store) = store();
+        let a = Uuid::from_u128(1);
+        store.write(&domain("a", a), a).unwrap();
+        store.set_autostart(&a, true).unwrap();
+        let summary = store.by_name("a").unwrap().clone();
+        store.rename(&summary, "b").unwrap();
+        for store in [store, Definitions::load(dir.path()).unwrap()] {
+            assert_eq!(names(&store), ["b"]);
+            let summary = store.by_uuid(&a).unwrap();
+            assert_eq!((summary.name.as_str(), summary.autostart), ("b", true));
+            assert_eq!(store.read(summary).unwrap(), domain("b", a));
+        }
         assert!(!dir.path().join("a.xml").exists());
         assert!(dir.path().join("autostart/a.xml").symlink_metadata().is_err());
     }

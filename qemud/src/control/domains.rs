@@ -10,7 +10,7 @@ use api::{
     remote,
 };
 use model::{Domain, DumpOptions, Live};
-use supervisor::protocol::{Answer as Said, OpenConsole, Request};
+use supervisor::protocol::{Answer as Said, Measure, OpenConsole, Request};
 use uuid::Uuid;
 
 use super::{
@@ -22,6 +22,19 @@ use super::{
     start::{Given, Start, Started},
 };
 use crate::{edge::ToLauncher, qemu::complete};
+
+/// How large a domain is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Virtual CPUs that it can have.
+    pub max_vcpus: u32,
+    /// And has, or starts with.
+    pub vcpus: u32,
+    /// Memory that it can have, in KiB.
+    pub max_memory_kib: u64,
+    /// And has, or is to keep.
+    pub memory_kib: u64,
+}
 
 impl Control {
     /// The UUID that a handle names, if there is such a domain. Name and id in a handle are for messages only.
@@ -60,12 +73,24 @@ impl Control {
         }
     }
 
-    /// Virtual CPUs and memory in KiB.
-    pub(super) fn size_of(&self, uuid: &Uuid) -> (u32, u64) {
+    /// How large a domain is, running or not.
+    pub(super) fn size_of(&self, uuid: &Uuid) -> Size {
         if let Some(domain) = self.active(uuid).and_then(|guest| guest.domain.as_ref()) {
-            return (domain.vcpus.max, domain.memory_kib);
+            return Size {
+                max_vcpus: domain.vcpus.max,
+                vcpus: domain.vcpus.online(),
+                max_memory_kib: domain.memory_kib,
+                // A guest starts with all of its memory, whatever its document would have it keep.
+                memory_kib: domain.memory_kib,
+            };
         }
-        self.definitions.by_uuid(uuid).map(|summary| (summary.vcpus, summary.memory_kib)).unwrap_or_default()
+        let defined = self.definitions.by_uuid(uuid).map(|summary| Size {
+            max_vcpus: summary.vcpus,
+            vcpus: summary.vcpus_online,
+            max_memory_kib: summary.memory_kib,
+            memory_kib: summary.current_memory_kib,
+        });
+        defined.unwrap_or_default()
     }
 
     /// Every domain that passes a list's filter: running ones by number, then the others by name.
@@ -76,9 +101,17 @@ impl Control {
         running.chain(idle).filter(|record| passes(record, filter)).collect()
     }
 
+    /// One domain as a list has it.
+    pub(super) fn record_of(&self, uuid: &Uuid) -> Option<bulkhead::DomainRecord> {
+        match self.active(uuid) {
+            Some(guest) => Some(self.running_record(guest)),
+            None => self.definitions.by_uuid(uuid).map(|summary| self.idle_record(summary)),
+        }
+    }
+
     fn running_record(&self, guest: &Guest) -> bulkhead::DomainRecord {
         let summary = self.definitions.by_uuid(&guest.uuid);
-        let (vcpus, memory_kib) = self.size_of(&guest.uuid);
+        let Size { max_vcpus: vcpus, max_memory_kib: memory_kib, .. } = self.size_of(&guest.uuid);
         bulkhead::DomainRecord {
             dom: self.handle(&guest.uuid, &guest.name),
             state: guest.state.0,
@@ -108,25 +141,48 @@ impl Control {
     /// asked.
     pub(super) fn info(&mut self, cx: &Asked, dom: &remote::Domain) -> Answer<remote::DomainGetInfoRet> {
         let uuid = self.known(dom)?;
-        let (vcpus, memory) = self.size_of(&uuid);
+        let size = self.size_of(&uuid);
         let ret = remote::DomainGetInfoRet {
             state: u8::try_from(self.state(&uuid).0).unwrap_or_default(),
-            max_mem: memory,
-            memory,
-            nr_virt_cpu: u16::try_from(vcpus).unwrap_or(u16::MAX),
+            max_mem: size.max_memory_kib,
+            memory: size.memory_kib,
+            nr_virt_cpu: u16::try_from(size.vcpus).unwrap_or(u16::MAX),
             cpu_time: 0,
         };
         let Some(guest) = self.active(&uuid) else { return Ok(ret.into()) };
-        if let Some(cpu_time) = guest.process.as_ref().and_then(Process::cpu_time_ns) {
-            return Ok(remote::DomainGetInfoRet { cpu_time, ..ret }.into());
-        }
         let id = guest.id;
+        if let Some(cpu_time) = guest.process.as_ref().and_then(Process::cpu_time_ns) {
+            let ret = remote::DomainGetInfoRet { cpu_time, ..ret };
+            if guest.ballooned {
+                self.ask_balloon(cx, id, ret);
+                return Ok(Outcome::Pending);
+            }
+            return Ok(ret.into());
+        }
         let fill = move |status: &supervisor::protocol::Status| {
             let state = u8::try_from(status.state).unwrap_or_default();
             Reply::DomainGetInfo(remote::DomainGetInfoRet { state, cpu_time: status.cpu_time_ns, ..ret })
         };
         self.ask_status(cx, id, "read the state of", fill);
         Ok(Outcome::Pending)
+    }
+
+    /// Completes the state of a guest whose balloon was told something: what came of it is the guest's own doing. Its
+    /// supervisor knows it, mostly without asking QEMU; without an answer it is told as if nothing had come of it.
+    fn ask_balloon(&mut self, cx: &Asked, id: u32, ret: remote::DomainGetInfoRet) {
+        let asked = cx.later();
+        let deadline_ms = u32::try_from(self.config.guest_deadline.as_millis()).unwrap_or(u32::MAX);
+        let then = move |control: &mut Control, told: Told| {
+            let balloon = match told {
+                Ok((Said::Measured(measured), _)) => measured.balloon,
+                _ => None,
+            };
+            let memory = balloon.map_or(ret.memory, |balloon| balloon.actual_kib);
+            let reply = Reply::DomainGetInfo(remote::DomainGetInfoRet { memory, ..ret });
+            control.answer(&asked, Ok((reply, Vec::new())));
+        };
+        let request = Request::Measure(Measure { balloon: true, blocks: false, deadline_ms });
+        self.ask_guest(id, &request, Vec::new(), Box::new(then));
     }
 
     fn ask_status(
@@ -253,7 +309,7 @@ impl Control {
         Ok(().into())
     }
 
-    fn persistent(&self, dom: &remote::Domain, otherwise: &str) -> Result<Summary, Error> {
+    pub(super) fn persistent(&self, dom: &remote::Domain, otherwise: &str) -> Result<Summary, Error> {
         let uuid = self.known(dom)?;
         self.definitions.by_uuid(&uuid).cloned().ok_or_else(|| errors::wrong_state(otherwise))
     }
@@ -329,7 +385,7 @@ impl Control {
     }
 
     /// The run of a domain that must be running.
-    fn running(&self, dom: &remote::Domain) -> Result<u32, Error> {
+    pub(super) fn running(&self, dom: &remote::Domain) -> Result<u32, Error> {
         let uuid = self.known(dom)?;
         self.active(&uuid).map(|guest| guest.id).ok_or_else(|| errors::wrong_state("domain is not running"))
     }
@@ -493,7 +549,7 @@ fn console_number(device: Option<&str>) -> Result<u8, Error> {
 }
 
 /// libvirt's filter: within each group of bits any that is set will do; a group without bits does not filter.
-fn passes(record: &bulkhead::DomainRecord, filter: ListDomains) -> bool {
+pub(super) fn passes(record: &bulkhead::DomainRecord, filter: ListDomains) -> bool {
     let active = record.dom.id != -1;
     let state = record.state;
     let other = ![DomainState::Running, DomainState::Paused, DomainState::Shutoff].iter().any(|s| *s as i32 == state);

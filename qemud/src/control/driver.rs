@@ -81,7 +81,7 @@ impl Control {
 }
 
 /// Bits that are set and not among those that the operation knows.
-fn only(flags: u32, known: u32, operation: &str) -> Result<(), Error> {
+pub(super) fn only(flags: u32, known: u32, operation: &str) -> Result<(), Error> {
     match flags & !known {
         0 => Ok(()),
         unknown => Err(errors::unknown_flags(unknown, operation)),
@@ -90,6 +90,28 @@ fn only(flags: u32, known: u32, operation: &str) -> Result<(), Error> {
 
 fn int(flag: bool) -> i32 {
     i32::from(flag)
+}
+
+/// Methods of the table whose bodies stand elsewhere in `control`.
+macro_rules! elsewhere {
+    ($($op:ident($args:ty) -> $ret:ty = $body:ident;)*) => {
+        $(
+            fn $op(&mut self, cx: &mut Asked, args: $args) -> Answer<$ret> {
+                self.$body(cx, &args)
+            }
+        )*
+    };
+}
+
+/// Methods of the table that only a guest's agent could answer.
+macro_rules! agent {
+    ($($op:ident($args:ty) -> $ret:ty;)*) => {
+        $(
+            fn $op(&mut self, _: &mut Asked, args: $args) -> Answer<$ret> {
+                self.needs_agent(&args.dom)
+            }
+        )*
+    };
 }
 
 impl Driver for Control {
@@ -156,7 +178,11 @@ impl Driver for Control {
     ) -> Answer<remote::ConnectSupportsFeatureRet> {
         let supported = matches!(
             Feature::try_from(args.feature),
-            Ok(Feature::FdPassing | Feature::TypedParamString | Feature::RemoteEventCallback)
+            Ok(Feature::FdPassing
+                | Feature::TypedParamString
+                | Feature::RemoteEventCallback
+                | Feature::RemoteCloseCallback
+                | Feature::NetworkUpdateHasCorrectOrder)
         );
         Ok(remote::ConnectSupportsFeatureRet { supported: int(supported) }.into())
     }
@@ -350,7 +376,7 @@ impl Driver for Control {
         args: remote::DomainGetMaxMemoryArgs,
     ) -> Answer<remote::DomainGetMaxMemoryRet> {
         let uuid = self.known(&args.dom)?;
-        Ok(remote::DomainGetMaxMemoryRet { memory: self.size_of(&uuid).1 }.into())
+        Ok(remote::DomainGetMaxMemoryRet { memory: self.size_of(&uuid).max_memory_kib }.into())
     }
 
     fn domain_get_max_vcpus(
@@ -359,7 +385,8 @@ impl Driver for Control {
         args: remote::DomainGetMaxVcpusArgs,
     ) -> Answer<remote::DomainGetMaxVcpusRet> {
         let uuid = self.known(&args.dom)?;
-        Ok(remote::DomainGetMaxVcpusRet { num: i32::try_from(self.size_of(&uuid).0).unwrap_or(i32::MAX) }.into())
+        Ok(remote::DomainGetMaxVcpusRet { num: i32::try_from(self.size_of(&uuid).max_vcpus).unwrap_or(i32::MAX) }
+            .into())
     }
 
     fn domain_get_autostart(
@@ -504,12 +531,13 @@ impl Driver for Control {
         cx: &mut Asked,
         args: remote::ConnectDomainEventCallbackRegisterAnyArgs,
     ) -> Answer<remote::ConnectDomainEventCallbackRegisterAnyRet> {
-        if args.event_id != DomainEventId::Lifecycle as i32 {
-            return Err(errors::invalid(format!("this driver emits no domain events of id {}", args.event_id)));
+        // Whoever waits for what no guest does here yet waits for what does not happen, as with any driver of libvirt's.
+        if DomainEventId::try_from(args.event_id).is_err() {
+            return Err(errors::invalid(format!("eventID {} is no kind of domain event", args.event_id)));
         }
         let guest = args.dom.map(|dom| self.known(&dom)).transpose()?;
-        let callback_id =
-            self.subscribers.register(cx.key, guest).ok_or_else(|| errors::invalid("too many event callbacks"))?;
+        let callback_id = self.subscribers.register(cx.key, args.event_id, guest);
+        let callback_id = callback_id.ok_or_else(|| errors::invalid("too many event callbacks"))?;
         Ok(remote::ConnectDomainEventCallbackRegisterAnyRet { callback_id }.into())
     }
 
@@ -538,15 +566,101 @@ impl Driver for Control {
         Ok(().into())
     }
 
-    // QEMU's own program has nothing here yet.
+    // What control itself knows of the connection's end is the connection's end.
 
-    fn qemu_domain_monitor_command(
+    fn connect_register_close_callback(
         &mut self,
         _: &mut Asked,
-        _: qemu::DomainMonitorCommandArgs,
-    ) -> Answer<qemu::DomainMonitorCommandRet> {
-        Err(Error::unsupported(api::Op::QemuDomainMonitorCommand, DRIVER_NAME)
-            .with_hint("a guest's monitor belongs to its supervisor alone"))
+        _: remote::ConnectRegisterCloseCallbackArgs,
+    ) -> Answer<()> {
+        Ok(().into())
+    }
+
+    fn connect_unregister_close_callback(
+        &mut self,
+        _: &mut Asked,
+        _: remote::ConnectUnregisterCloseCallbackArgs,
+    ) -> Answer<()> {
+        Ok(().into())
+    }
+
+    elsewhere! {
+        // stats
+        connect_get_all_domain_stats(remote::ConnectGetAllDomainStatsArgs) -> remote::ConnectGetAllDomainStatsRet = all_domain_stats;
+        domain_get_cpu_stats(remote::DomainGetCpuStatsArgs) -> remote::DomainGetCpuStatsRet = cpu_stats;
+        domain_memory_stats(remote::DomainMemoryStatsArgs) -> remote::DomainMemoryStatsRet = memory_stats;
+        domain_block_stats(remote::DomainBlockStatsArgs) -> remote::DomainBlockStatsRet = block_stats;
+        domain_block_stats_flags(remote::DomainBlockStatsFlagsArgs) -> remote::DomainBlockStatsFlagsRet = block_stats_flags;
+        domain_get_block_info(remote::DomainGetBlockInfoArgs) -> remote::DomainGetBlockInfoRet = block_info;
+        // node
+        node_get_cpu_stats(remote::NodeGetCpuStatsArgs) -> remote::NodeGetCpuStatsRet = node_cpu_stats;
+        node_get_memory_stats(remote::NodeGetMemoryStatsArgs) -> remote::NodeGetMemoryStatsRet = node_memory_stats;
+        node_get_free_memory(remote::NodeGetFreeMemoryArgs) -> remote::NodeGetFreeMemoryRet = node_free_memory;
+        node_get_cells_free_memory(remote::NodeGetCellsFreeMemoryArgs) -> remote::NodeGetCellsFreeMemoryRet = node_cells_free_memory;
+        node_get_cpu_map(remote::NodeGetCpuMapArgs) -> remote::NodeGetCpuMapRet = node_cpu_map;
+        node_get_security_model(remote::NodeGetSecurityModelArgs) -> remote::NodeGetSecurityModelRet = node_security_model;
+        connect_get_sysinfo(remote::ConnectGetSysinfoArgs) -> remote::ConnectGetSysinfoRet = sysinfo;
+        // domain_capabilities
+        connect_get_domain_capabilities(remote::ConnectGetDomainCapabilitiesArgs) -> remote::ConnectGetDomainCapabilitiesRet = domain_capabilities;
+        connect_get_cpu_model_names(remote::ConnectGetCpuModelNamesArgs) -> remote::ConnectGetCpuModelNamesRet = cpu_models;
+        connect_domain_xml_to_native(remote::ConnectDomainXmlToNativeArgs) -> remote::ConnectDomainXmlToNativeRet = native_form;
+        // reconfigure
+        domain_get_vcpus_flags(remote::DomainGetVcpusFlagsArgs) -> remote::DomainGetVcpusFlagsRet = vcpu_count;
+        domain_set_vcpus(remote::DomainSetVcpusArgs) -> () = set_vcpus;
+        domain_set_vcpus_flags(remote::DomainSetVcpusFlagsArgs) -> () = set_vcpus_flags;
+        domain_set_memory(remote::DomainSetMemoryArgs) -> () = set_memory;
+        domain_set_memory_flags(remote::DomainSetMemoryFlagsArgs) -> () = set_memory_flags;
+        domain_set_max_memory(remote::DomainSetMaxMemoryArgs) -> () = set_max_memory;
+        domain_get_metadata(remote::DomainGetMetadataArgs) -> remote::DomainGetMetadataRet = metadata;
+        domain_set_metadata(remote::DomainSetMetadataArgs) -> () = set_metadata;
+        domain_rename(remote::DomainRenameArgs) -> remote::DomainRenameRet = rename;
+        // input
+        domain_send_key(remote::DomainSendKeyArgs) -> () = send_key;
+        domain_inject_nmi(remote::DomainInjectNmiArgs) -> () = inject_nmi;
+        qemu_domain_monitor_command(qemu::DomainMonitorCommandArgs) -> qemu::DomainMonitorCommandRet = monitor_command;
+        // nothing
+        domain_snapshot_num(remote::DomainSnapshotNumArgs) -> remote::DomainSnapshotNumRet = snapshot_num;
+        domain_snapshot_list_names(remote::DomainSnapshotListNamesArgs) -> remote::DomainSnapshotListNamesRet = snapshot_names;
+        domain_list_all_snapshots(remote::DomainListAllSnapshotsArgs) -> remote::DomainListAllSnapshotsRet = snapshots;
+        domain_has_current_snapshot(remote::DomainHasCurrentSnapshotArgs) -> remote::DomainHasCurrentSnapshotRet = has_current_snapshot;
+        domain_snapshot_current(remote::DomainSnapshotCurrentArgs) -> remote::DomainSnapshotCurrentRet = current_snapshot;
+        domain_snapshot_lookup_by_name(remote::DomainSnapshotLookupByNameArgs) -> remote::DomainSnapshotLookupByNameRet = snapshot_by_name;
+        domain_list_all_checkpoints(remote::DomainListAllCheckpointsArgs) -> remote::DomainListAllCheckpointsRet = checkpoints;
+        domain_checkpoint_lookup_by_name(remote::DomainCheckpointLookupByNameArgs) -> remote::DomainCheckpointLookupByNameRet = checkpoint_by_name;
+        domain_get_job_info(remote::DomainGetJobInfoArgs) -> remote::DomainGetJobInfoRet = job_info;
+        domain_get_job_stats(remote::DomainGetJobStatsArgs) -> remote::DomainGetJobStatsRet = job_stats;
+        domain_abort_job(remote::DomainAbortJobArgs) -> () = abort_job;
+        domain_get_block_job_info(remote::DomainGetBlockJobInfoArgs) -> remote::DomainGetBlockJobInfoRet = block_job_info;
+        domain_get_control_info(remote::DomainGetControlInfoArgs) -> remote::DomainGetControlInfoRet = control_info;
+        domain_get_security_label(remote::DomainGetSecurityLabelArgs) -> remote::DomainGetSecurityLabelRet = security_label;
+        domain_get_security_label_list(remote::DomainGetSecurityLabelListArgs) -> remote::DomainGetSecurityLabelListRet = security_labels;
+        domain_get_messages(remote::DomainGetMessagesArgs) -> remote::DomainGetMessagesRet = messages;
+        domain_get_scheduler_type(remote::DomainGetSchedulerTypeArgs) -> remote::DomainGetSchedulerTypeRet = scheduler_type;
+        domain_get_memory_parameters(remote::DomainGetMemoryParametersArgs) -> remote::DomainGetMemoryParametersRet = memory_parameters;
+        domain_screenshot(remote::DomainScreenshotArgs) -> remote::DomainScreenshotRet = screenshot;
+        domain_interface_addresses(remote::DomainInterfaceAddressesArgs) -> remote::DomainInterfaceAddressesRet = interface_addresses;
+        domain_interface_stats(remote::DomainInterfaceStatsArgs) -> remote::DomainInterfaceStatsRet = interface_stats;
+        domain_get_iothread_info(remote::DomainGetIothreadInfoArgs) -> remote::DomainGetIothreadInfoRet = iothreads;
+        domain_get_vcpus(remote::DomainGetVcpusArgs) -> remote::DomainGetVcpusRet = vcpus;
+        domain_get_vcpu_pin_info(remote::DomainGetVcpuPinInfoArgs) -> remote::DomainGetVcpuPinInfoRet = vcpu_pins;
+        domain_get_emulator_pin_info(remote::DomainGetEmulatorPinInfoArgs) -> remote::DomainGetEmulatorPinInfoRet = emulator_pins;
+    }
+
+    agent! {
+        domain_get_hostname(remote::DomainGetHostnameArgs) -> remote::DomainGetHostnameRet;
+        domain_get_time(remote::DomainGetTimeArgs) -> remote::DomainGetTimeRet;
+        domain_set_time(remote::DomainSetTimeArgs) -> ();
+        domain_get_fsinfo(remote::DomainGetFsinfoArgs) -> remote::DomainGetFsinfoRet;
+        domain_fstrim(remote::DomainFstrimArgs) -> ();
+        domain_fsfreeze(remote::DomainFsfreezeArgs) -> remote::DomainFsfreezeRet;
+        domain_fsthaw(remote::DomainFsthawArgs) -> remote::DomainFsthawRet;
+        domain_set_user_password(remote::DomainSetUserPasswordArgs) -> ();
+        domain_get_guest_info(remote::DomainGetGuestInfoArgs) -> remote::DomainGetGuestInfoRet;
+        domain_get_guest_vcpus(remote::DomainGetGuestVcpusArgs) -> remote::DomainGetGuestVcpusRet;
+        domain_set_guest_vcpus(remote::DomainSetGuestVcpusArgs) -> ();
+        domain_authorized_ssh_keys_get(remote::DomainAuthorizedSshKeysGetArgs) -> remote::DomainAuthorizedSshKeysGetRet;
+        domain_authorized_ssh_keys_set(remote::DomainAuthorizedSshKeysSetArgs) -> ();
+        qemu_domain_agent_command(qemu::DomainAgentCommandArgs) -> qemu::DomainAgentCommandRet;
     }
 }
 

@@ -38,6 +38,32 @@ pub fn unknown_flags(flags: u32, operation: &str) -> Error {
     qemu(ErrorCode::INVALID_ARG, format!("unsupported flags (0x{flags:x}) in function {operation}"))
 }
 
+/// Something that libvirt's QEMU driver may do and this one does not.
+pub fn unsupported_operation(message: impl Into<String>) -> Error {
+    qemu(ErrorCode::OPERATION_UNSUPPORTED, format!("Operation not supported: {}", message.into()))
+}
+
+/// What is asked for needs something that the guest does not have.
+pub fn argument_unsupported(message: impl Into<String>) -> Error {
+    qemu(ErrorCode::ARGUMENT_UNSUPPORTED, format!("argument unsupported: {}", message.into()))
+}
+
+/// The guest has no agent: no channel to one is made yet. libvirt's text.
+pub fn no_agent() -> Error {
+    argument_unsupported("QEMU guest agent is not configured")
+}
+
+/// The host does not tell.
+pub fn host_silent(what: &str) -> Error {
+    qemu(ErrorCode::SYSTEM_ERROR, format!("cannot read {what} of the host"))
+        .with_hint("see in qemud's log what is enforced, and that /proc and /sys are mounted")
+}
+
+/// Any code with libvirt's text.
+pub fn told(code: ErrorCode, message: impl Into<String>) -> Error {
+    qemu(code, message)
+}
+
 /// A name or UUID is taken.
 pub fn exists(message: &str) -> Error {
     qemu(ErrorCode::OPERATION_FAILED, format!("operation failed: {message}"))
@@ -119,6 +145,7 @@ pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
         GuestError::Failure(Failure::NoSuchConsole { .. }) => ErrorCode::INVALID_ARG,
         GuestError::Busy | GuestError::Failure(Failure::Busy(_)) => ErrorCode::OPERATION_TIMEOUT,
         GuestError::Gone(_) | GuestError::Failure(Failure::Exited { .. }) => ErrorCode::OPERATION_FAILED,
+        GuestError::Old => ErrorCode::OPERATION_UNSUPPORTED,
         GuestError::Failure(_) => ErrorCode::INTERNAL_ERROR,
     };
     let known = qemu(code, format!("cannot {doing} domain '{name}'")).with_cause(error);
@@ -127,6 +154,7 @@ pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
             "QEMU is stopped or waits for its storage; if it does not come back, 'bulkhead destroy {name}' ends it"
         )),
         GuestError::Silent(_) => known.with_hint("the guest itself may be well; try again"),
+        GuestError::Old => known.with_hint("stop the guest and start it again: its next supervisor is of this release"),
         GuestError::Failure(Failure::Exited { .. }) => {
             known.with_hint("QEMU's own words are the cause; see also the guest's log")
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use api::{
     Event, Reply, bulkhead,
-    consts::{LifecycleEvent, ShutoffReason, StoppedDetail},
+    consts::{DomainEventId, LifecycleEvent, ShutoffReason, StoppedDetail},
     remote,
 };
 use ipc::{Kind, codec, server::PeerKey};
@@ -29,6 +29,8 @@ pub struct Subscribers {
 
 struct Callback {
     id: i32,
+    /// libvirt's number of the kind of event.
+    event: i32,
     /// Only events of this guest.
     guest: Option<Uuid>,
 }
@@ -53,14 +55,14 @@ impl Subscribers {
     }
 
     /// Registers a libvirt-style callback; none when the connection has too many.
-    pub fn register(&mut self, key: PeerKey, guest: Option<Uuid>) -> Option<i32> {
+    pub fn register(&mut self, key: PeerKey, event: i32, guest: Option<Uuid>) -> Option<i32> {
         let callbacks = self.callbacks.entry(key).or_default();
         if callbacks.len() >= MAX_CALLBACKS {
             return None;
         }
         let id = self.next_callback;
         self.next_callback = self.next_callback.wrapping_add(1).max(0);
-        callbacks.push(Callback { id, guest });
+        callbacks.push(Callback { id, event, guest });
         Some(id)
     }
 
@@ -83,7 +85,9 @@ impl Control {
         }
         let mut calls = Vec::new();
         for (key, callbacks) in &self.subscribers.callbacks {
-            let wanted = callbacks.iter().filter(|callback| callback.guest.is_none_or(|guest| guest == entry.uuid));
+            // Nothing else than the life cycle is told yet.
+            let lifecycle_only = callbacks.iter().filter(|callback| callback.event == DomainEventId::Lifecycle as i32);
+            let wanted = lifecycle_only.filter(|callback| callback.guest.is_none_or(|guest| guest == entry.uuid));
             calls.extend(wanted.map(|callback| (*key, lifecycle(&entry, callback.id))));
         }
         for (key, event) in calls {

@@ -17,6 +17,7 @@ use model::Domain;
 use supervisor::protocol::{Answer, Event, Failure, Message, Request};
 use uuid::Uuid;
 
+pub use super::process::Process;
 use super::{Control, FIRST_SUPERVISOR, Then, definitions::chain};
 use crate::{edge::ToLauncher, qemu::plan::DiskInUse};
 
@@ -42,6 +43,9 @@ pub enum GuestError {
     /// Another job has been under way for too long.
     #[error("other jobs of this guest did not end within {} ms", .0.as_millis())]
     Waited(Duration),
+    /// The guest was started by an earlier release, and its supervisor does not know what is asked.
+    #[error("the guest's supervisor is of an earlier release, which does not have this")]
+    Old,
     /// Too many jobs wait already.
     #[error("{MAX_JOBS} jobs wait for this guest already")]
     Busy,
@@ -87,6 +91,10 @@ pub struct Guest {
     pub started: i64,
     /// It runs on KVM.
     pub kvm: bool,
+    /// Somebody has spoken to its QEMU's monitor past its supervisor.
+    pub tainted: bool,
+    /// Its balloon was told to take memory from it, or to give some back. How much it gave, only the guest knows.
+    pub ballooned: bool,
     /// QEMU's process. The kernel tells its processor time, so nobody else has to be asked for it.
     pub process: Option<Process>,
     /// The supervisor's connection ended before the launcher said how its start went: the launcher's word is the better one.
@@ -105,34 +113,14 @@ struct Job {
     timer: (Instant, u64),
 }
 
-/// A guest's QEMU. Control's filter has no call that could do anything to it.
-pub struct Process {
-    pid: i32,
-    /// Held so that the pid is not another's while the run lasts.
-    _pidfd: OwnedFd,
-}
-
-impl Process {
-    /// The process behind the descriptor that came with a supervisor's answer; none if the kernel does not tell its pid.
-    pub fn new(fds: Vec<OwnedFd>) -> Option<Process> {
-        let pidfd = fds.into_iter().next()?;
-        let pid = sandbox::pidfd::pid(&pidfd).ok()?;
-        Some(Process { pid, _pidfd: pidfd })
-    }
-
-    /// The processor time that it has used, in nanoseconds.
-    pub fn cpu_time_ns(&self) -> Option<u64> {
-        let time = sandbox::cpu_time(self.pid).ok()?;
-        u64::try_from(time.as_nanos()).ok()
-    }
-}
-
 struct Link {
     channel: Channel<Request, Message>,
     token: Token,
     serial: u64,
     waiting: HashMap<u64, Waiting>,
     greeted: bool,
+    /// The version of the edge that the supervisor speaks, once it has said so.
+    version: Option<u16>,
 }
 
 struct Waiting {
@@ -155,6 +143,8 @@ impl Guest {
             disks: Vec::new(),
             started: 0,
             kvm: false,
+            tainted: false,
+            ballooned: false,
             process: None,
             early_end: None,
             on_end: Vec::new(),
@@ -162,6 +152,11 @@ impl Guest {
             jobs: VecDeque::new(),
             job_running: false,
         }
+    }
+
+    /// Whether a job is under way or waits.
+    pub fn is_busy(&self) -> bool {
+        self.job_running
     }
 
     /// Whether clients see it as active.
@@ -188,7 +183,8 @@ impl Control {
         let (oldest, newest) = supervisor::protocol::VERSIONS;
         channel.queue_hello(&ipc::Hello::new("qemud", oldest, newest))?;
         if let Some(guest) = self.guests.get_mut(&id) {
-            guest.link = Some(Link { channel, token, serial: 0, waiting: HashMap::new(), greeted: false });
+            guest.link =
+                Some(Link { channel, token, serial: 0, waiting: HashMap::new(), greeted: false, version: None });
         }
         Ok(())
     }
@@ -208,6 +204,10 @@ impl Control {
         wait: Duration,
         then: Then<Told>,
     ) {
+        let version = self.guests.get(&id).and_then(|guest| guest.link.as_ref()?.version);
+        if version.is_some_and(|version| version < request.since()) {
+            return then(self, Err(GuestError::Old));
+        }
         let Some(serial) = self.guests.get_mut(&id).and_then(|g| g.link.as_mut()).map(|link| {
             link.serial += 1;
             link.serial
@@ -438,7 +438,9 @@ impl Link {
                 if let Some(hello) = self.channel.next_hello()? {
                     let (oldest, newest) = supervisor::protocol::VERSIONS;
                     // A supervisor of a release too old to talk to keeps its guest; this control just cannot reach it.
-                    ipc::Hello::new("qemud", oldest, newest).agree(&hello).map_err(|_| ConnError::Closed)?;
+                    let agreed =
+                        ipc::Hello::new("qemud", oldest, newest).agree(&hello).map_err(|_| ConnError::Closed)?;
+                    self.version = Some(agreed);
                     self.greeted = true;
                     continue;
                 }

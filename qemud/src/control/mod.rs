@@ -12,6 +12,7 @@ mod adopt;
 mod authority;
 mod capabilities;
 pub mod definitions;
+mod domain_capabilities;
 mod domains;
 mod driver;
 mod emulators;
@@ -19,9 +20,15 @@ mod errors;
 mod events;
 mod guests;
 mod host;
+mod input;
 pub mod journal;
 mod launcher_link;
+mod node;
+mod nothing;
+mod process;
+mod reconfigure;
 mod start;
+mod stats;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

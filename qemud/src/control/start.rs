@@ -236,7 +236,7 @@ impl Control {
 
     fn boot_request(&self, domain: &Domain, plan: &Plan, id: u32, paused: bool, disks: &[DiskInUse]) -> Request {
         let xml = domain.to_xml(&DumpOptions { live: Some(Live { id }), ..DumpOptions::stored() });
-        let record = Record { xml, disks: disks.to_vec(), kvm: plan.kvm };
+        let record = Record { xml, disks: disks.to_vec(), kvm: plan.kvm, ..Record::default() };
         Request::Boot(Boot {
             name: domain.name.clone(),
             argv: plan.argv.clone(),

@@ -1,0 +1,402 @@
+//! What domains of this driver do not have: snapshots, checkpoints, saved images, jobs, agents, screens, security labels.
+//!
+//! Having none is an answer, and libvirt's clients ask for it all the time; only what would make one is not supported.
+
+use api::{
+    Answer, Error, ErrorCode,
+    consts::{InterfaceAddressesSource, JobType, MessageTypes},
+    remote,
+};
+use rustix::thread::CpuSet;
+
+use super::{
+    Control,
+    driver::{Asked, only},
+    errors, node,
+};
+
+/// The table's limits of what an answer may hold.
+const CPUMAP_MAX: usize = 2048;
+const CPUMAPS_MAX: usize = 8_388_608;
+const VCPUINFO_MAX: u32 = 16_384;
+
+/// Flags of lists of snapshots; whatever they filter, nothing is left of nothing.
+const SNAPSHOT_FILTERS: u32 = 0x7ff;
+/// The same of checkpoints.
+const CHECKPOINT_FILTERS: u32 = 0xf;
+/// Of a finished job's statistics: of the last one, and keep them.
+const JOB_STATS_FLAGS: u32 = 0x3;
+
+impl Control {
+    pub(super) fn snapshot_num(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainSnapshotNumArgs,
+    ) -> Answer<remote::DomainSnapshotNumRet> {
+        only(args.flags, SNAPSHOT_FILTERS, "virDomainSnapshotNum")?;
+        self.known(&args.dom)?;
+        Ok(remote::DomainSnapshotNumRet { num: 0 }.into())
+    }
+
+    pub(super) fn snapshot_names(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainSnapshotListNamesArgs,
+    ) -> Answer<remote::DomainSnapshotListNamesRet> {
+        only(args.flags, SNAPSHOT_FILTERS, "virDomainSnapshotListNames")?;
+        self.known(&args.dom)?;
+        Ok(remote::DomainSnapshotListNamesRet { names: Vec::new() }.into())
+    }
+
+    pub(super) fn snapshots(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainListAllSnapshotsArgs,
+    ) -> Answer<remote::DomainListAllSnapshotsRet> {
+        only(args.flags, SNAPSHOT_FILTERS, "virDomainListAllSnapshots")?;
+        self.known(&args.dom)?;
+        Ok(remote::DomainListAllSnapshotsRet { snapshots: Vec::new(), ret: 0 }.into())
+    }
+
+    pub(super) fn has_current_snapshot(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainHasCurrentSnapshotArgs,
+    ) -> Answer<remote::DomainHasCurrentSnapshotRet> {
+        only(args.flags, 0, "virDomainHasCurrentSnapshot")?;
+        self.known(&args.dom)?;
+        Ok(remote::DomainHasCurrentSnapshotRet { result: 0 }.into())
+    }
+
+    pub(super) fn current_snapshot(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainSnapshotCurrentArgs,
+    ) -> Answer<remote::DomainSnapshotCurrentRet> {
+        only(args.flags, 0, "virDomainSnapshotCurrent")?;
+        self.known(&args.dom)?;
+        let text = "Domain snapshot not found: the domain does not have a current snapshot";
+        Err(errors::told(ErrorCode::NO_DOMAIN_SNAPSHOT, text))
+    }
+
+    pub(super) fn snapshot_by_name(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainSnapshotLookupByNameArgs,
+    ) -> Answer<remote::DomainSnapshotLookupByNameRet> {
+        only(args.flags, 0, "virDomainSnapshotLookupByName")?;
+        self.known(&args.dom)?;
+        let text = format!("Domain snapshot not found: no domain snapshot with matching name '{}'", args.name);
+        Err(errors::told(ErrorCode::NO_DOMAIN_SNAPSHOT, text))
+    }
+
+    pub(super) fn checkpoints(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainListAllCheckpointsArgs,
+    ) -> Answer<remote::DomainListAllCheckpointsRet> {
+        only(args.flags, CHECKPOINT_FILTERS, "virDomainListAllCheckpoints")?;
+        self.known(&args.dom)?;
+        Ok(remote::DomainListAllCheckpointsRet { checkpoints: Vec::new(), ret: 0 }.into())
+    }
+
+    pub(super) fn checkpoint_by_name(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainCheckpointLookupByNameArgs,
+    ) -> Answer<remote::DomainCheckpointLookupByNameRet> {
+        only(args.flags, 0, "virDomainCheckpointLookupByName")?;
+        self.known(&args.dom)?;
+        let text = format!("Domain checkpoint not found: no domain checkpoint with matching name '{}'", args.name);
+        Err(errors::told(ErrorCode::NO_DOMAIN_CHECKPOINT, text))
+    }
+
+    pub(super) fn job_info(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainGetJobInfoArgs,
+    ) -> Answer<remote::DomainGetJobInfoRet> {
+        self.running(&args.dom)?;
+        Ok(remote::DomainGetJobInfoRet { r#type: JobType::None.number(), ..Default::default() }.into())
+    }
+
+    pub(super) fn job_stats(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainGetJobStatsArgs,
+    ) -> Answer<remote::DomainGetJobStatsRet> {
+        only(args.flags, JOB_STATS_FLAGS, "virDomainGetJobStats")?;
+        match args.flags {
+            0 => drop(self.running(&args.dom)?),
+            // Of a finished job also a domain that is off may tell.
+            _ => drop(self.known(&args.dom)?),
+        }
+        Ok(remote::DomainGetJobStatsRet { r#type: JobType::None.number(), params: Vec::new() }.into())
+    }
+
+    pub(super) fn abort_job(&mut self, _: &mut Asked, args: &remote::DomainAbortJobArgs) -> Answer<()> {
+        self.running(&args.dom)?;
+        Err(errors::wrong_state("no job is active on the domain"))
+    }
+
+    pub(super) fn block_job_info(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainGetBlockJobInfoArgs,
+    ) -> Answer<remote::DomainGetBlockJobInfoRet> {
+        only(args.flags, 1, "virDomainGetBlockJobInfo")?;
+        self.running(&args.dom)?;
+        Ok(remote::DomainGetBlockJobInfoRet::default().into())
+    }
+
+    /// How control fares with the guest: a job under way is all that there can be.
+    pub(super) fn control_info(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainGetControlInfoArgs,
+    ) -> Answer<remote::DomainGetControlInfoRet> {
+        only(args.flags, 0, "virDomainGetControlInfo")?;
+        let id = self.running(&args.dom)?;
+        let busy = self.guests.get(&id).is_some_and(super::guests::Guest::is_busy);
+        Ok(remote::DomainGetControlInfoRet { state: u32::from(busy), details: 0, state_time: 0 }.into())
+    }
+
+    pub(super) fn security_label(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainGetSecurityLabelArgs,
+    ) -> Answer<remote::DomainGetSecurityLabelRet> {
+        self.known(&args.dom)?;
+        Ok(remote::DomainGetSecurityLabelRet { label: api::chars::terminated(""), enforcing: 0 }.into())
+    }
+
+    pub(super) fn security_labels(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainGetSecurityLabelListArgs,
+    ) -> Answer<remote::DomainGetSecurityLabelListRet> {
+        self.known(&args.dom)?;
+        Ok(remote::DomainGetSecurityLabelListRet { labels: Vec::new(), ret: 0 }.into())
+    }
+
+    pub(super) fn messages(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainGetMessagesArgs,
+    ) -> Answer<remote::DomainGetMessagesRet> {
+        only(args.flags, MessageTypes::all().bits(), "virDomainGetMessages")?;
+        let uuid = self.known(&args.dom)?;
+        let types = MessageTypes::from_bits_truncate(args.flags);
+        let wanted = types.is_empty() || types.contains(MessageTypes::TAINTING);
+        let tainted = wanted && self.active(&uuid).is_some_and(|guest| guest.tainted);
+        let msgs = tainted.then(|| "tainted: custom monitor control commands issued".to_owned());
+        Ok(remote::DomainGetMessagesRet { msgs: msgs.into_iter().collect() }.into())
+    }
+
+    /// No share of the processors can be set, so there is a scheduler and no parameter.
+    pub(super) fn scheduler_type(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainGetSchedulerTypeArgs,
+    ) -> Answer<remote::DomainGetSchedulerTypeRet> {
+        self.known(&args.dom)?;
+        Ok(remote::DomainGetSchedulerTypeRet { r#type: "posix".into(), nparams: 0 }.into())
+    }
+
+    /// No cgroup limits a guest's memory; a document that asks for a limit cannot be started.
+    pub(super) fn memory_parameters(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainGetMemoryParametersArgs,
+    ) -> Answer<remote::DomainGetMemoryParametersRet> {
+        /// libvirt's number for no limit.
+        const UNLIMITED: u64 = 9_007_199_254_740_991;
+        only(args.flags, 0x3 | api::params::STRING_OKAY, "virDomainGetMemoryParameters")?;
+        self.without(&args.dom, "memtune")?;
+        let mut list = api::params::Params::new();
+        for limit in ["hard_limit", "soft_limit", "swap_hard_limit"] {
+            list.ullong(limit, UNLIMITED);
+        }
+        let (params, nparams) = list.asked(args.nparams);
+        Ok(remote::DomainGetMemoryParametersRet { params, nparams }.into())
+    }
+
+    pub(super) fn screenshot(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainScreenshotArgs,
+    ) -> Answer<remote::DomainScreenshotRet> {
+        only(args.flags, 0, "virDomainScreenshot")?;
+        self.running(&args.dom)?;
+        Err(errors::wrong_state("no screens to take screenshot from"))
+    }
+
+    /// A guest's addresses. No network hands any out, and no interface is started.
+    pub(super) fn interface_addresses(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainInterfaceAddressesArgs,
+    ) -> Answer<remote::DomainInterfaceAddressesRet> {
+        only(args.flags, 0, "virDomainInterfaceAddresses")?;
+        self.running(&args.dom)?;
+        match i32::try_from(args.source).ok().and_then(|source| InterfaceAddressesSource::try_from(source).ok()) {
+            Some(InterfaceAddressesSource::Agent) => Err(errors::no_agent()),
+            Some(_) => Ok(remote::DomainInterfaceAddressesRet { ifaces: Vec::new() }.into()),
+            None => Err(errors::argument_unsupported(format!("Unknown IP address data source {}", args.source))),
+        }
+    }
+
+    pub(super) fn interface_stats(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainInterfaceStatsArgs,
+    ) -> Answer<remote::DomainInterfaceStatsRet> {
+        self.running(&args.dom)?;
+        Err(errors::invalid(format!("'{}' is not a known interface", args.device)))
+    }
+
+    pub(super) fn iothreads(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainGetIothreadInfoArgs,
+    ) -> Answer<remote::DomainGetIothreadInfoRet> {
+        only(args.flags, 0x3, "virDomainGetIOThreadInfo")?;
+        self.known(&args.dom)?;
+        Ok(remote::DomainGetIothreadInfoRet { info: Vec::new(), ret: 0 }.into())
+    }
+
+    /// What the guest's agent would answer or do, if there were one.
+    pub(super) fn needs_agent<R>(&self, dom: &remote::Domain) -> Answer<R> {
+        self.running(dom)?;
+        Err(errors::no_agent())
+    }
+
+    // Where virtual CPUs run: nothing pins them, so it is the kernel's choice among all.
+
+    /// The virtual CPUs of a running guest, with the host's CPUs that each may run on.
+    pub(super) fn vcpus(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainGetVcpusArgs,
+    ) -> Answer<remote::DomainGetVcpusRet> {
+        let uuid = self.known(&args.dom)?;
+        let Some(guest) = self.active(&uuid) else {
+            return Err(errors::wrong_state("cannot retrieve vcpu information for inactive domain"));
+        };
+        let (count, maplen) = room(self.size_of(&uuid).vcpus, args.maxinfo, args.maplen)?;
+        let host = self.host_cpus();
+        let process = guest.process.as_ref();
+        let info = |number| remote::VcpuInfo {
+            number,
+            state: api::consts::VcpuState::Running.number(),
+            cpu_time: process.and_then(|process| process.vcpu_time(number)).map_or(0, |time| time.run_ns),
+            cpu: process
+                .and_then(|process| process.vcpu_place(number))
+                .and_then(|cpu| i32::try_from(cpu).ok())
+                .unwrap_or(-1),
+        };
+        let map = |number| {
+            let set = process.and_then(|process| process.vcpu_affinity(number).or_else(|| process.affinity()));
+            cpu_map(&host, set.as_ref(), maplen)
+        };
+        let cpumaps = (0..count).flat_map(map).collect();
+        Ok(remote::DomainGetVcpusRet { info: (0..count).map(info).collect(), cpumaps }.into())
+    }
+
+    pub(super) fn vcpu_pins(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainGetVcpuPinInfoArgs,
+    ) -> Answer<remote::DomainGetVcpuPinInfoRet> {
+        only(args.flags, 0x3, "virDomainGetVcpuPinInfo")?;
+        let uuid = self.unpinned(&args.dom)?;
+        let (num, maplen) = room(self.size_of(&uuid).vcpus, args.ncpumaps, args.maplen)?;
+        let cpumaps = cpu_map(&self.host_cpus(), None, maplen).repeat(usize::try_from(num).unwrap_or_default());
+        Ok(remote::DomainGetVcpuPinInfoRet { cpumaps, num: i32::try_from(num).unwrap_or(i32::MAX) }.into())
+    }
+
+    pub(super) fn emulator_pins(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainGetEmulatorPinInfoArgs,
+    ) -> Answer<remote::DomainGetEmulatorPinInfoRet> {
+        only(args.flags, 0x3, "virDomainGetEmulatorPinInfo")?;
+        self.unpinned(&args.dom)?;
+        let (_, maplen) = room(1, 1, args.maplen)?;
+        let cpumaps = cpu_map(&self.host_cpus(), None, maplen);
+        Ok(remote::DomainGetEmulatorPinInfoRet { cpumaps, ret: 1 }.into())
+    }
+
+    /// A domain whose document pins nothing.
+    fn unpinned(&self, dom: &remote::Domain) -> Result<uuid::Uuid, Error> {
+        self.without(dom, "cputune")
+    }
+
+    /// A domain whose document has no such element: one that has it cannot be started, and what it asks for is not read.
+    fn without(&self, dom: &remote::Domain, element: &str) -> Result<uuid::Uuid, Error> {
+        let uuid = self.known(dom)?;
+        let Some(summary) = self.definitions.by_uuid(&uuid).filter(|_| self.active(&uuid).is_none()) else {
+            return Ok(uuid);
+        };
+        let domain = self.definitions.read(summary).map_err(|error| errors::store("read", &summary.name, &error))?;
+        if domain.vcpus.cpuset.is_some() || domain.rest.element(element).is_some() {
+            let text = format!("what <{element}> or <vcpu cpuset> of the definition ask for is not read");
+            return Err(errors::unsupported_operation(text).with_hint("look at them in the document"));
+        }
+        Ok(uuid)
+    }
+}
+
+/// A set of the host's CPUs as a bitmap of so many bytes; without a set, all that are online.
+fn cpu_map((online, present): &(Vec<u32>, u32), set: Option<&CpuSet>, maplen: usize) -> Vec<u8> {
+    let may = |cpu: &u32| {
+        usize::try_from(*cpu).is_ok_and(|cpu| cpu < CpuSet::MAX_CPU && set.is_none_or(|set| set.is_set(cpu)))
+    };
+    let cpus: Vec<u32> = match set {
+        Some(_) => (0..*present).filter(may).collect(),
+        None => online.clone(),
+    };
+    let mut map = node::bytes(&cpus, *present);
+    map.resize(maplen, 0);
+    map
+}
+
+/// How many of `count` bitmaps a caller has room for, and how long each is; all of them together must fit an answer.
+fn room(count: u32, most: i32, maplen: i32) -> Result<(u32, usize), Error> {
+    let negative = |_| errors::invalid("the number and the length of the CPU maps must not be negative");
+    let count = count.min(u32::try_from(most).map_err(negative)?);
+    let maplen =
+        usize::try_from(maplen).map_err(|_| errors::invalid("the length of a CPU map must not be negative"))?;
+    let total = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(maplen);
+    if maplen > CPUMAP_MAX || total > CPUMAPS_MAX || count > VCPUINFO_MAX {
+        return Err(errors::invalid(format!("{count} CPU maps of {maplen} bytes are too many")));
+    }
+    Ok((count, maplen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_maps_have_the_length_that_is_asked_for() {
+        let host = (vec![0, 1, 3], 4);
+        assert_eq!(cpu_map(&host, None, 2), [0b1011, 0]);
+        assert!(cpu_map(&host, None, 0).is_empty());
+        let mut set = CpuSet::new();
+        set.set(2);
+        set.set(9);
+        assert_eq!(cpu_map(&host, Some(&set), 1), [0b100], "CPUs that the host does not have are not told");
+    }
+
+    #[test]
+    fn no_caller_gets_more_than_fits_an_answer() {
+        assert_eq!(room(4, 2, 8).unwrap(), (2, 8));
+        assert_eq!(room(4, 0, 0).unwrap(), (0, 0));
+        for (count, most, maplen) in
+            [(1, -1, 1), (1, 1, -1), (1, 1, i32::MAX), (u32::MAX, i32::MAX, 1), (16_384, 16_384, 2048)]
+        {
+            assert_eq!(room(count, most, maplen).unwrap_err().code, ErrorCode::INVALID_ARG, "{count} {most} {maplen}");
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! Changes of what a domain is: its size, its name, what is noted down about it. The definition is changed by writing it
+//! anew; a running guest only as far as its QEMU can do it.
+
+use api::{
+    Answer, Error, ErrorCode, Outcome, Reply,
+    consts::{
+        DefinedDetail, LifecycleEvent, MemoryFlags, MetadataType, ModificationImpact, UndefinedDetail, VcpuFlags,
+    },
+    remote,
+};
+use model::{Domain, MetadataError};
+use supervisor::protocol::Request;
+use uuid::Uuid;
+
+use super::{
+    Control,
+    driver::{Asked, only},
+    errors,
+    guests::Told,
+    stats::has_balloon,
+};
+
+/// libvirt's bits for "the running domain" and "the definition", which are the same in every call.
+const IMPACT: u32 = ModificationImpact::LIVE.bits() | ModificationImpact::CONFIG.bits();
+
+/// What a call changes or asks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Affected {
+    /// The run, if it is meant.
+    live: Option<u32>,
+    /// The definition is meant.
+    config: bool,
+}
+
+impl Control {
+    /// libvirt's rule: without a bit the running domain is meant if it runs, else its definition.
+    fn affected(&self, uuid: &Uuid, flags: u32) -> Result<Affected, Error> {
+        let impact = ModificationImpact::from_bits_truncate(flags & IMPACT);
+        let run = self.active(uuid).map(|guest| guest.id);
+        let (live, config) = match run {
+            _ if impact.is_empty() => (run.is_some(), run.is_none()),
+            _ => (impact.contains(ModificationImpact::LIVE), impact.contains(ModificationImpact::CONFIG)),
+        };
+        if live && run.is_none() {
+            return Err(errors::wrong_state("domain is not running"));
+        }
+        if config && self.definitions.by_uuid(uuid).is_none() {
+            return Err(errors::wrong_state("cannot change persistent config of a transient domain"));
+        }
+        Ok(Affected { live: run.filter(|_| live), config })
+    }
+
+    /// Changes a definition and writes it.
+    fn change_definition(
+        &mut self,
+        uuid: &Uuid,
+        doing: &str,
+        change: impl FnOnce(&mut Domain) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Some(summary) = self.definitions.by_uuid(uuid).cloned() else {
+            return Err(errors::wrong_state("cannot change persistent config of a transient domain"));
+        };
+        let read = self.definitions.read(&summary);
+        let mut domain = read.map_err(|error| errors::store("read", &summary.name, &error))?;
+        change(&mut domain)?;
+        self.definitions.write(&domain, *uuid).map_err(|error| errors::store(doing, &summary.name, &error))
+    }
+
+    // Virtual CPUs.
+
+    /// How many virtual CPUs there are, or can be.
+    pub(super) fn vcpu_count(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainGetVcpusFlagsArgs,
+    ) -> Answer<remote::DomainGetVcpusFlagsRet> {
+        only(args.flags, VcpuFlags::all().bits() & !VcpuFlags::HOTPLUGGABLE.bits(), "virDomainGetVcpusFlags")?;
+        let uuid = self.known(&args.dom)?;
+        let flags = VcpuFlags::from_bits_truncate(args.flags);
+        if flags.contains(VcpuFlags::GUEST) {
+            return match self.active(&uuid) {
+                Some(_) => Err(errors::no_agent()),
+                None => Err(errors::invalid(
+                    "vCPU count provided by the guest agent can only be requested for live domains",
+                )),
+            };
+        }
+        one_of_both(args.flags)?;
+        let affected = self.affected(&uuid, args.flags)?;
+        let (max, current) = if affected.config {
+            let defined = self.definitions.by_uuid(&uuid);
+            defined.map(|summary| (summary.vcpus, summary.vcpus_online)).unwrap_or_default()
+        } else {
+            let size = self.size_of(&uuid);
+            (size.max_vcpus, size.vcpus)
+        };
+        let num = if flags.contains(VcpuFlags::MAXIMUM) { max } else { current };
+        Ok(remote::DomainGetVcpusFlagsRet { num: i32::try_from(num).unwrap_or(i32::MAX) }.into())
+    }
+
+    /// The old call: of a running domain only.
+    pub(super) fn set_vcpus(&mut self, _: &mut Asked, args: &remote::DomainSetVcpusArgs) -> Answer<()> {
+        self.change_vcpus(&args.dom, args.nvcpus, VcpuFlags::LIVE.bits())
+    }
+
+    /// Sets how many virtual CPUs a domain starts with, or can have.
+    pub(super) fn set_vcpus_flags(&mut self, _: &mut Asked, args: &remote::DomainSetVcpusFlagsArgs) -> Answer<()> {
+        only(args.flags, VcpuFlags::all().bits(), "virDomainSetVcpusFlags")?;
+        self.change_vcpus(&args.dom, args.nvcpus, args.flags)
+    }
+
+    fn change_vcpus(&mut self, dom: &remote::Domain, count: u32, flags: u32) -> Answer<()> {
+        let uuid = self.known(dom)?;
+        if count == 0 {
+            return Err(errors::told(ErrorCode::INVALID_ARG, "nvcpus in virDomainSetVcpusFlags must not be zero"));
+        }
+        let affected = self.affected(&uuid, flags)?;
+        if VcpuFlags::from_bits_truncate(flags).contains(VcpuFlags::GUEST) {
+            return Err(errors::no_agent());
+        }
+        if affected.live.is_some() {
+            return Err(errors::unsupported_operation("virtual CPUs cannot be plugged into a running guest yet")
+                .with_hint("change the definition (--config); it holds from the next start on"));
+        }
+        let maximum = VcpuFlags::from_bits_truncate(flags).contains(VcpuFlags::MAXIMUM);
+        self.change_definition(&uuid, "change the virtual CPUs of", |domain| set_vcpus(domain, count, maximum))?;
+        Ok(().into())
+    }
+
+    // Memory.
+
+    /// The old call: of a running domain only.
+    pub(super) fn set_memory(&mut self, cx: &mut Asked, args: &remote::DomainSetMemoryArgs) -> Answer<()> {
+        self.change_memory(cx, &args.dom, args.memory, MemoryFlags::LIVE.bits(), Reply::DomainSetMemory)
+    }
+
+    /// Sets how much memory a domain keeps, or can have.
+    pub(super) fn set_memory_flags(&mut self, cx: &mut Asked, args: &remote::DomainSetMemoryFlagsArgs) -> Answer<()> {
+        only(args.flags, MemoryFlags::all().bits(), "virDomainSetMemoryFlags")?;
+        self.change_memory(cx, &args.dom, args.memory, args.flags, Reply::DomainSetMemoryFlags)
+    }
+
+    /// Sets how much memory a domain can have; one that runs has what it has.
+    pub(super) fn set_max_memory(&mut self, cx: &mut Asked, args: &remote::DomainSetMaxMemoryArgs) -> Answer<()> {
+        self.change_memory(cx, &args.dom, args.memory, MemoryFlags::MAXIMUM.bits(), Reply::DomainSetMaxMemory)
+    }
+
+    fn change_memory(
+        &mut self,
+        cx: &mut Asked,
+        dom: &remote::Domain,
+        kib: u64,
+        flags: u32,
+        reply: fn(()) -> Reply,
+    ) -> Answer<()> {
+        let uuid = self.known(dom)?;
+        if kib == 0 {
+            return Err(errors::told(ErrorCode::INVALID_ARG, "memory in virDomainSetMemoryFlags must not be zero"));
+        }
+        let affected = self.affected(&uuid, flags)?;
+        let maximum = MemoryFlags::from_bits_truncate(flags).contains(MemoryFlags::MAXIMUM);
+        if let Some(id) = affected.live {
+            self.check_balloon(id, kib, maximum)?;
+        }
+        if affected.config {
+            self.change_definition(&uuid, "change the memory of", |domain| set_memory(domain, kib, maximum))?;
+        }
+        match affected.live {
+            Some(id) => self.set_balloon(cx, id, kib, reply),
+            None => Ok(().into()),
+        }
+    }
+
+    fn check_balloon(&self, id: u32, kib: u64, maximum: bool) -> Result<(), Error> {
+        if maximum {
+            return Err(errors::wrong_state("cannot resize the maximum memory on an active domain"));
+        }
+        let domain = self.guests.get(&id).and_then(|guest| guest.domain.as_ref());
+        if domain.is_some_and(|domain| kib > domain.memory_kib) {
+            return Err(errors::invalid("cannot set memory higher than max memory"));
+        }
+        if !domain.is_some_and(has_balloon) {
+            let text =
+                "Unable to change memory of active domain without the balloon device and guest OS balloon driver";
+            return Err(errors::wrong_state(text).with_hint("add <memballoon model='virtio'/> to the definition"));
+        }
+        Ok(())
+    }
+
+    fn set_balloon(&mut self, cx: &Asked, id: u32, kib: u64, reply: fn(()) -> Reply) -> Answer<()> {
+        let set = move |control: &mut Control| {
+            if let Some(guest) = control.guests.get_mut(&id).filter(|guest| !guest.ballooned) {
+                guest.ballooned = true;
+                control.keep_record(id);
+            }
+        };
+        let request = Request::SetBalloon { bytes: kib.saturating_mul(1024) };
+        self.guest_job(cx, id, "set the memory of", request, reply, set);
+        Ok(Outcome::Pending)
+    }
+
+    // What is noted down.
+
+    /// Title, description, or the element of an application.
+    pub(super) fn metadata(
+        &mut self,
+        _: &mut Asked,
+        args: &remote::DomainGetMetadataArgs,
+    ) -> Answer<remote::DomainGetMetadataRet> {
+        only(args.flags, IMPACT, "virDomainGetMetadata")?;
+        let uuid = self.known(&args.dom)?;
+        let kind = metadata_type(args.r#type)?;
+        if kind == MetadataType::Element && args.uri.is_none() {
+            return Err(errors::told(ErrorCode::INVALID_ARG, "uri in virDomainGetMetadata must not be NULL"));
+        }
+        one_of_both(args.flags)?;
+        let affected = self.affected(&uuid, args.flags)?;
+        let found = match (affected.live.and_then(|id| self.guests.get(&id)), self.definitions.by_uuid(&uuid)) {
+            (Some(guest), _) => guest.domain.as_ref().and_then(|domain| noted(domain, kind, args.uri.as_deref())),
+            (None, Some(summary)) => {
+                let read = self.definitions.read(summary);
+                let domain = read.map_err(|error| errors::store("read", &summary.name, &error))?;
+                noted(&domain, kind, args.uri.as_deref())
+            }
+            (None, None) => None,
+        };
+        let absent = || {
+            let text = "metadata not found: Requested metadata element is not present";
+            errors::told(ErrorCode::NO_DOMAIN_METADATA, text)
+        };
+        Ok(remote::DomainGetMetadataRet { metadata: found.ok_or_else(absent)? }.into())
+    }
+
+    /// Notes something down, or forgets it.
+    pub(super) fn set_metadata(&mut self, _: &mut Asked, args: &remote::DomainSetMetadataArgs) -> Answer<()> {
+        only(args.flags, IMPACT, "virDomainSetMetadata")?;
+        let uuid = self.known(&args.dom)?;
+        let kind = metadata_type(args.r#type)?;
+        check_note(kind, args)?;
+        let affected = self.affected(&uuid, args.flags)?;
+        let change = |domain: &mut Domain| note(domain, kind, args);
+        if let Some(id) = affected.live {
+            let guest = self.guests.get_mut(&id).and_then(|guest| guest.domain.as_mut());
+            // Changed as a whole or not at all.
+            if let Some(domain) = guest {
+                let mut changed = domain.clone();
+                change(&mut changed)?;
+                *domain = changed;
+            }
+            self.keep_record(id);
+        }
+        if affected.config {
+            self.change_definition(&uuid, "change the metadata of", change)?;
+        }
+        Ok(().into())
+    }
+
+    // The name.
+
+    /// Gives a domain that is off another name.
+    pub(super) fn rename(&mut self, _: &mut Asked, args: &remote::DomainRenameArgs) -> Answer<remote::DomainRenameRet> {
+        only(args.flags, 0, "virDomainRename")?;
+        let name = args.new_name.clone().unwrap_or_default();
+        if name.is_empty() {
+            let text = "string new_name in virDomainRename must not be empty";
+            return Err(errors::told(ErrorCode::INVALID_ARG, text));
+        }
+        let summary = self.persistent(&args.dom, "cannot rename a transient domain")?;
+        if summary.name == name {
+            return Err(errors::wrong_state("Can't rename domain to itself"));
+        }
+        if self.runs.contains_key(&summary.uuid) || self.starting.contains(&summary.uuid) {
+            return Err(errors::wrong_state("cannot rename active domain").with_hint("shut it down first"));
+        }
+        if let Err(why) = model::check_name(&name) {
+            return Err(errors::told(ErrorCode::XML_ERROR, format!("XML error: the name cannot be used: it {why}")));
+        }
+        if self.uuid_of(&name).is_some() {
+            return Err(errors::exists(&format!("domain with name '{name}' already exists")));
+        }
+        let renamed = self.definitions.rename(&summary, &name);
+        renamed.map_err(|error| errors::store("rename", &summary.name, &error))?;
+        let (gone, come) = (UndefinedDetail::Renamed as i32, DefinedDetail::Renamed as i32);
+        self.publish_definition(summary.uuid, &summary.name, LifecycleEvent::Undefined, gone);
+        self.publish_definition(summary.uuid, &name, LifecycleEvent::Defined, come);
+        Ok(remote::DomainRenameRet { retcode: 0 }.into())
+    }
+
+    /// A job on a run, with something to be done here when it has worked.
+    pub(super) fn guest_job(
+        &mut self,
+        cx: &Asked,
+        id: u32,
+        doing: &'static str,
+        request: Request,
+        reply: fn(()) -> Reply,
+        done: impl FnOnce(&mut Control) + 'static,
+    ) {
+        let name = self.guests.get(&id).map(|guest| guest.name.clone()).unwrap_or_default();
+        let (asked, refused, refused_name) = (cx.later(), cx.later(), name.clone());
+        let job = move |control: &mut Control, ()| {
+            let then = move |control: &mut Control, told: Told| {
+                let result = told.map(|_| done(control)).map_err(|error| errors::guest(doing, &name, &error));
+                control.answer(&asked, result.map(|()| (reply(()), Vec::new())));
+                control.job_done(id);
+            };
+            control.ask_guest(id, &request, Vec::new(), Box::new(then));
+        };
+        let refuse = move |control: &mut Control, error| {
+            control.answer(&refused, Err(errors::guest(doing, &refused_name, &error)));
+        };
+        self.run_job(id, Box::new(job), Box::new(refuse));
+    }
+}
+
+/// Who asks about a number means one of the two.
+fn one_of_both(flags: u32) -> Result<(), Error> {
+    if flags & IMPACT == IMPACT {
+        let text = "Flags 'VIR_DOMAIN_AFFECT_LIVE' and 'VIR_DOMAIN_AFFECT_CONFIG' are mutually exclusive";
+        return Err(errors::told(ErrorCode::INVALID_ARG, text));
+    }
+    Ok(())
+}
+
+fn set_vcpus(domain: &mut Domain, count: u32, maximum: bool) -> Result<(), Error> {
+    if maximum {
+        if let Some(topology) = domain.cpu.as_ref().and_then(|cpu| cpu.topology.as_ref()) {
+            let cpus = [topology.sockets, topology.dies.unwrap_or(1), topology.clusters.unwrap_or(1), topology.cores];
+            let cpus = cpus.into_iter().fold(topology.threads, u32::saturating_mul);
+            if cpus != count {
+                return Err(errors::invalid("CPU topology doesn't match the desired vcpu count"));
+            }
+        }
+        domain.vcpus.max = count;
+        domain.vcpus.current = domain.vcpus.current.filter(|current| *current < count);
+        return Ok(());
+    }
+    if count > domain.vcpus.max {
+        let text = format!(
+            "requested vcpus is greater than max allowable vcpus for the persistent domain: {count} > {}",
+            domain.vcpus.max
+        );
+        return Err(errors::invalid(text));
+    }
+    domain.vcpus.current = Some(count).filter(|count| *count < domain.vcpus.max);
+    Ok(())
+}
+
+fn set_memory(domain: &mut Domain, kib: u64, maximum: bool) -> Result<(), Error> {
+    if maximum {
+        domain.memory_kib = kib;
+        domain.current_memory_kib = domain.current_memory_kib.min(kib);
+    } else if kib > domain.memory_kib {
+        return Err(errors::invalid("cannot set memory higher than max memory"));
+    } else {
+        domain.current_memory_kib = kib;
+    }
+    Ok(())
+}
+
+fn metadata_type(number: i32) -> Result<MetadataType, Error> {
+    MetadataType::try_from(number).map_err(|_| errors::invalid(format!("unknown metadata type '{number}'")))
+}
+
+fn noted(domain: &Domain, kind: MetadataType, uri: Option<&str>) -> Option<String> {
+    match kind {
+        MetadataType::Description => domain.description.clone(),
+        MetadataType::Title => domain.title.clone(),
+        MetadataType::Element => domain.metadata_of(uri?),
+    }
+}
+
+fn check_note(kind: MetadataType, args: &remote::DomainSetMetadataArgs) -> Result<(), Error> {
+    let refuse = |text: &str| Err(errors::told(ErrorCode::INVALID_ARG, text));
+    match kind {
+        MetadataType::Title if args.metadata.as_deref().is_some_and(|text| text.contains('\n')) => {
+            refuse("metadata title can't contain newlines")
+        }
+        MetadataType::Element if args.uri.is_none() => refuse("uri in virDomainSetMetadata must not be NULL"),
+        MetadataType::Element if args.metadata.is_some() && args.key.is_none() => {
+            refuse("key in virDomainSetMetadata must not be NULL")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn note(domain: &mut Domain, kind: MetadataType, args: &remote::DomainSetMetadataArgs) -> Result<(), Error> {
+    let text = args.metadata.clone().filter(|text| !text.is_empty());
+    match kind {
+        MetadataType::Description => domain.description = text,
+        MetadataType::Title => domain.title = text,
+        MetadataType::Element => {
+            let (key, uri) = (args.key.as_deref().unwrap_or_default(), args.uri.as_deref().unwrap_or_default());
+            return domain.set_metadata_of(key, uri, args.metadata.as_deref()).map_err(|error| bad_metadata(&error));
+        }
+    }
+    Ok(())
+}
+
+fn bad_metadata(error: &MetadataError) -> Error {
+    errors::told(ErrorCode::XML_ERROR, "XML error: the metadata cannot be used").with_cause(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::DomainType;
+
+    fn domain() -> Domain {
+        Domain::new(DomainType::Qemu, "t", 65_536, 4, "x86_64")
+    }
+
+    #[test]
+    fn fewer_virtual_cpus_than_possible_are_written_as_current() {
+        let mut domain = domain();
+        set_vcpus(&mut domain, 2, false).unwrap();
+        assert_eq!((domain.vcpus.max, domain.vcpus.current), (4, Some(2)));
+        set_vcpus(&mut domain, 4, false).unwrap();
+        assert_eq!((domain.vcpus.max, domain.vcpus.current), (4, None));
+        assert_eq!(set_vcpus(&mut domain, 5, false).unwrap_err().code, ErrorCode::INVALID_ARG);
+        set_vcpus(&mut domain, 2, false).unwrap();
+        set_vcpus(&mut domain, 1, true).unwrap();
+        assert_eq!((domain.vcpus.max, domain.vcpus.current), (1, None), "never more than there can be");
+    }
+
+    #[test]
+    fn a_topology_must_fit_the_virtual_cpus() {
+        let xml = "<domain type='qemu'><name>t</name><memory>1024</memory><vcpu>4</vcpu><os><type>hvm</type></os>\
+                   <cpu><topology sockets='1' cores='2' threads='2'/></cpu></domain>";
+        let mut domain = Domain::parse(xml).unwrap().value;
+        assert_eq!(set_vcpus(&mut domain, 8, true).unwrap_err().code, ErrorCode::INVALID_ARG);
+        set_vcpus(&mut domain, 4, true).unwrap();
+    }
+
+    #[test]
+    fn memory_stays_below_what_there_can_be() {
+        let mut domain = domain();
+        set_memory(&mut domain, 1024, false).unwrap();
+        assert_eq!((domain.memory_kib, domain.current_memory_kib), (65_536, 1024));
+        assert_eq!(set_memory(&mut domain, 65_537, false).unwrap_err().code, ErrorCode::INVALID_ARG);
+        set_memory(&mut domain, 512, true).unwrap();
+        assert_eq!((domain.memory_kib, domain.current_memory_kib), (512, 512));
+    }
+
+    #[test]
+    fn notes_are_set_read_and_forgotten() {
+        let mut domain = domain();
+        let args = |r#type, metadata: Option<&str>| remote::DomainSetMetadataArgs {
+            r#type,
+            metadata: metadata.map(Into::into),
+            key: Some("k".into()),
+            uri: Some("urn:k".into()),
+            ..Default::default()
+        };
+        for (kind, text) in [
+            (MetadataType::Title, "a title"),
+            (MetadataType::Description, "two\nlines"),
+            (MetadataType::Element, "<x>1</x>"),
+        ] {
+            let set = args(kind.number(), Some(text));
+            check_note(kind, &set).unwrap();
+            note(&mut domain, kind, &set).unwrap();
+            assert_eq!(noted(&domain, kind, Some("urn:k")).as_deref(), Some(text));
+            note(&mut domain, kind, &args(kind.number(), None)).unwrap();
+            assert_eq!(noted(&domain, kind, Some("urn:k")), None);
+        }
+        assert_eq!(check_note(MetadataType::Title, &args(1, Some("a\nb"))).unwrap_err().code, ErrorCode::INVALID_ARG);
+        assert_eq!(
+            note(&mut domain, MetadataType::Element, &args(2, Some("<x"))).unwrap_err().code,
+            ErrorCode::XML_ERROR
+        );
+    }
+}

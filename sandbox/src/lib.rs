@@ -30,5 +30,5 @@ mod skip;
 pub mod spawn;
 mod sys;
 
-pub use process::{cpu_time, no_new_privs, process_start_time, subreaper};
+pub use process::{cpu_time, no_new_privs, process_start_time, subreaper, user_time};
 pub use rustix::process::Signal;

@@ -1,7 +1,7 @@
 //! Who is at the other end of a local socket. The kernel answers, never the peer.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 
 /// The identity that the peer had when it connected (or made the socket pair), as this process sees it.
@@ -13,6 +13,36 @@ pub struct PeerCred {
     pub uid: u32,
     /// The effective group id, likewise.
     pub gid: u32,
+}
+
+/// Asks the kernel for every group, besides the one of [`cred`], that the peer was in when it connected.
+pub fn groups(socket: impl AsFd) -> Result<Vec<u32>, PeerError> {
+    let mut groups: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let size = groups.len() * size_of::<libc::gid_t>();
+        let mut length = libc::socklen_t::try_from(size).unwrap_or(0);
+        // SAFETY: groups is a valid place of `length` bytes and both outlive the call.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let count = usize::try_from(length).unwrap_or(0) / size_of::<libc::gid_t>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        // The kernel says how much room it wants.
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+            return Err(error.into());
+        }
+        groups.resize(count, 0);
+    }
 }
 
 /// The kernel did not tell the peer's identity.
@@ -56,5 +86,10 @@ mod tests {
         assert_eq!(cred.pid, i32::try_from(std::process::id()).unwrap());
         assert_eq!(cred.uid, rustix::process::geteuid().as_raw());
         assert_eq!(cred.gid, rustix::process::getegid().as_raw());
+        let mut own: Vec<u32> = rustix::process::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
+        let mut told = groups(&one).unwrap();
+        own.sort_unstable();
+        told.sort_unstable();
+        assert_eq!(told, own);
     }
 }

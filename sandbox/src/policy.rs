@@ -1,7 +1,7 @@
 //! Seccomp filters by role, as tables with a reason beside every call.
 //!
-//! There are two kinds. [`Role::Control`] and [`Role::Supervisor`] are leaves: nothing is executed below them, so they have an
-//! allow-list, and a call outside it kills the process. A filter is inherited by every process below, though, and below
+//! There are two kinds. [`Role::Control`], [`Role::Supervisor`], [`Role::GatewayAcceptor`] and [`Role::GatewayWorker`] are
+//! leaves: nothing is executed below them, so they have an allow-list, and a call outside it kills the process. A filter is inherited by every process below, though, and below
 //! the launcher there are QEMU with its code generator and its dynamic loader: [`Role::Launcher`] and [`Role::QemuBase`] are
 //! therefore lists of what the host must never see from any of them, refused with an error that a program survives. QEMU
 //! adds a filter of its own on top.
@@ -13,6 +13,7 @@ mod base;
 mod compile;
 mod control;
 mod deny;
+mod gateway;
 mod rule;
 mod supervisor;
 
@@ -32,6 +33,10 @@ pub enum Role {
     Supervisor,
     /// What QEMU gets before its exec; its own sandbox comes on top.
     QemuBase,
+    /// `gateway` acceptor: accepts libvirt's clients, and connects to `qemud` for its workers.
+    GatewayAcceptor,
+    /// `gateway` worker: one client's bytes, and a connection to `qemud` that it was handed.
+    GatewayWorker,
 }
 
 /// What becomes of a call that no rule names.
@@ -45,7 +50,8 @@ pub enum Otherwise {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Role; 4] = [Role::Launcher, Role::Control, Role::Supervisor, Role::QemuBase];
+    pub const ALL: [Role; 6] =
+        [Role::Launcher, Role::Control, Role::Supervisor, Role::QemuBase, Role::GatewayAcceptor, Role::GatewayWorker];
 
     /// The role's name in files and on the command line.
     pub fn name(self) -> &'static str {
@@ -54,13 +60,15 @@ impl Role {
             Role::Control => "control",
             Role::Supervisor => "supervisor",
             Role::QemuBase => "qemu-base",
+            Role::GatewayAcceptor => "gateway-acceptor",
+            Role::GatewayWorker => "gateway-worker",
         }
     }
 
     /// What becomes of a call that no rule names.
     pub fn otherwise(self) -> Otherwise {
         match self {
-            Role::Control | Role::Supervisor => Otherwise::Kill,
+            Role::Control | Role::Supervisor | Role::GatewayAcceptor | Role::GatewayWorker => Otherwise::Kill,
             Role::Launcher | Role::QemuBase => Otherwise::Allow,
         }
     }
@@ -70,8 +78,16 @@ impl Role {
         let tables: &[&'static [Rule]] = match self {
             Role::Launcher => &[deny::HOST, deny::HOST_ARCH],
             Role::QemuBase => &[deny::HOST, deny::HOST_ARCH, deny::COMPARTMENT],
-            Role::Control => &[base::BASE, base::BASE_ARCH, control::CONTROL, control::CONTROL_ARCH],
-            Role::Supervisor => &[base::BASE, base::BASE_ARCH, supervisor::SUPERVISOR, supervisor::SUPERVISOR_ARCH],
+            Role::Control => &[base::RUNTIME, base::BASE, base::BASE_ARCH, control::CONTROL, control::CONTROL_ARCH],
+            Role::Supervisor => {
+                &[base::RUNTIME, base::BASE, base::BASE_ARCH, supervisor::SUPERVISOR, supervisor::SUPERVISOR_ARCH]
+            }
+            Role::GatewayAcceptor => {
+                &[base::RUNTIME, gateway::BOTH, gateway::BOTH_ARCH, gateway::ACCEPTOR, gateway::ACCEPTOR_ARCH]
+            }
+            Role::GatewayWorker => {
+                &[base::RUNTIME, gateway::BOTH, gateway::BOTH_ARCH, gateway::WORKER, gateway::WORKER_ARCH]
+            }
         };
         tables.iter().copied().flatten()
     }
@@ -111,6 +127,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
+    const LEAVES: [Role; 4] = [Role::Control, Role::Supervisor, Role::GatewayAcceptor, Role::GatewayWorker];
+
     #[test]
     fn dumps_are_the_golden_files() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("policy").join(std::env::consts::ARCH);
@@ -140,7 +158,7 @@ mod tests {
     fn dangerous_calls_are_allowed_with_argument_rules_only() {
         const DANGEROUS: [&str; 9] =
             ["clone", "ioctl", "mmap", "mprotect", "prctl", "socket", "socketpair", "openat", "fcntl"];
-        for role in [Role::Control, Role::Supervisor] {
+        for role in LEAVES {
             for rule in role.rules().filter(|rule| DANGEROUS.contains(&rule.name)) {
                 assert!(rule.verdict != Verdict::Allow || !rule.any.is_empty(), "{} for {}", rule.name, role.name());
             }
@@ -152,7 +170,7 @@ mod tests {
         for role in [Role::Launcher, Role::QemuBase] {
             assert!(role.rules().all(|rule| rule.verdict != Verdict::Allow), "{} only refuses", role.name());
         }
-        for role in [Role::Control, Role::Supervisor] {
+        for role in LEAVES {
             let conditional_refusal = |rule: &&Rule| rule.verdict != Verdict::Allow && !rule.any.is_empty();
             assert!(!role.rules().any(|rule| conditional_refusal(&rule)), "{}", role.name());
         }

@@ -49,6 +49,20 @@ pub fn subreaper() -> Result<(), ProcessError> {
 
 /// The processor time that all threads of a process have used.
 pub fn cpu_time(pid: i32) -> Result<Duration, ProcessError> {
+    clock_of(pid, CPUCLOCK_SCHED)
+}
+
+/// The part of it that was spent outside of the kernel; counted in ticks where the kernel does not account more finely.
+pub fn user_time(pid: i32) -> Result<Duration, ProcessError> {
+    clock_of(pid, CPUCLOCK_VIRT)
+}
+
+/// The kernel's clocks of a process, in the lowest bits of a clock's id.
+const CPUCLOCK_VIRT: libc::clockid_t = 1;
+const CPUCLOCK_SCHED: libc::clockid_t = 2;
+const CPUCLOCK_CLOCK_MASK: libc::clockid_t = 3;
+
+fn clock_of(pid: i32, which: libc::clockid_t) -> Result<Duration, ProcessError> {
     let query = |source| ProcessError::Query { what: "processor time", pid, source };
     // The kernel's ceiling of process ids.
     const PID_MAX_LIMIT: i32 = 1 << 22;
@@ -62,6 +76,7 @@ pub fn cpu_time(pid: i32) -> Result<Duration, ProcessError> {
     if errno != 0 {
         return Err(query(io::Error::from_raw_os_error(errno)));
     }
+    clock = (clock & !CPUCLOCK_CLOCK_MASK) | which;
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: time is a valid place for the result.
     if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
@@ -107,6 +122,16 @@ mod tests {
         assert_eq!(process_start_time(pid).unwrap(), process_start_time(pid).unwrap());
         let before = cpu_time(pid).unwrap();
         while cpu_time(pid).unwrap() <= before {}
+    }
+
+    #[test]
+    fn own_user_time_grows_and_is_a_part_of_all() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let before = user_time(pid).unwrap();
+        while user_time(pid).unwrap() <= before {}
+        // A tick is counted whole, so the part may be ahead by one for each processor.
+        let ticks = Duration::from_millis(10) * 256;
+        assert!(user_time(pid).unwrap() <= cpu_time(pid).unwrap() + ticks);
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! What every leaf of the house needs: a static Rust program with an event loop, local sockets and children.
+//! What the leaves of the house need: [`RUNTIME`] is a static Rust program at all, [`BASE`] one with an event loop, local sockets
+//! and children.
 
 use super::rule::{Rule, bits, is, table, with, without};
 
 const NO_EXEC: u32 = bits(libc::PROT_EXEC as i64);
 
-pub(super) const BASE: &[Rule] = table! {
+/// Memory, locks, clocks and the end: what a program needs that touches nothing.
+pub(super) const RUNTIME: &[Rule] = table! {
     // Memory.
     allow SYS_brk, "malloc grows its heap";
     allow SYS_mmap if [[without(2, "prot", NO_EXEC)]], "malloc and thread stacks; never executable";
@@ -47,7 +49,10 @@ pub(super) const BASE: &[Rule] = table! {
         [is(0, "option", bits(libc::PR_SET_NAME as i64))],
         [is(0, "option", bits(libc::PR_SET_VMA as i64))],
     ], "names of threads and of malloc's mappings";
+};
 
+/// What every leaf but a gateway's needs besides.
+pub(super) const BASE: &[Rule] = table! {
     // Descriptors.
     allow SYS_read, "sockets, files, signal and timer descriptors";
     allow SYS_write, "sockets, files, log; a panic's message";

@@ -1,0 +1,432 @@
+//! # acceptor: lets clients in and hands them on
+//!
+//! It accepts, asks the kernel who came, decides the rights, counts, and gives the client to a worker once the client has
+//! said something: who connects and is silent costs a descriptor here until the patience with him ends. It reads no byte of
+//! a client's. What it does for a worker is one thing: it connects to qemud, by the rights that it has noted itself.
+//!
+//! One thread around one poll; nothing waits.
+
+mod admission;
+mod slots;
+mod workers;
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::TcpListener,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    time::{Duration, Instant},
+};
+
+use ipc::{ConnError, edge::Channel};
+use mio::{Events, Interest, Poll, Registry, Token, event::Event, unix::SourceFd};
+use rustix::fs::inotify;
+use sandbox::landlock::{self, Rules};
+use thiserror::Error;
+
+use self::{
+    admission::{Admission, Refusal, rights},
+    slots::{Key, Slots},
+    workers::{Dials, Workers},
+};
+use crate::{
+    chain,
+    edge::{Client, Door, FromLauncher, Login, Network, Peer, Rights, Settings, ToLauncher, Way, fds},
+    tls::{Key as TlsKey, TlsError},
+};
+
+const LAUNCHER: Token = Token(0);
+/// A socket has appeared beside qemud's.
+const APPEARED: Token = Token(1);
+const LISTENERS: usize = 16;
+const CLIENTS: usize = 1 << 20;
+const WORKERS: usize = 1 << 24;
+
+/// So many are accepted from one listener before the others have their turn.
+const BATCH: usize = 64;
+/// How long not to accept after the process ran out of descriptors.
+const FULL: Duration = Duration::from_millis(100);
+
+/// Why the acceptor cannot run.
+#[derive(Debug, Error)]
+pub enum AcceptorError {
+    /// The launcher did not hand over what it should.
+    #[error("the acceptor is started by the gateway's launcher, not by hand")]
+    Inherited(#[from] sandbox::fd::InheritError),
+    /// The launcher is gone or talks nonsense.
+    #[error("the connection to the launcher is lost")]
+    Launcher(#[source] ConnError),
+    /// The first message is something else than what there is to do.
+    #[error("the launcher did not say what to do")]
+    NoBegin,
+    /// The TLS key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The acceptor could not give up its power.
+    #[error("cannot give up power")]
+    Sandbox(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The poll failed.
+    #[error("the event loop failed")]
+    Poll(#[source] io::Error),
+}
+
+/// A client that has said nothing yet.
+struct Silent {
+    socket: OwnedFd,
+    peer: Peer,
+    rights: Rights,
+    door: Door,
+}
+
+/// Where clients come in.
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    fn accept(&self) -> io::Result<(OwnedFd, io::Result<Peer>)> {
+        match self {
+            Listener::Unix(listener) => listener.accept().map(|(socket, _)| {
+                let cred = sandbox::peer::cred(&socket).map_err(io::Error::other);
+                let peer = cred.map(|cred| Peer::Local { uid: cred.uid, gid: cred.gid, pid: cred.pid });
+                (socket.into(), peer)
+            }),
+            Listener::Tcp(listener) => listener.accept().map(|(socket, address)| {
+                // Small questions and small answers: each goes at once. A worker's transport must not block.
+                let set = socket.set_nodelay(true).and_then(|()| socket.set_nonblocking(true));
+                (socket.into(), set.map(|()| Peer::Remote(address)))
+            }),
+        }
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> i32 {
+        match self {
+            Listener::Unix(listener) => listener.as_raw_fd(),
+            Listener::Tcp(listener) => listener.as_raw_fd(),
+        }
+    }
+}
+
+/// The whole state of the process.
+struct Acceptor {
+    settings: Settings,
+    registry: Registry,
+    launcher: Channel<ToLauncher, FromLauncher>,
+    listeners: Vec<(Listener, Door)>,
+    admission: Admission,
+    silent: Slots<Silent>,
+    /// When patience with each of them ends: in order, because all get the same.
+    patience: VecDeque<(Instant, Key)>,
+    workers: Workers,
+    dials: Dials,
+    /// Listeners that have more than a batch.
+    more: Vec<usize>,
+    accept_again: Option<Instant>,
+    appeared: Option<OwnedFd>,
+}
+
+/// Runs the acceptor until the launcher leaves.
+///
+/// # Errors
+/// When it cannot start, or loses the launcher in a bad way.
+pub fn run() -> Result<(), AcceptorError> {
+    let channel = sandbox::fd::inherited_fd(fds::CHANNEL)?;
+    let mut launcher = Channel::new(UnixStream::from(channel));
+    let settings = match launcher.recv().map_err(AcceptorError::Launcher)?.value {
+        FromLauncher::Begin(settings) => *settings,
+        FromLauncher::Qemud(_) => return Err(AcceptorError::NoBegin),
+    };
+    let mut listeners = Vec::new();
+    for (number, door) in (fds::FIRST_LISTENER..).zip(&settings.doors) {
+        let inherited = sandbox::fd::inherited_fd(number)?;
+        // Whoever made them has made them non-blocking: the mode is the listener's, not this process's.
+        let listener = match door {
+            Door::ReadWrite | Door::ReadOnly => Listener::Unix(inherited.into()),
+            Door::Tcp | Door::Tls => Listener::Tcp(inherited.into()),
+        };
+        listeners.push((listener, *door));
+    }
+    let appeared = watch(&settings);
+    let mut poll = Poll::new().map_err(AcceptorError::Poll)?;
+    let mut acceptor = Acceptor::new(&poll, settings, launcher, listeners, appeared)?;
+    let sandboxed = |error: Box<dyn std::error::Error + Send + Sync>| AcceptorError::Sandbox(error);
+    let enforced = landlock::restrict(&Rules::default()).map_err(|e| sandboxed(e.into()))?;
+    log::debug!("Landlock: {enforced:?}");
+    sandbox::policy::Role::GatewayAcceptor.install().map_err(|e| sandboxed(e.into()))?;
+    acceptor.run(&mut poll)
+}
+
+/// Notices sockets that appear where qemud's are. Without it a qemud that comes back is seen a little later.
+fn watch(settings: &Settings) -> Option<OwnedFd> {
+    let watch = || {
+        let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        let dir = settings.qemud.parent().ok_or(rustix::io::Errno::NOENT)?;
+        inotify::add_watch(&fd, dir, inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO)?;
+        Ok::<_, rustix::io::Errno>(fd)
+    };
+    watch().inspect_err(|error| log::warn!("qemud's return will be noticed late: {error}")).ok()
+}
+
+impl Acceptor {
+    fn new(
+        poll: &Poll,
+        settings: Settings,
+        launcher: Channel<ToLauncher, FromLauncher>,
+        listeners: Vec<(Listener, Door)>,
+        appeared: Option<OwnedFd>,
+    ) -> Result<Acceptor, AcceptorError> {
+        let key = match &settings.network {
+            Network { tls: Some(_), key, .. } => Some(TlsKey::read(key)?),
+            _ => None,
+        };
+        let registry = poll.registry().try_clone().map_err(AcceptorError::Poll)?;
+        let workers = Workers::new(registry.try_clone().map_err(AcceptorError::Poll)?, WORKERS, &settings, key);
+        let acceptor = Acceptor {
+            registry,
+            launcher,
+            listeners,
+            admission: Admission::new(&settings),
+            silent: Slots::new(),
+            patience: VecDeque::new(),
+            workers,
+            dials: Dials::new(&settings),
+            more: Vec::new(),
+            accept_again: None,
+            appeared,
+            settings,
+        };
+        acceptor.launcher.conn().socket().set_nonblocking(true).map_err(AcceptorError::Poll)?;
+        acceptor.watch(&acceptor.launcher.conn().socket().as_raw_fd(), LAUNCHER, true)?;
+        if let Some(appeared) = &acceptor.appeared {
+            acceptor.watch(&appeared.as_raw_fd(), APPEARED, false)?;
+        }
+        for (index, (listener, _)) in acceptor.listeners.iter().enumerate() {
+            acceptor.watch(&listener.as_raw_fd(), Token(LISTENERS + index), false)?;
+        }
+        Ok(acceptor)
+    }
+
+    fn watch(&self, fd: &i32, token: Token, write: bool) -> Result<(), AcceptorError> {
+        let interest = if write { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        self.registry.register(&mut SourceFd(fd), token, interest).map_err(AcceptorError::Poll)
+    }
+
+    fn run(&mut self, poll: &mut Poll) -> Result<(), AcceptorError> {
+        let mut events = Events::with_capacity(256);
+        // Those that were there before the poll are told of once; this takes them even so.
+        self.more = (0..self.listeners.len()).collect();
+        self.workers.replenish(&mut self.launcher);
+        loop {
+            self.settle()?;
+            let wait = self.sleep(Instant::now());
+            match poll.poll(&mut events, wait) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other.map_err(AcceptorError::Poll)?,
+            }
+            for event in &events {
+                match event.token() {
+                    LAUNCHER => match self.hear_launcher() {
+                        Err(ConnError::Closed) => return Ok(()),
+                        other => other.map_err(AcceptorError::Launcher)?,
+                    },
+                    APPEARED => self.qemud_may_be_back(),
+                    Token(token) if token >= WORKERS => self.hear_worker(token - WORKERS),
+                    Token(token) if token >= CLIENTS => self.client_speaks(token - CLIENTS, event),
+                    Token(token) => self.more.push(token - LISTENERS),
+                }
+            }
+        }
+    }
+
+    /// Does all that can be done without waiting.
+    fn settle(&mut self) -> Result<(), AcceptorError> {
+        let now = Instant::now();
+        if self.accept_again.is_some_and(|at| at <= now) {
+            self.accept_again = None;
+            self.more = (0..self.listeners.len()).collect();
+        }
+        for index in std::mem::take(&mut self.more) {
+            self.accept(index);
+        }
+        self.end_patience(now);
+        self.workers.tidy(now, &mut self.launcher);
+        let retry = self.dials.due(now);
+        self.dial_again(retry);
+        self.launcher.flush().map_err(AcceptorError::Launcher)?;
+        Ok(())
+    }
+
+    fn sleep(&self, now: Instant) -> Option<Duration> {
+        if !self.more.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let patience = self.patience.front().map(|(at, _)| *at);
+        let times = [patience, self.accept_again, self.workers.next_time(), self.dials.next_time()];
+        times.into_iter().flatten().min().map(|at| at.saturating_duration_since(now))
+    }
+
+    fn accept(&mut self, index: usize) {
+        for _ in 0..BATCH {
+            let Some((listener, door)) = self.listeners.get(index) else { return };
+            let door = *door;
+            match listener.accept() {
+                Ok((socket, Ok(peer))) => self.admit(socket, peer, door),
+                Ok((_, Err(error))) => log::debug!("a client that is gone: {error}"),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    log::warn!("cannot accept: {error}");
+                    self.accept_again = Some(Instant::now() + FULL);
+                    return;
+                }
+            }
+        }
+        self.more.push(index);
+    }
+
+    fn admit(&mut self, socket: OwnedFd, peer: Peer, door: Door) {
+        let groups = || sandbox::peer::groups(&socket).unwrap_or_default();
+        let rights = rights(&self.settings, door, peer, groups);
+        let admitted = rights.and_then(|rights| self.admission.admit(peer.who()).map(|()| rights));
+        let rights = match admitted {
+            Ok(rights) => rights,
+            Err(Refusal { code, reason }) => {
+                log::debug!("{peer} refused: {reason}");
+                // Behind TLS there are no words before a handshake, which a client that is one too many does not get.
+                if door != Door::Tls {
+                    self.workers.refuse(&mut self.launcher, socket, peer, code.0, reason);
+                }
+                return;
+            }
+        };
+        let number = socket.as_raw_fd();
+        let key = self.silent.add(Silent { socket, peer, rights, door });
+        if self.registry.register(&mut SourceFd(&number), Token(CLIENTS + key.slot), Interest::READABLE).is_err() {
+            self.silent.remove(key);
+            return self.admission.release(peer.who());
+        }
+        self.patience.push_back((Instant::now() + self.settings.limits.patience, key));
+    }
+
+    fn client_speaks(&mut self, slot: usize, event: &Event) {
+        let Some(key) = self.silent.key(slot) else { return };
+        let Some(Silent { socket, peer, rights, door }) = self.silent.remove(key) else { return };
+        let _ = self.registry.deregister(&mut SourceFd(&socket.as_raw_fd()));
+        if self.patience.front().is_some_and(|(_, front)| *front == key) {
+            self.patience.pop_front();
+        }
+        if event.is_write_closed() {
+            // It has left already; whatever it said, it does not wait for an answer.
+            return self.admission.release(peer.who());
+        }
+        let client = Client {
+            peer,
+            rights,
+            mode: self.settings.mode,
+            patience: self.settings.limits.patience,
+            keepalive: self.settings.keepalive,
+            way: self.way(door),
+        };
+        if let Some(lost) = self.workers.serve(&mut self.launcher, client, socket) {
+            self.admission.release(lost.who());
+        }
+    }
+
+    fn way(&self, door: Door) -> Way {
+        let Network { tls, tls_login, tcp_login, .. } = &self.settings.network;
+        match (door, tls) {
+            // Who is asked for no name on an open connection is nobody: without a word on it, a name is asked for.
+            (Door::Tcp, _) => Way::Tcp(tcp_login.unwrap_or(Login::Sasl)),
+            (Door::Tls, Some(terms)) => Way::Tls(tls_login.unwrap_or(Login::None), Box::new(terms.clone())),
+            _ => Way::Unix,
+        }
+    }
+
+    fn end_patience(&mut self, now: Instant) {
+        while let Some((at, key)) = self.patience.front().copied() {
+            // One that has spoken in the meantime is gone from the slots: its entry only takes its turn here.
+            let over = at <= now;
+            if !over && self.silent.get(key).is_some() {
+                return;
+            }
+            self.patience.pop_front();
+            if over && let Some(silent) = self.silent.remove(key) {
+                let _ = self.registry.deregister(&mut SourceFd(&silent.socket.as_raw_fd()));
+                self.admission.release(silent.peer.who());
+            }
+        }
+    }
+
+    fn hear_launcher(&mut self) -> Result<(), ConnError> {
+        loop {
+            while let Some(message) = self.launcher.next_message()? {
+                match message.value {
+                    FromLauncher::Begin(_) => log::warn!("the launcher says again what to do"),
+                    FromLauncher::Qemud(Ok(())) => self.qemud_may_be_back(),
+                    FromLauncher::Qemud(Err(reason)) => {
+                        for key in self.dials.give_up() {
+                            self.workers.not_dialed(key, &self.dials.not_started(&reason));
+                        }
+                    }
+                }
+            }
+            if !self.launcher.fill()? && self.launcher.next_message()?.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn hear_worker(&mut self, slot: usize) {
+        let heard = self.workers.hear(slot);
+        if let Some(peer) = heard.released {
+            self.admission.release(peer.who());
+        }
+        if let Some((key, rights, again)) = heard.dial {
+            self.dial(key, rights, again);
+        }
+    }
+
+    fn dial(&mut self, key: Key, rights: Rights, again: bool) {
+        match self.dials.connect(rights) {
+            Ok(socket) => self.workers.dialed(key, socket),
+            Err(failure) => match self.dials.wait(key, rights, again, &failure) {
+                workers::Patience::Refused => self.workers.not_dialed(key, &self.dials.refused(&failure, rights)),
+                workers::Patience::Waits => {}
+                workers::Patience::WaitsForStart => {
+                    if let Err(error) = self.launcher.queue(0, &ToLauncher::StartQemud, Vec::new()) {
+                        log::error!("cannot ask for a start of qemud: {}", chain(&error));
+                    }
+                }
+            },
+        }
+    }
+
+    fn dial_again(&mut self, due: Vec<workers::Waiting>) {
+        for waiting in due {
+            match self.dials.connect(waiting.rights) {
+                Ok(socket) => self.workers.dialed(waiting.key, socket),
+                Err(failure) => {
+                    if let Some(over) = self.dials.keep_waiting(waiting) {
+                        self.workers.not_dialed(over.key, &self.dials.refused(&failure, over.rights));
+                    }
+                }
+            }
+        }
+    }
+
+    fn qemud_may_be_back(&mut self) {
+        if let Some(appeared) = &self.appeared {
+            let mut names = [0; 4096];
+            // What appeared is of no interest; it is read so that the next one rings again.
+            while rustix::io::read(appeared, &mut names).is_ok_and(|read| read > 0) {}
+        }
+        let all = self.dials.all();
+        self.dial_again(all);
+    }
+}

@@ -1,0 +1,486 @@
+//! The workers as the acceptor sees them: those that wait, those that serve, and what they ask for.
+
+use std::{
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use api::ErrorCode;
+use ipc::{ConnError, edge::Channel};
+use mio::{Interest, Registry, Token, unix::SourceFd};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+};
+
+use super::slots::{Key, Slots};
+use crate::{
+    chain,
+    edge::{Client, FromLauncher, FromWorker, Limits, Peer, Rights, Settings, ToLauncher, ToWorker, Who},
+    tls::Key as TlsKey,
+};
+
+/// A new worker is made this long after one was taken, not while that one's client wants its first answer.
+const QUIET: Duration = Duration::from_millis(50);
+/// So many workers may wait for the next client of one user.
+const KEPT_PER_USER: usize = 4;
+/// And of all users.
+const KEPT: usize = 32;
+/// A worker that leaves so much unread is not told any more: of its channel, which carries words only.
+const STUCK: usize = 256 << 10;
+
+/// How long a worker waits for a qemud that is being restarted.
+const RETURN_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a qemud is waited for that is being started, or has too many who want in.
+const START_PATIENCE: Duration = Duration::from_secs(65);
+const BUSY_PATIENCE: Duration = Duration::from_secs(10);
+/// The wait for one that has too many who want in, and for one whose socket nobody tells us of.
+const BUSY_STEP: Duration = Duration::from_millis(10);
+const BLIND_STEP: Duration = Duration::from_secs(1);
+
+/// What a worker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Duty {
+    /// It waits for its first client.
+    Ready,
+    /// It serves.
+    Serving { peer: Peer, rights: Rights, dialing: bool, favours: Favours },
+    /// It waits for another client of the same user with the same rights.
+    Kept { who: Who, rights: Rights, until: Instant },
+    /// It tells clients why they are not served.
+    Refusing,
+}
+
+/// What may still be done for a client's login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Favours {
+    signatures: u8,
+    verifiers: u8,
+}
+
+impl Favours {
+    /// One handshake, and as many tries as a worker lets its client have.
+    const AT_FIRST: Favours = Favours { signatures: 1, verifiers: 3 };
+}
+
+struct Worker {
+    channel: Channel<ToWorker, FromWorker>,
+    duty: Duty,
+}
+
+/// What a worker has said, as far as it concerns others.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// Its client is gone.
+    pub released: Option<Peer>,
+    /// It wants a connection to qemud.
+    pub dial: Option<(Key, Rights, bool)>,
+}
+
+/// Every worker.
+pub struct Workers {
+    registry: Registry,
+    first_token: usize,
+    limits: Limits,
+    all: Slots<Worker>,
+    ready: Vec<Key>,
+    kept: Vec<Key>,
+    refuser: Option<Key>,
+    replenish_at: Option<Instant>,
+    tls: Option<TlsKey>,
+    users: Vec<(String, String)>,
+}
+
+type Launcher = Channel<ToLauncher, FromLauncher>;
+
+impl Workers {
+    /// None yet.
+    #[must_use]
+    pub fn new(registry: Registry, first_token: usize, settings: &Settings, tls: Option<TlsKey>) -> Workers {
+        Workers {
+            registry,
+            first_token,
+            limits: settings.limits.clone(),
+            all: Slots::new(),
+            ready: Vec::new(),
+            kept: Vec::new(),
+            refuser: None,
+            replenish_at: None,
+            tls,
+            users: settings.network.users.clone(),
+        }
+    }
+
+    /// Has workers made until enough are ready.
+    pub fn replenish(&mut self, launcher: &mut Launcher) {
+        self.replenish_at = None;
+        while self.ready.len() < self.limits.ready_workers {
+            let Some(key) = self.make(launcher) else { return };
+            self.ready.push(key);
+        }
+    }
+
+    /// Does what is due.
+    pub fn tidy(&mut self, now: Instant, launcher: &mut Launcher) {
+        if self.replenish_at.is_some_and(|at| at <= now) {
+            self.replenish(launcher);
+        }
+        let over = |worker: &Worker| matches!(worker.duty, Duty::Kept { until, .. } if until <= now);
+        for key in self.kept.clone() {
+            if self.all.get(key).is_some_and(over) {
+                self.forget(key);
+            }
+        }
+    }
+
+    /// When something is due.
+    #[must_use]
+    pub fn next_time(&self) -> Option<Instant> {
+        let ends = self.kept.iter().filter_map(|key| match self.all.get(*key)?.duty {
+            Duty::Kept { until, .. } => Some(until),
+            _ => None,
+        });
+        ends.chain(self.replenish_at).min()
+    }
+
+    /// A worker, whose channel can be written to at once: what is said waits there until it is up.
+    fn make(&mut self, launcher: &mut Launcher) -> Option<Key> {
+        let mut made = || {
+            let (ours, theirs) = UnixStream::pair().map_err(|error| error.to_string())?;
+            ours.set_nonblocking(true).map_err(|error| error.to_string())?;
+            launcher.queue(0, &ToLauncher::Worker, vec![theirs.into()]).map_err(|error| chain(&error))?;
+            Ok::<_, String>(ours)
+        };
+        let ours = made().inspect_err(|problem| log::error!("no worker can be made: {problem}")).ok()?;
+        let number = ours.as_raw_fd();
+        let key = self.all.add(Worker { channel: Channel::new(ours), duty: Duty::Ready });
+        let both = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.registry.register(&mut SourceFd(&number), Token(self.first_token + key.slot), both) {
+            log::error!("no worker can be watched: {error}");
+            self.all.remove(key);
+            return None;
+        }
+        Some(key)
+    }
+
+    /// Gives a client to a worker: one that has served this user with these rights before, or a fresh one. The client comes
+    /// back when there is none.
+    pub fn serve(&mut self, launcher: &mut Launcher, client: Client, socket: OwnedFd) -> Option<Peer> {
+        let (peer, rights) = (client.peer, client.rights);
+        let fits = |duty: Duty| matches!(duty, Duty::Kept { who, rights: r, .. } if who == peer.who() && r == rights);
+        let kept = self.kept.iter().rposition(|key| self.all.get(*key).is_some_and(|worker| fits(worker.duty)));
+        let key = match kept {
+            Some(at) => Some(self.kept.swap_remove(at)),
+            None => {
+                self.replenish_at.get_or_insert_with(|| Instant::now() + QUIET);
+                // The oldest one: it is most likely up.
+                let ready = (!self.ready.is_empty()).then(|| self.ready.remove(0));
+                ready.or_else(|| self.make(launcher))
+            }
+        };
+        let Some(key) = key else { return Some(peer) };
+        if let Some(worker) = self.all.get_mut(key) {
+            worker.duty = Duty::Serving { peer, rights, dialing: false, favours: Favours::AT_FIRST };
+        }
+        match self.tell(key, &ToWorker::Serve(client), vec![socket]) {
+            Ok(()) => None,
+            Err(_) => self.forget(key),
+        }
+    }
+
+    /// Has a client told why it is not served. When too many are being told, it is not.
+    pub fn refuse(&mut self, launcher: &mut Launcher, socket: OwnedFd, peer: Peer, code: i32, reason: String) {
+        let key = match self.refuser {
+            Some(key) => key,
+            None => {
+                let Some(key) = self.make(launcher) else { return };
+                if let Some(worker) = self.all.get_mut(key) {
+                    worker.duty = Duty::Refusing;
+                }
+                self.refuser = Some(key);
+                key
+            }
+        };
+        if self.tell(key, &ToWorker::Refuse { peer, code, reason }, vec![socket]).is_err() {
+            self.forget(key);
+        }
+    }
+
+    /// Hands a worker its connection to qemud.
+    pub fn dialed(&mut self, key: Key, socket: OwnedFd) {
+        self.answer(key, &ToWorker::Dialed, vec![socket]);
+    }
+
+    /// Tells a worker that there is none.
+    pub fn not_dialed(&mut self, key: Key, message: &ToWorker) {
+        self.answer(key, message, Vec::new());
+    }
+
+    fn answer(&mut self, key: Key, message: &ToWorker, fds: Vec<OwnedFd>) {
+        // A worker that has lost its client since does not wait any more.
+        let Some(Worker { duty: Duty::Serving { dialing: dialing @ true, .. }, .. }) = self.all.get_mut(key) else {
+            return;
+        };
+        *dialing = false;
+        // A failed write shows as a lost worker when its channel is read.
+        let _ = self.tell(key, message, fds);
+    }
+
+    fn tell(&mut self, key: Key, message: &ToWorker, fds: Vec<OwnedFd>) -> Result<(), ConnError> {
+        let Some(worker) = self.all.get_mut(key) else { return Err(ConnError::Closed) };
+        if worker.channel.conn().backlog() > STUCK {
+            return Ok(());
+        }
+        worker.channel.queue(0, message, fds)?;
+        worker.channel.flush().map(drop)
+    }
+
+    /// Works through what a worker has said.
+    pub fn hear(&mut self, slot: usize) -> Heard {
+        let mut heard = Heard::default();
+        let Some(key) = self.all.key(slot) else { return heard };
+        if let Err(error) = self.hear_all(key, &mut heard) {
+            if !matches!(error, ConnError::Closed) {
+                log::warn!("a worker is given up: {}", chain(&error));
+            }
+            heard.dial = None;
+            heard.released = heard.released.or(self.forget(key));
+        }
+        heard
+    }
+
+    fn hear_all(&mut self, key: Key, heard: &mut Heard) -> Result<(), ConnError> {
+        loop {
+            let Some(worker) = self.all.get_mut(key) else { return Ok(()) };
+            worker.channel.flush()?;
+            while let Some(message) = worker.channel.next_message()? {
+                match (message.value, &mut worker.duty) {
+                    (FromWorker::Ready, _) => {}
+                    (FromWorker::Dial { again }, Duty::Serving { rights, dialing: dialing @ false, .. }) => {
+                        *dialing = true;
+                        heard.dial = Some((key, *rights, again));
+                    }
+                    (FromWorker::Sign { scheme, message }, Duty::Serving { favours, .. }) if favours.signatures > 0 => {
+                        favours.signatures -= 1;
+                        let signature = self.tls.as_ref().and_then(|key| key.sign(scheme, &message));
+                        worker.channel.queue(0, &ToWorker::Signed(signature), Vec::new())?;
+                        worker.channel.flush()?;
+                    }
+                    (FromWorker::Verifier { name }, Duty::Serving { favours, .. }) if favours.verifiers > 0 => {
+                        favours.verifiers -= 1;
+                        let found = self.users.iter().find(|(known, _)| *known == name);
+                        let verifier = found.map(|(_, verifier)| verifier.clone());
+                        worker.channel.queue(0, &ToWorker::Verifier(verifier), Vec::new())?;
+                        worker.channel.flush()?;
+                    }
+                    // Two who come from one address need not be the same.
+                    (FromWorker::Finished, Duty::Serving { peer: Peer::Remote(_), .. }) => {
+                        return Err(ConnError::Closed);
+                    }
+                    (FromWorker::Finished, Duty::Serving { peer, rights, .. }) => {
+                        let (peer, rights) = (*peer, *rights);
+                        heard.released = Some(peer);
+                        heard.dial = None;
+                        let until = Instant::now() + self.limits.keep;
+                        worker.duty = Duty::Kept { who: peer.who(), rights, until };
+                        self.kept.push(key);
+                        self.keep_few(key, peer.who(), rights);
+                        break;
+                    }
+                    // What its state does not permit ends it, and its client with it.
+                    _ => return Err(ConnError::Closed),
+                }
+            }
+            let Some(worker) = self.all.get_mut(key) else { return Ok(()) };
+            if !worker.channel.fill()? {
+                // False is "nothing more" and "gone" alike; the next message tells which.
+                return match worker.channel.next_message()? {
+                    None => Ok(()),
+                    Some(_) => Err(ConnError::Closed),
+                };
+            }
+        }
+    }
+
+    /// Keeps no more workers than are worth it: the one that was there first goes.
+    fn keep_few(&mut self, new: Key, who: Who, rights: Rights) {
+        if self.limits.keep.is_zero() {
+            self.forget(new);
+            return;
+        }
+        let of_user = |workers: &Workers, key: &Key| match workers.all.get(*key).map(|worker| worker.duty) {
+            Some(Duty::Kept { who: w, rights: r, .. }) => w == who && r == rights,
+            _ => false,
+        };
+        let own: Vec<Key> = self.kept.iter().copied().filter(|key| of_user(self, key)).collect();
+        let oldest = if own.len() > KEPT_PER_USER { own.first().copied() } else { None };
+        let oldest = oldest.or_else(|| (self.kept.len() > KEPT).then(|| self.kept.first().copied()).flatten());
+        if let Some(oldest) = oldest {
+            self.forget(oldest);
+        }
+    }
+
+    /// Lets a worker go: its channel closes, and it leaves. Its client, if it had one, is returned.
+    fn forget(&mut self, key: Key) -> Option<Peer> {
+        let worker = self.all.remove(key)?;
+        let _ = self.registry.deregister(&mut SourceFd(&worker.channel.conn().socket().as_raw_fd()));
+        self.ready.retain(|other| *other != key);
+        self.kept.retain(|other| *other != key);
+        if self.refuser == Some(key) {
+            self.refuser = None;
+        }
+        match worker.duty {
+            Duty::Serving { peer, .. } => Some(peer),
+            Duty::Ready => {
+                // It never came to life; whatever the reason, another try at once is likely to end the same way.
+                self.replenish_at = Some(Instant::now() + BLIND_STEP);
+                None
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A worker that waits for qemud.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// Which.
+    pub key: Key,
+    /// For which of qemud's sockets.
+    pub rights: Rights,
+    until: Instant,
+    step: Duration,
+    next: Instant,
+    /// A start is under way for it.
+    start: bool,
+}
+
+/// What becomes of a dial that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It is told so.
+    Refused,
+    /// It is tried again later.
+    Waits,
+    /// The same, and qemud is to be started.
+    WaitsForStart,
+}
+
+/// Connections to qemud.
+#[derive(Debug)]
+pub struct Dials {
+    read_write: PathBuf,
+    read_only: PathBuf,
+    may_start: bool,
+    mode: &'static str,
+    waiting: Vec<Waiting>,
+}
+
+impl Dials {
+    /// For the instance of the settings.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Dials {
+        Dials {
+            read_write: settings.qemud.clone(),
+            read_only: settings.qemud_read_only.clone(),
+            may_start: settings.may_start_qemud,
+            mode: ipc::paths::Mode::from(settings.mode).name(),
+            waiting: Vec::new(),
+        }
+    }
+
+    fn path(&self, rights: Rights) -> &PathBuf {
+        match rights {
+            Rights::Full => &self.read_write,
+            Rights::ReadOnly => &self.read_only,
+        }
+    }
+
+    /// Connects, without waiting.
+    ///
+    /// # Errors
+    /// When nobody listens, or too many wait there already.
+    pub fn connect(&self, rights: Rights) -> Result<OwnedFd, Errno> {
+        let address = SocketAddrUnix::new(self.path(rights))?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &address)?;
+        Ok(socket)
+    }
+
+    /// Decides what becomes of a dial that failed, and notes it when it waits.
+    pub fn wait(&mut self, key: Key, rights: Rights, again: bool, failure: &Errno) -> Patience {
+        let absent = matches!(*failure, Errno::NOENT | Errno::CONNREFUSED);
+        let (patience, step) = match *failure {
+            Errno::AGAIN => (BUSY_PATIENCE, BUSY_STEP),
+            _ if absent && again => (RETURN_PATIENCE, BLIND_STEP),
+            _ if absent && self.may_start => (START_PATIENCE, BLIND_STEP),
+            _ => return Patience::Refused,
+        };
+        let start = absent && self.may_start;
+        let under_way = self.waiting.iter().any(|waiting| waiting.start);
+        let now = Instant::now();
+        self.waiting.push(Waiting { key, rights, until: now + patience, step, next: now + step, start });
+        if start && !under_way { Patience::WaitsForStart } else { Patience::Waits }
+    }
+
+    /// Takes out those whose next try is due.
+    pub fn due(&mut self, now: Instant) -> Vec<Waiting> {
+        let due = |waiting: &Waiting| waiting.next <= now;
+        if !self.waiting.iter().any(due) {
+            return Vec::new();
+        }
+        let (due, rest) = std::mem::take(&mut self.waiting).into_iter().partition(due);
+        self.waiting = rest;
+        due
+    }
+
+    /// Takes out all of them.
+    pub fn all(&mut self) -> Vec<Waiting> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Puts one back that has failed again, unless its time is over.
+    pub fn keep_waiting(&mut self, waiting: Waiting) -> Option<Waiting> {
+        let now = Instant::now();
+        if waiting.until <= now {
+            return Some(waiting);
+        }
+        self.waiting.push(Waiting { next: now + waiting.step, ..waiting });
+        None
+    }
+
+    /// Takes out those that wait for a start, which has failed.
+    pub fn give_up(&mut self) -> Vec<Key> {
+        let (over, rest): (Vec<Waiting>, Vec<Waiting>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|waiting| waiting.start);
+        self.waiting = rest;
+        over.into_iter().map(|waiting| waiting.key).collect()
+    }
+
+    /// When the next try is due.
+    #[must_use]
+    pub fn next_time(&self) -> Option<Instant> {
+        self.waiting.iter().map(|waiting| waiting.next).min()
+    }
+
+    /// The answer to a dial that failed.
+    #[must_use]
+    pub fn refused(&self, failure: &Errno, rights: Rights) -> ToWorker {
+        ToWorker::NotDialed {
+            code: ErrorCode::SYSTEM_ERROR.0,
+            reason: format!("cannot connect to qemud at {}: {failure}", self.path(rights).display()),
+            hint: Some(format!("is qemud --{} running?", self.mode)),
+        }
+    }
+
+    /// The answer when a start has failed.
+    #[must_use]
+    pub fn not_started(&self, reason: &str) -> ToWorker {
+        ToWorker::NotDialed { code: ErrorCode::SYSTEM_ERROR.0, reason: reason.to_owned(), hint: None }
+    }
+}

@@ -1,0 +1,342 @@
+//! What the three processes say to each other.
+//!
+//! The worker is where strangers' bytes are read, so what it may say is the least: it asks for a connection to qemud (which
+//! it gets by the rights that the acceptor has noted, whatever it says), and that it has finished. Each question has one
+//! answer, in order; no serial is needed.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use ipc::paths::Mode;
+use serde::{Deserialize, Serialize};
+
+/// Fixed descriptors with which the launcher starts the others.
+pub mod fds {
+    /// The channel: the acceptor's to the launcher, a worker's to the acceptor.
+    pub const CHANNEL: i32 = 3;
+    /// The acceptor's first listener; the others follow.
+    pub const FIRST_LISTENER: i32 = 4;
+}
+
+/// What a connection may do, by the socket it came in by and by who made it. A worker is bound to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Rights {
+    /// Everything.
+    Full,
+    /// What only reads.
+    ReadOnly,
+}
+
+/// Who is at the other end, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Peer {
+    /// A process of this host.
+    Local {
+        /// Its user when it connected.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+        /// Its process; for logs only, a pid can be used again.
+        pid: i32,
+    },
+    /// Somebody on the network, who has yet to say who he is.
+    Remote(SocketAddr),
+}
+
+/// Whose connections are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Who {
+    /// A user of this host.
+    User(u32),
+    /// Another host.
+    Host(IpAddr),
+}
+
+impl Peer {
+    /// Whose connection it is.
+    #[must_use]
+    pub fn who(self) -> Who {
+        match self {
+            Peer::Local { uid, .. } => Who::User(uid),
+            Peer::Remote(address) => Who::Host(address.ip()),
+        }
+    }
+}
+
+/// For logs.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Local { uid, pid, .. } => write!(f, "uid {uid} pid {pid}"),
+            Peer::Remote(address) => address.fmt(f),
+        }
+    }
+}
+
+/// For errors.
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Who::User(uid) => write!(f, "uid {uid}"),
+            Who::Host(address) => address.fmt(f),
+        }
+    }
+}
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Door {
+    /// `libvirt-sock`.
+    ReadWrite,
+    /// `libvirt-sock-ro`.
+    ReadOnly,
+    /// A TCP port without encryption.
+    Tcp,
+    /// A TCP port with TLS.
+    Tls,
+}
+
+/// How a client that the kernel does not know says who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Login {
+    /// Not at all, beyond what its certificate has said.
+    None,
+    /// By name and password: SCRAM-SHA-256.
+    Sasl,
+}
+
+/// What a TLS server shows and checks. The key is not among it: that is the acceptor's alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsTerms {
+    /// The authorities of clients' certificates, PEM.
+    pub authority: Vec<u8>,
+    /// The certificates that they have revoked, PEM; empty for no list.
+    pub revoked: Vec<u8>,
+    /// The own certificate, with those between it and its authority, PEM.
+    pub certificate: Vec<u8>,
+    /// What the key can sign: TLS's numbers.
+    pub schemes: Vec<u16>,
+    /// Names of clients' certificates that are let in, with `*` and `?`; empty for all that the authority has signed.
+    pub allowed_names: Vec<String>,
+    /// Clients need no certificate.
+    pub anybody: bool,
+}
+
+/// What the acceptor needs for clients that come by network.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// What TLS takes, if it is offered.
+    pub tls: Option<TlsTerms>,
+    /// The key of the certificate, PEM.
+    pub key: Vec<u8>,
+    /// How clients log in behind TLS.
+    pub tls_login: Option<Login>,
+    /// How clients log in on a plain TCP connection.
+    pub tcp_login: Option<Login>,
+    /// Names and their verifiers.
+    pub users: Vec<(String, String)>,
+}
+
+/// Without what is secret.
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Network").field("tls", &self.tls).field("users", &self.users.len()).finish_non_exhaustive()
+    }
+}
+
+/// Whose connections get full rights through the read-write socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trusted {
+    /// These users, besides root.
+    pub uids: Vec<u32>,
+    /// Members of these groups.
+    pub gids: Vec<u32>,
+}
+
+/// How much strangers may cost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Connections of all.
+    pub connections: usize,
+    /// Connections of one user. Root and the gateway's own user are held to `connections` only.
+    pub connections_per_uid: usize,
+    /// How many of `connections` only root and the gateway's own user may have.
+    pub reserved: usize,
+    /// Connections by network.
+    pub remote: usize,
+    /// Workers that wait for a client.
+    pub ready_workers: usize,
+    /// How long a client may say nothing before it is known.
+    pub patience: Duration,
+    /// How long a worker without a client is kept for the next one of the same user.
+    pub keep: Duration,
+}
+
+/// The keepalive that a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepaliveSettings {
+    /// Silence after which a ping is sent; none at all when 0.
+    pub seconds: u32,
+    /// So many pings may stay unanswered.
+    pub count: u32,
+}
+
+/// All that the acceptor must know; it reads no file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Whose guests.
+    pub mode: InstanceMode,
+    /// What each inherited listener is for.
+    pub doors: Vec<Door>,
+    /// qemud's socket for calls that may change things.
+    pub qemud: PathBuf,
+    /// qemud's socket for calls that only read.
+    pub qemud_read_only: PathBuf,
+    /// The uid that the launcher runs as.
+    pub own_uid: u32,
+    /// Who else may change things.
+    pub trusted: Trusted,
+    /// How much strangers may cost.
+    pub limits: Limits,
+    /// What workers do for feature 10.
+    pub keepalive: KeepaliveSettings,
+    /// The launcher can start a qemud that is not there.
+    pub may_start_qemud: bool,
+    /// What clients by network need.
+    pub network: Network,
+}
+
+/// [`Mode`], as it travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InstanceMode {
+    /// `qemu:///system`.
+    System,
+    /// `qemu:///session`.
+    Session,
+}
+
+impl From<Mode> for InstanceMode {
+    fn from(mode: Mode) -> InstanceMode {
+        match mode {
+            Mode::System => InstanceMode::System,
+            Mode::Session => InstanceMode::Session,
+        }
+    }
+}
+
+impl From<InstanceMode> for Mode {
+    fn from(mode: InstanceMode) -> Mode {
+        match mode {
+            InstanceMode::System => Mode::System,
+            InstanceMode::Session => Mode::Session,
+        }
+    }
+}
+
+/// What the acceptor asks of the launcher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToLauncher {
+    /// Start a worker; its end of the channel comes along.
+    Worker,
+    /// qemud is not there: start it.
+    StartQemud,
+}
+
+/// What the launcher tells the acceptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromLauncher {
+    /// The first message of all.
+    Begin(Box<Settings>),
+    /// To [`ToLauncher::StartQemud`]: it is there now, or why not.
+    Qemud(Result<(), String>),
+}
+
+/// What the acceptor tells a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// Serve this client, whose connection comes along. Only to a worker that has none.
+    Serve(Client),
+    /// Tell this client, whose connection comes along, why it is not served, and hang up. A worker that has been told this
+    /// once does nothing else for the rest of its life, and does it for any number of clients.
+    Refuse {
+        /// Who it is.
+        peer: Peer,
+        /// libvirt's number of the error.
+        code: i32,
+        /// What it is told.
+        reason: String,
+    },
+    /// To [`FromWorker::Sign`].
+    Signed(Option<Vec<u8>>),
+    /// To [`FromWorker::Verifier`].
+    Verifier(Option<String>),
+    /// To [`FromWorker::Dial`]: the connection to qemud comes along.
+    Dialed,
+    /// To the same: there is none.
+    NotDialed {
+        /// libvirt's number of the error.
+        code: i32,
+        /// Why.
+        reason: String,
+        /// What the person may do about it.
+        hint: Option<String>,
+    },
+}
+
+/// One client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// Who it is.
+    pub peer: Peer,
+    /// What it may do.
+    pub rights: Rights,
+    /// Which of qemud's instances is behind this gateway.
+    pub mode: InstanceMode,
+    /// How long it may say nothing before it is known.
+    pub patience: Duration,
+    /// What feature 10 means.
+    pub keepalive: KeepaliveSettings,
+    /// How it has come.
+    pub way: Way,
+}
+
+/// How a client has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Way {
+    /// By a Unix socket: the kernel knows it.
+    Unix,
+    /// By a TCP connection.
+    Tcp(Login),
+    /// By TLS.
+    Tls(Login, Box<TlsTerms>),
+}
+
+/// What a worker tells the acceptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// It is up.
+    Ready,
+    /// It wants a connection to qemud, with its client's rights.
+    Dial {
+        /// A connection was there before: qemud is being restarted, and is worth waiting for.
+        again: bool,
+    },
+    /// Sign this for its client's TLS handshake; once for a client.
+    Sign {
+        /// TLS's number of the way to sign.
+        scheme: u16,
+        /// What is signed.
+        message: Vec<u8>,
+    },
+    /// Its client says that this is its name: what is known of its password? A few times for a client.
+    Verifier {
+        /// The name.
+        name: String,
+    },
+    /// Its client has left in good order: it can serve the next one.
+    Finished,
+}

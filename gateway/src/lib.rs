@@ -1,0 +1,44 @@
+//! # gateway: libvirt's clients, unchanged
+//!
+//! virsh, libvirt-python and all the others connect to a socket of libvirt's and speak its XDR protocol. The gateway turns
+//! that into calls of [`api`], gives them to a driver of `libclient`, and turns the answers back. It knows no operation by
+//! name but those of a connection's own life: login, open, close, features, events, streams.
+//!
+//! Three processes of one program:
+//!
+//! | process | runs as | does | never |
+//! |---|---|---|---|
+//! | [`launcher`] | who started it (root: with the capabilities to change identity only) | makes the sockets, starts the other two | accepts, or reads what a worker or a client wrote |
+//! | [`acceptor`] | the same uid without any capability | accepts, stamps who it is, decides the rights, hands the client to a worker; connects to qemud for workers | reads a byte of a client's, opens a file, starts a process |
+//! | [`worker`], one a connection | the service uid (a session: the user), no capability | speaks with one client and one driver | makes, opens or reaches anything that it was not handed |
+//!
+//! [`edge`] is all that they say to each other. The acceptor's uid is root's on a system instance because qemud takes
+//! calls that change something from root only, and the kernel stamps a connection with the uid of who makes it; an empty
+//! capability set, Landlock without any path and an allow-list of system calls leave that uid no other use.
+//!
+//! A worker takes another connection after one that ended cleanly, but only of the same user with the same rights: who
+//! takes a worker over can reach nobody but himself.
+#![forbid(unsafe_code)]
+
+pub mod acceptor;
+pub mod config;
+pub mod edge;
+pub mod launcher;
+pub mod network;
+mod program;
+pub mod tls;
+pub mod worker;
+
+pub use program::main;
+
+/// An error and all of its sources in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}

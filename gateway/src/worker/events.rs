@@ -1,0 +1,254 @@
+//! What a client has registered for, and what it gets when something happens.
+//!
+//! The driver is asked once, for events by sequence number ([`bulkhead::EventsSubscribeArgs`]); who wants which of them, in
+//! the new style or the old, is known here only. So a driver that was lost is asked for what came after the last one, and
+//! the client notices nothing.
+
+use std::collections::BTreeSet;
+
+use api::{
+    Error, ErrorCode, ErrorDomain, Event, EventFamily, EventId, Op, Uuid, bulkhead, consts::DomainEventId, remote,
+};
+
+/// Registrations that one client may have.
+const MOST: usize = 1024;
+/// libvirt's daemons' first number for a client is seldom 0, and so is ours.
+const FIRST: i32 = 1;
+
+/// One registration of the new style.
+#[derive(Debug)]
+struct Registration {
+    id: i32,
+    event: i32,
+    /// Only of this guest.
+    guest: Option<Uuid>,
+}
+
+/// All of a client's.
+#[derive(Debug)]
+pub struct Registrations {
+    new_style: Vec<Registration>,
+    /// Event numbers registered the old way.
+    old_style: BTreeSet<i32>,
+    next: i32,
+}
+
+fn internal(text: &str) -> Error {
+    Error::new(ErrorCode::INTERNAL_ERROR, ErrorDomain::RPC, format!("internal error: {text}"))
+}
+
+fn is_known(event: i32, old_style: bool) -> bool {
+    let wanted = EventId { family: EventFamily::Domain, id: event, legacy: old_style };
+    Op::ALL.iter().any(|op| op.info().event == Some(wanted))
+}
+
+fn check(event: i32, old_style: bool) -> Result<(), Error> {
+    if is_known(event, old_style) { Ok(()) } else { Err(internal(&format!("unsupported event ID {event}"))) }
+}
+
+impl Registrations {
+    /// None.
+    #[must_use]
+    pub fn new() -> Registrations {
+        Registrations { new_style: Vec::new(), old_style: BTreeSet::new(), next: FIRST }
+    }
+
+    /// Has the client registered for anything?
+    #[must_use]
+    pub fn any(&self) -> bool {
+        !self.new_style.is_empty() || !self.old_style.is_empty()
+    }
+
+    /// Registers the new way, and returns the number that comes with every event.
+    ///
+    /// # Errors
+    /// When there is no such event, or the client has too many registrations.
+    pub fn register(&mut self, event: i32, guest: Option<Uuid>) -> Result<i32, Error> {
+        check(event, false)?;
+        if self.new_style.len() >= MOST {
+            return Err(internal(&format!("a connection may register for {MOST} events at most")));
+        }
+        let id = self.next;
+        self.next = self.next.checked_add(1).unwrap_or(FIRST);
+        self.new_style.push(Registration { id, event, guest });
+        Ok(id)
+    }
+
+    /// Takes a registration back.
+    ///
+    /// # Errors
+    /// When there is none of this number.
+    pub fn deregister(&mut self, id: i32) -> Result<(), Error> {
+        let before = self.new_style.len();
+        self.new_style.retain(|registration| registration.id != id);
+        if self.new_style.len() < before {
+            Ok(())
+        } else {
+            Err(internal(&format!("domain event callback {id} not registered")))
+        }
+    }
+
+    /// Registers the old way.
+    ///
+    /// # Errors
+    /// When there is no such event, or the client has it already.
+    pub fn register_old(&mut self, event: i32) -> Result<(), Error> {
+        check(event, true)?;
+        if self.old_style.insert(event) {
+            Ok(())
+        } else {
+            Err(internal(&format!("domain event {event} already registered")))
+        }
+    }
+
+    /// Takes a registration of the old style back.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn deregister_old(&mut self, event: i32) -> Result<(), Error> {
+        check(event, true)?;
+        if self.old_style.remove(&event) {
+            Ok(())
+        } else {
+            Err(internal(&format!("domain event {event} not registered")))
+        }
+    }
+
+    /// The messages that a client gets when this has happened.
+    pub fn messages(&self, happened: &bulkhead::DomainEventMsg) -> impl Iterator<Item = Event> {
+        let msg = remote::DomainEventLifecycleMsg {
+            dom: happened.dom.clone(),
+            event: happened.event,
+            detail: happened.detail,
+        };
+        let lifecycle = DomainEventId::Lifecycle as i32;
+        let old = self.old_style.contains(&lifecycle).then(|| Event::DomainEventLifecycle(msg.clone()));
+        let uuid = happened.dom.uuid;
+        let wanted = self.new_style.iter().filter(move |registration| {
+            registration.event == lifecycle && registration.guest.is_none_or(|guest| guest == uuid)
+        });
+        let new = wanted.map(move |registration| {
+            let callback_id = registration.id;
+            Event::DomainEventCallbackLifecycle(remote::DomainEventCallbackLifecycleMsg {
+                callback_id,
+                msg: msg.clone(),
+            })
+        });
+        old.into_iter().chain(new)
+    }
+}
+
+/// How far the flow of numbered events has come, for one who reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    last: Option<u64>,
+}
+
+impl Cursor {
+    /// Behind this event.
+    #[must_use]
+    pub fn at(last: u64) -> Cursor {
+        Cursor { last: Some(last) }
+    }
+
+    /// The number of the last event that has passed.
+    #[must_use]
+    pub fn last(self) -> Option<u64> {
+        self.last
+    }
+
+    /// Is this one new? Then it has passed now.
+    pub fn pass(&mut self, sequence: u64) -> bool {
+        let new = self.last.is_none_or(|last| sequence > last);
+        if new {
+            self.last = Some(sequence);
+        }
+        new
+    }
+
+    /// Takes the answer to a subscription. True when events were missed: they are gone, or the log is another one.
+    pub fn subscribed(&mut self, answer: &bulkhead::EventsSubscribeRet) -> bool {
+        let newest = answer.next.saturating_sub(1);
+        let restarted = self.last.is_some_and(|last| newest < last);
+        if self.last.is_none() || restarted {
+            self.last = Some(newest);
+        }
+        answer.lost || restarted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn happened(sequence: u64, guest: u8) -> bulkhead::DomainEventMsg {
+        bulkhead::DomainEventMsg {
+            sequence,
+            dom: remote::Domain { name: "g".into(), uuid: [guest; 16], id: 3 },
+            event: 2,
+            detail: 0,
+            ..bulkhead::DomainEventMsg::default()
+        }
+    }
+
+    fn ids(registrations: &Registrations, guest: u8) -> Vec<i32> {
+        let id = |event| match event {
+            Event::DomainEventCallbackLifecycle(msg) => msg.callback_id,
+            Event::DomainEventLifecycle(_) => -1,
+            other => panic!("{other:?}"),
+        };
+        registrations.messages(&happened(1, guest)).map(id).collect()
+    }
+
+    #[test]
+    fn each_registration_gets_its_own_message_and_only_what_it_asked_for() {
+        let mut registrations = Registrations::new();
+        let all = registrations.register(0, None).unwrap();
+        let one = registrations.register(0, Some([1; 16])).unwrap();
+        registrations.register(1, None).unwrap();
+        assert_eq!(ids(&registrations, 1), [all, one]);
+        assert_eq!(ids(&registrations, 2), [all]);
+        registrations.deregister(all).unwrap();
+        assert_eq!(ids(&registrations, 2), []);
+        assert!(registrations.deregister(all).unwrap_err().message.contains("not registered"));
+        assert!(registrations.any());
+    }
+
+    #[test]
+    fn the_old_style_has_no_number_and_only_the_old_events() {
+        let mut registrations = Registrations::new();
+        registrations.register_old(0).unwrap();
+        assert_eq!(ids(&registrations, 1), [-1]);
+        assert!(registrations.register_old(0).is_err());
+        assert!(registrations.register_old(16).unwrap_err().message.contains("unsupported event ID 16"));
+        registrations.register(16, None).unwrap();
+        registrations.deregister_old(0).unwrap();
+        assert!(registrations.deregister_old(0).is_err());
+    }
+
+    #[test]
+    fn every_event_of_the_table_can_be_registered_for_and_no_other() {
+        let mut registrations = Registrations::new();
+        for event in 0..28 {
+            registrations.register(event, None).unwrap();
+        }
+        for event in [-1, 1000, i32::MAX] {
+            assert!(registrations.register(event, None).is_err());
+        }
+    }
+
+    #[test]
+    fn an_event_passes_once_and_a_new_log_begins_anew() {
+        let subscribed = |next, lost| bulkhead::EventsSubscribeRet { next, lost };
+        let mut cursor = Cursor::default();
+        assert!(!cursor.subscribed(&subscribed(8, false)));
+        assert!(!cursor.pass(7), "it was there before the subscription");
+        assert!(cursor.pass(8));
+        assert!(!cursor.pass(8));
+        assert!(!cursor.subscribed(&subscribed(12, false)));
+        assert_eq!(cursor.last(), Some(8), "what comes next is what was missed");
+        assert!(cursor.subscribed(&subscribed(20, true)));
+        assert!(cursor.subscribed(&subscribed(3, false)), "a log that ends before what was seen is another one");
+        assert!(cursor.pass(3));
+    }
+}

@@ -1,0 +1,226 @@
+//! A session's way to its driver: not there yet, on its way, there, lost.
+
+use std::{
+    mem,
+    os::{
+        fd::{BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+};
+
+use api::{Call, Error, ErrorCode, ErrorDomain, Event};
+use libclient::driven::{Done, Driven, Target};
+
+/// A connection to qemud that a session leaves behind in the state in which it got it.
+pub struct Kept {
+    driven: Driven,
+    read_only: bool,
+}
+
+impl Kept {
+    /// What becomes readable when it is of no more use.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.driven.fd()
+    }
+}
+
+/// A call that waits for a connection.
+struct Queued {
+    token: u64,
+    call: Call,
+    fds: Vec<OwnedFd>,
+}
+
+enum State {
+    /// Nothing has been opened.
+    Closed,
+    /// qemud, and no connection to it now.
+    Down,
+    /// The acceptor was asked for one.
+    Dialing { queued: Vec<Queued> },
+    /// There is one.
+    Up(Box<Driven>),
+}
+
+/// What has become of the link in a pass.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News {
+    /// Nothing.
+    None,
+    /// The driver is gone. Every call under way has failed.
+    Lost(Error),
+}
+
+/// See the module's page.
+pub struct Link {
+    state: State,
+    read_only: bool,
+    /// The driver is qemud, which can be dialled again.
+    qemud: bool,
+    /// The connection served another session before.
+    second_hand: bool,
+    /// The acceptor is to be asked; whether there was a connection before.
+    dial: Option<bool>,
+    /// Something was submitted since the last flush.
+    unsent: bool,
+}
+
+impl Link {
+    /// Nothing has been opened.
+    pub fn new() -> Link {
+        Link { state: State::Closed, read_only: true, qemud: false, second_hand: false, dial: None, unsent: false }
+    }
+
+    /// Opens the way to qemud.
+    pub fn open_qemud(&mut self, read_only: bool, kept: Option<Kept>) {
+        self.read_only = read_only;
+        self.qemud = true;
+        match kept.filter(|kept| kept.read_only == read_only) {
+            Some(kept) => {
+                self.second_hand = true;
+                self.state = State::Up(Box::new(kept.driven));
+            }
+            None => self.dial_now(false),
+        }
+    }
+
+    /// Opens the test driver.
+    ///
+    /// # Errors
+    /// When it cannot be.
+    pub fn open_test(&mut self, target: &Target, read_only: bool) -> Result<(), Error> {
+        self.state = State::Up(Box::new(Driven::test(target, read_only)?));
+        self.read_only = read_only;
+        self.qemud = false;
+        Ok(())
+    }
+
+    /// Forgets what was opened.
+    pub fn close(&mut self) {
+        *self = Link::new();
+    }
+
+    /// Was the connection another session's, and may be dead since?
+    pub fn is_second_hand(&self) -> bool {
+        self.second_hand
+    }
+
+    /// May the calls only read?
+    pub fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Asks for a connection, if none is on its way.
+    pub fn dial_now(&mut self, again: bool) {
+        if !matches!(self.state, State::Dialing { .. }) {
+            self.state = State::Dialing { queued: Vec::new() };
+            self.second_hand = false;
+            self.dial = Some(again);
+        }
+    }
+
+    /// The question for the acceptor, once.
+    pub fn take_dial(&mut self) -> Option<bool> {
+        self.dial.take()
+    }
+
+    /// Submits a call, or lets it wait for the connection.
+    ///
+    /// # Errors
+    /// What the call is answered with: it is not under way.
+    pub fn submit(&mut self, token: u64, call: Call, fds: Vec<OwnedFd>) -> Result<(), Error> {
+        if matches!(self.state, State::Down) {
+            self.dial_now(false);
+        }
+        match &mut self.state {
+            State::Up(driven) => {
+                driven.submit(token, call, fds)?;
+                self.unsent = true;
+                Ok(())
+            }
+            State::Dialing { queued } => {
+                // The same rule as the driver's, before the call is let wait.
+                api::check_access(&call, self.read_only)?;
+                queued.push(Queued { token, call, fds });
+                Ok(())
+            }
+            State::Closed | State::Down => {
+                Err(Error::new(ErrorCode::INTERNAL_ERROR, ErrorDomain::RPC, "internal error: nothing is open"))
+            }
+        }
+    }
+
+    /// Takes the acceptor's answer. What waited is submitted behind `first`, or has failed.
+    pub fn dialed(&mut self, answer: Result<UnixStream, Error>, first: Option<(u64, Call)>, done: &mut Vec<Done>) {
+        let State::Dialing { queued } = mem::replace(&mut self.state, State::Down) else { return };
+        let failed = |token, error: &Error| Done { token, result: Err(error.clone()) };
+        match answer.and_then(|socket| Driven::qemu(socket, self.read_only)) {
+            Ok(driven) => {
+                self.state = State::Up(Box::new(driven));
+                let first = first.map(|(token, call)| Queued { token, call, fds: Vec::new() });
+                for Queued { token, call, fds } in first.into_iter().chain(queued) {
+                    if let Err(error) = self.submit(token, call, fds) {
+                        done.push(failed(token, &error));
+                    }
+                }
+            }
+            Err(error) => {
+                let first = first.map(|(token, _)| token);
+                let tokens = first.into_iter().chain(queued.iter().map(|queued| queued.token));
+                done.extend(tokens.map(|token| failed(token, &error)));
+            }
+        }
+    }
+
+    /// Does what can be done now.
+    pub fn ready(&mut self, done: &mut Vec<Done>) -> News {
+        let State::Up(driven) = &mut self.state else { return News::None };
+        match driven.ready(done) {
+            Ok(()) => News::None,
+            Err(lost) => {
+                self.state = State::Down;
+                News::Lost(lost.into())
+            }
+        }
+    }
+
+    /// Has the driver answers without being ready?
+    pub fn has_done(&self) -> bool {
+        matches!(&self.state, State::Up(driven) if driven.has_done())
+    }
+
+    /// Events that have arrived.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        match &mut self.state {
+            State::Up(driven) => driven.take_events(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Sends what was submitted.
+    pub fn flush(&mut self) {
+        if mem::take(&mut self.unsent)
+            && let State::Up(driven) = &mut self.state
+        {
+            driven.flush();
+        }
+    }
+
+    /// What to poll, and whether for writing too.
+    pub fn source(&self) -> Option<(BorrowedFd<'_>, bool)> {
+        match &self.state {
+            State::Up(driven) => Some((driven.fd(), driven.interest().write)),
+            _ => None,
+        }
+    }
+
+    /// The connection, for the next session, if it has nothing under way.
+    pub fn keep(self) -> Option<Kept> {
+        match self.state {
+            State::Up(driven) if self.qemud && driven.in_flight() == 0 && driven.backlog() == 0 => {
+                Some(Kept { driven: *driven, read_only: self.read_only })
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What a client that came by network must do before it is known: a TLS handshake, a name and a password.
+//!
+//! What is secret stays with the acceptor: the server's key, and what is known of the passwords. Both are asked for at the
+//! one moment when they are needed, and only then does the worker wait for an answer.
+
+use std::{
+    hash::RandomState,
+    net::TcpStream,
+    os::fd::{AsFd, OwnedFd},
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use api::{Error, ErrorCode, ErrorDomain, remote};
+use rustix::event::{PollFd, PollFlags};
+use wire::{
+    sasl::{MECHANISM, ServerExchange, Users, Verifier},
+    tls::{Handshake, Progress},
+};
+
+use super::{Channel, WorkerError, poll_until, session::ClientStream};
+use crate::{
+    edge::{FromWorker, Login, Peer, TlsTerms, ToWorker},
+    tls::{Ask, is_allowed, server_config},
+};
+
+/// A name and a password may be wrong so often.
+const TRIES: u8 = 3;
+/// The acceptor answers at once, or is no more.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The channel to the acceptor, while somebody else may have to ask through it.
+#[derive(Clone)]
+pub struct Acceptor(Arc<Mutex<Channel<FromWorker, ToWorker>>>);
+
+impl Acceptor {
+    /// Over a channel.
+    pub fn new(channel: Channel<FromWorker, ToWorker>) -> Acceptor {
+        Acceptor(Arc::new(Mutex::new(channel)))
+    }
+
+    /// Uses the channel.
+    pub fn with<T>(&self, work: impl FnOnce(&mut Channel<FromWorker, ToWorker>) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks something and waits for the answer: nothing else is under way in a login.
+    fn ask(&self, question: &FromWorker) -> Option<ToWorker> {
+        self.with(|channel| {
+            channel.queue(0, question, Vec::new()).ok()?;
+            channel.flush().ok()?;
+            let until = Instant::now() + ANSWER_PATIENCE;
+            loop {
+                if let Some(message) = channel.next_message().ok()? {
+                    return Some(message.value);
+                }
+                if Instant::now() >= until {
+                    return None;
+                }
+                poll_until(&mut [PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN)], Some(until)).ok()?;
+                channel.fill().ok()?;
+            }
+        })
+    }
+}
+
+impl Ask for Acceptor {
+    fn sign(&self, scheme: u16, message: &[u8]) -> Option<Vec<u8>> {
+        match self.ask(&FromWorker::Sign { scheme, message: message.to_vec() })? {
+            ToWorker::Signed(signature) => signature,
+            _ => None,
+        }
+    }
+}
+
+impl Users for Acceptor {
+    fn verifier(&self, name: &str) -> Option<Verifier> {
+        match self.ask(&FromWorker::Verifier { name: name.to_owned() })? {
+            ToWorker::Verifier(verifier) => Verifier::from_str(&verifier?).ok(),
+            _ => None,
+        }
+    }
+}
+
+/// Takes a TLS handshake to its end. None when there is no connection, which is the client's affair.
+///
+/// # Errors
+/// When this process cannot go on.
+pub fn handshake(
+    terms: &TlsTerms,
+    acceptor: &Acceptor,
+    socket: OwnedFd,
+    peer: Peer,
+    until: Instant,
+) -> Result<Option<ClientStream>, WorkerError> {
+    let config = server_config(terms, Arc::new(acceptor.clone())).map_err(|error| WorkerError::Tls(error.into()))?;
+    let mut handshake =
+        Handshake::server(config, TcpStream::from(socket)).map_err(|error| WorkerError::Tls(error.into()))?;
+    loop {
+        let flags = match handshake.advance() {
+            Ok(Progress::Done) => break,
+            Ok(Progress::Read) => PollFlags::IN,
+            Ok(Progress::ReadOrWrite) => PollFlags::IN | PollFlags::OUT,
+            Err(error) => {
+                log::info!("{peer}: {}", crate::chain(&error));
+                return Ok(None);
+            }
+        };
+        if Instant::now() >= until {
+            log::info!("{peer}: the TLS handshake takes too long");
+            return Ok(None);
+        }
+        let gone = acceptor.with(|channel| {
+            let mut sources = [
+                PollFd::from_borrowed_fd(handshake.as_fd(), flags),
+                PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::empty()),
+            ];
+            poll_until(&mut sources, Some(until))?;
+            Ok::<_, WorkerError>(sources.get(1).is_some_and(|channel| !channel.revents().is_empty()))
+        })?;
+        if gone {
+            return Err(WorkerError::Acceptor(ipc::ConnError::Closed));
+        }
+    }
+    let name = handshake.peer_name().ok().flatten();
+    if !terms.anybody && !name.as_deref().is_some_and(|name| is_allowed(&terms.allowed_names, name)) {
+        log::info!("{peer}: its certificate's name {name:?} is not among tls_allowed_names");
+        return Ok(None);
+    }
+    log::info!("{peer}: TLS, certificate of {}", name.as_deref().unwrap_or("nobody"));
+    match handshake.accept() {
+        Ok(tls) => Ok(Some(Box::new(tls))),
+        Err(error) => {
+            log::info!("{peer}: {}", crate::chain(&error));
+            Ok(None)
+        }
+    }
+}
+
+/// How a client logs in.
+pub enum LoginState {
+    /// It need not.
+    Done,
+    /// By name and password.
+    Sasl {
+        /// Where passwords are known.
+        users: Acceptor,
+        /// Hides which users there are.
+        secret: RandomState,
+        /// What has begun.
+        exchange: Option<Box<ServerExchange>>,
+        /// How often it may still begin.
+        tries: u8,
+    },
+}
+
+fn refused() -> Error {
+    Error::new(ErrorCode::AUTH_FAILED, ErrorDomain::RPC, "authentication failed")
+}
+
+impl LoginState {
+    /// The login that a door asks for.
+    pub fn new(login: Login, acceptor: &Acceptor) -> LoginState {
+        match login {
+            Login::None => LoginState::Done,
+            Login::Sasl => {
+                let users = acceptor.clone();
+                LoginState::Sasl { users, secret: RandomState::new(), exchange: None, tries: TRIES }
+            }
+        }
+    }
+
+    /// What AUTH_LIST answers.
+    pub fn kind(&self) -> remote::AuthType {
+        match self {
+            LoginState::Done => remote::AuthType::NONE,
+            LoginState::Sasl { .. } => remote::AuthType::SASL,
+        }
+    }
+
+    /// Has the client failed as often as it may?
+    pub fn is_failed(&self) -> bool {
+        matches!(self, LoginState::Sasl { tries: 0, exchange: None, .. })
+    }
+
+    /// AUTH_SASL_INIT.
+    pub fn mechanisms(&self) -> Result<remote::AuthSaslInitRet, Error> {
+        match self {
+            LoginState::Done => Err(refused()),
+            LoginState::Sasl { .. } => Ok(remote::AuthSaslInitRet { mechlist: MECHANISM.to_owned() }),
+        }
+    }
+
+    /// AUTH_SASL_START.
+    pub fn start(&mut self, args: &remote::AuthSaslStartArgs) -> Result<remote::AuthSaslStartRet, Error> {
+        let LoginState::Sasl { users, secret, exchange, tries } = self else { return Err(refused()) };
+        *tries = tries.checked_sub(1).ok_or_else(refused)?;
+        let begun = exchange.insert(Box::new(ServerExchange::new(Arc::new(users.clone()), secret.clone())));
+        begun.start(args).inspect_err(|_| *exchange = None)
+    }
+
+    /// AUTH_SASL_STEP. With the answer comes the client's name, when it is known now.
+    pub fn step(
+        &mut self,
+        args: &remote::AuthSaslStepArgs,
+    ) -> Result<(remote::AuthSaslStepRet, Option<String>), Error> {
+        let LoginState::Sasl { exchange, .. } = self else { return Err(refused()) };
+        // A failed exchange is over, and so is one that has come to its end.
+        let mut begun = exchange.take().ok_or_else(refused)?;
+        let answer = begun.step(args)?;
+        let name = begun.name().map(str::to_owned);
+        if name.is_some() {
+            *self = LoginState::Done;
+        }
+        Ok((answer, name))
+    }
+}

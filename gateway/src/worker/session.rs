@@ -1,0 +1,701 @@
+//! One client's session: the rules of libvirt's protocol that are a connection's own.
+//!
+//! Login, opening, features, keepalive, events, streams and closing are answered here. Every other call is the driver's:
+//! it is decoded, submitted, and its answer encoded, whatever it is. Nothing here waits or opens anything; the process
+//! around it polls what [`Session::sources`] says and tells [`Session::ready`].
+
+use std::{
+    mem,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    time::{Duration, Instant},
+};
+
+use api::{Call, Error, ErrorCode, ErrorDomain, Op, Reply, bulkhead, consts::Feature, remote};
+use ipc::paths::Mode;
+use libclient::driven::{Done, Target};
+use rustix::event::{PollFd, PollFlags};
+use wire::{
+    Conn, Frame, Header, Transport, WireError,
+    codec::{self, Meaning},
+    frame::{MAX_MESSAGE, MAX_MESSAGE_BEFORE_LOGIN},
+    keepalive::{self, Action, Keepalive},
+    stream::{Packet, StreamError, StreamId},
+};
+
+mod flow;
+
+use self::flow::Flow;
+use super::{
+    events::{Cursor, Registrations},
+    link::{Kept, Link, News},
+    login::LoginState,
+    streams::{self, Broken, Streams},
+};
+use crate::edge::{Client, KeepaliveSettings, Peer, Rights};
+
+/// Calls of one client that wait for their answers. The next ones wait in its socket.
+const IN_FLIGHT: usize = 1024;
+/// Bytes that may wait for a client before nothing more is done for it, and before it is given up.
+const BACKLOG_PAUSE: usize = 256 << 10;
+const BACKLOG_DROP: usize = 64 << 20;
+/// While a client is not read, a sign of life goes to it so often, because its pings are not seen either.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
+
+/// The byte stream to a client.
+pub type ClientStream = Box<dyn Transport + Send>;
+
+/// Why a session has ended.
+#[derive(Debug)]
+pub enum Over {
+    /// The client has left in good order.
+    Left,
+    /// It broke the rules, or its connection broke.
+    Broken(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<WireError> for Over {
+    fn from(error: WireError) -> Over {
+        match error {
+            WireError::Closed => Over::Left,
+            error => Over::Broken(error.into()),
+        }
+    }
+}
+
+impl From<StreamError> for Over {
+    fn from(error: StreamError) -> Over {
+        Over::Broken(error.into())
+    }
+}
+
+impl From<Broken> for Over {
+    fn from(error: Broken) -> Over {
+        match error {
+            Broken::Stream(error) => error.into(),
+            Broken::Wire(error) => error.into(),
+        }
+    }
+}
+
+/// What a client has done wrong without breaking a frame.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("the client did not log in in time")]
+    Silent,
+    #[error("the client does not answer keepalive")]
+    Dead,
+    #[error("the client leaves {0} bytes unread")]
+    Backlog(usize),
+    #[error("qemud did not come back, and events may have been missed")]
+    NoEvents,
+}
+
+/// How far the client has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It has not logged in.
+    Unknown,
+    /// It has.
+    Known,
+    /// It has asked for a driver.
+    Opening,
+    /// It has one.
+    Open,
+}
+
+/// What a submitted call is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// The client asked, and gets the answer as it is.
+    Answer,
+    /// It opens the driver.
+    Open,
+    /// Its answer brings a descriptor, which becomes a stream of this call.
+    Stream(Op),
+    /// The session itself wants events.
+    Subscribe,
+    /// The client wants numbered events, from behind this one on.
+    ClientSubscribe(Option<u64>),
+    /// The session wants none any more.
+    Unsubscribe,
+}
+
+/// A submitted call.
+struct Pending {
+    token: u64,
+    /// The client's call, if it is one.
+    header: Option<Header>,
+    purpose: Purpose,
+}
+
+/// One client's session. See the module's page.
+pub struct Session {
+    conn: Conn<ClientStream>,
+    link: Link,
+    kept: Option<Kept>,
+    rights: Rights,
+    mode: Mode,
+    peer: Peer,
+    login: LoginState,
+    stage: Stage,
+    pending: Vec<Pending>,
+    last_token: u64,
+    done: Vec<Done>,
+    registrations: Registrations,
+    flow: Flow,
+    streams: Streams,
+    keepalive: Option<Keepalive>,
+    keepalive_settings: KeepaliveSettings,
+    close_callback: bool,
+    /// Until when the client must have logged in.
+    patience: Option<Instant>,
+    /// The client is not read; when the next sign of life is due.
+    paused: Option<Instant>,
+    /// The client has said goodbye: what is queued still goes.
+    closing: bool,
+    /// No call could have left anything behind in the driver's connection.
+    only_read: bool,
+    over: Option<Over>,
+}
+
+fn internal(text: &str) -> Error {
+    Error::new(ErrorCode::INTERNAL_ERROR, ErrorDomain::RPC, format!("internal error: {text}"))
+}
+
+impl Session {
+    /// A session with a client that has said nothing yet.
+    pub(super) fn new(
+        client: &Client,
+        transport: ClientStream,
+        login: LoginState,
+        kept: Option<Kept>,
+        now: Instant,
+    ) -> Session {
+        let mut conn = Conn::new(transport);
+        conn.set_max_message(MAX_MESSAGE_BEFORE_LOGIN);
+        Session {
+            conn,
+            link: Link::new(),
+            kept,
+            rights: client.rights,
+            mode: client.mode.into(),
+            peer: client.peer,
+            login,
+            stage: Stage::Unknown,
+            pending: Vec::new(),
+            last_token: 0,
+            done: Vec::new(),
+            registrations: Registrations::new(),
+            flow: Flow::default(),
+            streams: Streams::default(),
+            keepalive: None,
+            keepalive_settings: client.keepalive,
+            close_callback: false,
+            patience: Some(now + client.patience),
+            paused: None,
+            closing: false,
+            only_read: true,
+            over: None,
+        }
+    }
+
+    /// Does all that can be done without waiting, and sends all that came of it.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub fn work(&mut self, now: Instant) -> Result<(), Over> {
+        if let Some(over) = self.over.take() {
+            return Err(over);
+        }
+        loop {
+            self.take_done()?;
+            self.take_events()?;
+            self.take_frames(now)?;
+            if self.link.has_done() {
+                self.drive();
+            }
+            if self.done.is_empty() && (self.paused.is_some() || !self.conn.may_have_more()) {
+                break;
+            }
+            if self.may_take() && self.conn.may_have_more() {
+                self.fill(now)?;
+            }
+        }
+        self.tick(now)?;
+        self.link.flush();
+        self.conn.flush()?;
+        match self.conn.backlog() {
+            0 if self.closing => Err(Over::Left),
+            backlog if backlog > BACKLOG_DROP => Err(Over::Broken(Fault::Backlog(backlog).into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the session. What it leaves may serve the next one of the same user.
+    #[must_use]
+    pub fn end(self, over: &Over) -> Option<Kept> {
+        let clean = matches!(over, Over::Left) && self.only_read && !self.flow.used && self.pending.is_empty();
+        // One that was not opened has not touched what it was given.
+        let kept = self.kept;
+        self.link.keep().filter(|_| clean).or(kept)
+    }
+
+    /// A question for the acceptor: a connection to qemud, and whether there was one before.
+    pub fn take_dial(&mut self) -> Option<bool> {
+        self.link.take_dial()
+    }
+
+    /// The acceptor's answer.
+    pub fn dialed(&mut self, answer: Result<UnixStream, Error>) {
+        let lost = answer.is_err() && self.wants_events();
+        let first = (answer.is_ok() && self.wants_events()).then(|| self.subscription());
+        self.link.dialed(answer, first, &mut self.done);
+        if lost && self.stage == Stage::Open {
+            self.end_without_events();
+        }
+    }
+
+    /// Appends what to poll. The first is the client, the second the driver if there is one, then the streams.
+    pub fn sources<'a>(&'a self, sources: &mut Vec<PollFd<'a>>) {
+        let flags = |read: bool, write: bool| {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, read);
+            flags.set(PollFlags::OUT, write);
+            flags
+        };
+        let client = flags(self.paused.is_none() && !self.closing, self.conn.wants_write());
+        sources.push(PollFd::from_borrowed_fd(self.conn.as_fd(), client));
+        if let Some((fd, write)) = self.link.source() {
+            sources.push(PollFd::from_borrowed_fd(fd, flags(true, write)));
+        }
+        let room = self.conn.backlog() < BACKLOG_PAUSE;
+        let streams = self.streams.interests(room);
+        sources.extend(streams.map(|(fd, read, write)| PollFd::from_borrowed_fd(fd, flags(read, write))));
+    }
+
+    /// When [`Session::work`] has something to do even if nothing is ready.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let keepalive = self.keepalive.as_ref().filter(|_| self.paused.is_none()).map(Keepalive::deadline);
+        [self.patience, self.paused, keepalive].into_iter().flatten().min()
+    }
+
+    /// Takes what the poll has told of [`Session::sources`], in their order.
+    pub fn ready(&mut self, told: &[PollFlags], now: Instant) {
+        let mut told = told.iter().copied();
+        let client = told.next().unwrap_or(PollFlags::empty());
+        let driver = self.link.source().is_some().then(|| told.next()).flatten();
+        let result = self.ready_client(client, now).and_then(|()| self.ready_streams(told));
+        if let Err(over) = result {
+            self.over.get_or_insert(over);
+        }
+        if driver.is_some_and(|flags| !flags.is_empty()) {
+            self.drive();
+        }
+    }
+
+    fn ready_client(&mut self, told: PollFlags, now: Instant) -> Result<(), Over> {
+        if told.contains(PollFlags::IN) {
+            self.fill(now)
+        } else if told.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
+            // Told whether it was asked for or not: whatever is under way, nobody waits for it.
+            Err(Over::Left)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn ready_streams(&mut self, told: impl Iterator<Item = PollFlags>) -> Result<(), Over> {
+        for (place, flags) in told.enumerate() {
+            if flags.is_empty() {
+                continue;
+            }
+            let gone = flags.intersects(PollFlags::HUP | PollFlags::ERR);
+            self.streams.ready(
+                place,
+                flags.contains(PollFlags::IN) || gone,
+                flags.contains(PollFlags::OUT),
+                &mut self.conn,
+            )?;
+        }
+        self.streams.forget_over();
+        Ok(())
+    }
+
+    fn fill(&mut self, now: Instant) -> Result<(), Over> {
+        if self.conn.fill()?
+            && let Some(keepalive) = &mut self.keepalive
+        {
+            keepalive.on_received(now);
+        }
+        Ok(())
+    }
+
+    /// Lets the driver do what it can.
+    fn drive(&mut self) {
+        match self.link.ready(&mut self.done) {
+            News::None => {}
+            News::Lost(error) => {
+                log::info!("qemud is lost: {}", error.full_text());
+                self.flow.subscribing = false;
+                // Whoever listens must not have to ask.
+                if self.wants_events() {
+                    self.link.dial_now(true);
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Instant) -> Result<(), Over> {
+        if self.patience.is_some_and(|at| at <= now) {
+            return Err(Over::Broken(Fault::Silent.into()));
+        }
+        if self.stage == Stage::Unknown && self.login.is_failed() {
+            // What it was answered still goes.
+            self.closing = true;
+        }
+        if self.may_take() {
+            self.paused = None;
+        } else if self.paused.is_none_or(|at| at <= now) {
+            if self.paused.is_some() {
+                self.conn.queue_empty(&keepalive::PONG_HEADER)?;
+            }
+            self.paused = Some(now + SIGN_OF_LIFE);
+            return Ok(());
+        }
+        let action = match &mut self.keepalive {
+            Some(keepalive) if self.paused.is_none() => keepalive.tick(now),
+            _ => Action::Nothing,
+        };
+        match action {
+            Action::Nothing => Ok(()),
+            Action::SendPing => Ok(self.conn.queue_empty(&keepalive::PING_HEADER)?),
+            Action::Dead => Err(Over::Broken(Fault::Dead.into())),
+        }
+    }
+
+    /// May the client be given more to do now?
+    fn may_take(&self) -> bool {
+        !self.closing && self.pending.len() < IN_FLIGHT && self.conn.backlog() < BACKLOG_PAUSE && !self.streams.full()
+    }
+
+    fn take_frames(&mut self, _: Instant) -> Result<(), Over> {
+        while self.may_take() {
+            let Some(frame) = self.conn.next_frame()? else { return Ok(()) };
+            match frame.header.meaning() {
+                Meaning::Call => self.take_call(frame)?,
+                Meaning::Keepalive => {
+                    if let Some(pong) = keepalive::answer(&frame.header) {
+                        self.conn.queue_empty(&pong)?;
+                    }
+                }
+                Meaning::Stream => {
+                    let id = StreamId::from(&frame.header);
+                    self.streams.take(id, Packet::decode(frame)?, &mut self.conn)?;
+                }
+                Meaning::Reply | Meaning::Event | Meaning::Nothing => {}
+            }
+        }
+        Ok(())
+    }
+
+    // Calls.
+
+    fn take_call(&mut self, frame: Frame) -> Result<(), Over> {
+        let header = frame.header;
+        match self.call(frame) {
+            Ok(Some(reply)) => self.conn.queue_answer(&header, &Ok(reply), Vec::new())?,
+            Ok(None) => {}
+            Err(error) => self.conn.queue_error(&header, &error)?,
+        }
+        Ok(())
+    }
+
+    /// The answer to a call, if it is there at once.
+    fn call(&mut self, frame: Frame) -> Result<Option<Reply>, Error> {
+        let header = frame.header;
+        let op = codec::call_op(&header)?;
+        if self.stage == Stage::Unknown && op.info().needs_auth {
+            return Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, "authentication required"));
+        }
+        let call = codec::decode_call(&frame)?;
+        match call {
+            Call::AuthList(_) => Ok(Some(self.log_in())),
+            Call::AuthSaslInit(_) => self.login.mechanisms().map(|ret| Some(Reply::AuthSaslInit(ret))),
+            Call::AuthSaslStart(args) => self.login.start(&args).map(|ret| Some(Reply::AuthSaslStart(ret))),
+            Call::AuthSaslStep(args) => {
+                let (ret, name) = self.login.step(&args)?;
+                if let Some(name) = name {
+                    log::info!("client {}: logged in as {name:?}", self.peer);
+                    self.is_known();
+                }
+                Ok(Some(Reply::AuthSaslStep(ret)))
+            }
+            Call::AuthPolkit(_) => Err(Error::new(ErrorCode::AUTH_FAILED, ErrorDomain::RPC, "authentication failed")),
+            Call::ConnectOpen(args) => self.open(header, &args).map(|()| None),
+            Call::ConnectClose(_) => {
+                self.closing = true;
+                Ok(Some(Reply::ConnectClose(())))
+            }
+            Call::ConnectSupportsFeature(args) => self.feature(header, args),
+            call if self.stage != Stage::Open => {
+                log::debug!("{} before an open", call.op());
+                Err(internal("hypervisor connection not open"))
+            }
+            call => self.call_of_open(header, call, frame.fds),
+        }
+    }
+
+    fn call_of_open(&mut self, header: Header, call: Call, fds: Vec<OwnedFd>) -> Result<Option<Reply>, Error> {
+        api::check_access(&call, self.link.read_only())?;
+        match call {
+            Call::ConnectRegisterCloseCallback(_) => {
+                self.close_callback = true;
+                Ok(Some(Reply::ConnectRegisterCloseCallback(())))
+            }
+            Call::ConnectUnregisterCloseCallback(_) => {
+                self.close_callback = false;
+                Ok(Some(Reply::ConnectUnregisterCloseCallback(())))
+            }
+            Call::ConnectDomainEventCallbackRegisterAny(args) => {
+                let callback_id = self.registrations.register(args.event_id, args.dom.map(|dom| dom.uuid))?;
+                let ret = remote::ConnectDomainEventCallbackRegisterAnyRet { callback_id };
+                Ok(self.registered(header, Reply::ConnectDomainEventCallbackRegisterAny(ret)))
+            }
+            Call::ConnectDomainEventCallbackDeregisterAny(args) => {
+                self.registrations.deregister(args.callback_id)?;
+                Ok(Some(self.deregistered(Reply::ConnectDomainEventCallbackDeregisterAny(()))))
+            }
+            Call::ConnectDomainEventRegisterAny(args) => {
+                self.registrations.register_old(args.event_id)?;
+                Ok(self.registered(header, Reply::ConnectDomainEventRegisterAny(())))
+            }
+            Call::ConnectDomainEventDeregisterAny(args) => {
+                self.registrations.deregister_old(args.event_id)?;
+                Ok(Some(self.deregistered(Reply::ConnectDomainEventDeregisterAny(()))))
+            }
+            Call::ConnectDomainEventRegister(_) => {
+                self.registrations.register_old(0)?;
+                let ret = remote::ConnectDomainEventRegisterRet { cb_registered: 1 };
+                Ok(self.registered(header, Reply::ConnectDomainEventRegister(ret)))
+            }
+            Call::ConnectDomainEventDeregister(_) => {
+                self.registrations.deregister_old(0)?;
+                let ret = remote::ConnectDomainEventDeregisterRet { cb_registered: 0 };
+                Ok(Some(self.deregistered(Reply::ConnectDomainEventDeregister(ret))))
+            }
+            Call::BulkheadEventsSubscribe(ref args) => {
+                let purpose = Purpose::ClientSubscribe(args.since);
+                self.flow.used = true;
+                self.submit(Some(header), purpose, call, fds)
+            }
+            Call::BulkheadEventsUnsubscribe(_) => {
+                self.flow.client = None;
+                if self.registrations.any() {
+                    return Ok(Some(Reply::BulkheadEventsUnsubscribe(())));
+                }
+                self.submit(Some(header), Purpose::Answer, call, fds)
+            }
+            call if call.op().info().stream.is_some() => self.stream(header, call, fds),
+            call => self.submit(Some(header), Purpose::Answer, call, fds),
+        }
+    }
+
+    fn log_in(&mut self) -> Reply {
+        // Asked for nothing, who asks is in; asked for something, it is what is asked for, also after it was given.
+        let kind = self.login.kind();
+        if kind == remote::AuthType::NONE {
+            self.is_known();
+        }
+        Reply::AuthList(remote::AuthListRet { types: vec![kind] })
+    }
+
+    fn is_known(&mut self) {
+        if self.stage == Stage::Unknown {
+            self.stage = Stage::Known;
+            self.patience = None;
+            self.conn.set_max_message(MAX_MESSAGE);
+        }
+    }
+
+    fn open(&mut self, header: Header, args: &remote::ConnectOpenArgs) -> Result<(), Error> {
+        if self.stage != Stage::Known {
+            return Err(internal("connection already open"));
+        }
+        // Every other bit is a client's private matter.
+        let read_only = self.rights == Rights::ReadOnly || args.flags & 1 != 0;
+        match self.target(args.name.as_deref().unwrap_or_default())? {
+            Target::Qemu(_) => self.link.open_qemud(read_only, self.kept.take()),
+            target => self.link.open_test(&target, read_only)?,
+        }
+        self.stage = Stage::Opening;
+        self.submit_open(header).inspect_err(|_| {
+            self.link.close();
+            self.stage = Stage::Known;
+        })
+    }
+
+    fn submit_open(&mut self, header: Header) -> Result<(), Error> {
+        let flags = u32::from(self.link.read_only());
+        let open = Call::ConnectOpen(remote::ConnectOpenArgs { name: None, flags });
+        self.submit(Some(header), Purpose::Open, open, Vec::new()).map(drop)
+    }
+
+    /// Which driver a name stands for.
+    fn target(&self, name: &str) -> Result<Target, Error> {
+        if name.is_empty() {
+            return Ok(Target::Qemu(self.mode));
+        }
+        match Target::of(name)? {
+            Target::Qemu(mode) if mode != self.mode => {
+                let text = format!("unexpected QEMU URI path '/{}', try qemu:///{}", mode.name(), self.mode.name());
+                Err(internal(&text))
+            }
+            // It would be a file of this host, opened with another's rights than the client's.
+            Target::TestFile(path) => {
+                let text = format!("the test driver's file '{}' is not read for a client", path.display());
+                Err(Error::new(ErrorCode::OPERATION_UNSUPPORTED, ErrorDomain::TEST, text)
+                    .with_hint("test:///default is there for everybody"))
+            }
+            target => Ok(target),
+        }
+    }
+
+    fn feature(&mut self, header: Header, args: remote::ConnectSupportsFeatureArgs) -> Result<Option<Reply>, Error> {
+        let passes_fds = self.conn.transport().passes_fds();
+        let supported = match Feature::try_from(args.feature) {
+            Ok(Feature::FdPassing) => passes_fds,
+            Ok(Feature::RemoteEventCallback | Feature::RemoteCloseCallback) => true,
+            Ok(Feature::Remote) => false,
+            Ok(Feature::ProgramKeepalive) => {
+                let KeepaliveSettings { seconds, count } = self.keepalive_settings;
+                if seconds > 0 && self.keepalive.is_none() {
+                    let interval = Duration::from_secs(seconds.into());
+                    self.keepalive = Some(Keepalive::new(interval, count, Instant::now()));
+                }
+                true
+            }
+            _ if self.stage == Stage::Open => {
+                return self.submit(Some(header), Purpose::Answer, Call::ConnectSupportsFeature(args), Vec::new());
+            }
+            _ => return Err(internal("hypervisor connection not open")),
+        };
+        let ret = remote::ConnectSupportsFeatureRet { supported: i32::from(supported) };
+        Ok(Some(Reply::ConnectSupportsFeature(ret)))
+    }
+
+    /// A call that begins a stream. The driver gives a descriptor where libvirt's protocol has packets.
+    fn stream(&mut self, header: Header, call: Call, fds: Vec<OwnedFd>) -> Result<Option<Reply>, Error> {
+        let op = call.op();
+        if self.streams.count() >= streams::MOST {
+            let text = format!("a connection may have {} streams at most", streams::MOST);
+            return Err(Error::new(ErrorCode::OPERATION_FAILED, ErrorDomain::STREAMS, text));
+        }
+        let call = match call {
+            Call::DomainOpenConsole(remote::DomainOpenConsoleArgs { dom, dev_name, flags }) => {
+                Call::BulkheadDomainOpenConsole(bulkhead::DomainOpenConsoleArgs { dom, dev_name, flags })
+            }
+            // Not one that our drivers have a descriptor for: they say so themselves.
+            call => return self.submit(Some(header), Purpose::Answer, call, fds),
+        };
+        self.submit(Some(header), Purpose::Stream(op), call, fds)
+    }
+
+    fn submit(
+        &mut self,
+        header: Option<Header>,
+        purpose: Purpose,
+        call: Call,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Option<Reply>, Error> {
+        self.only_read &= api::check_access(&call, true).is_ok();
+        let token = self.token();
+        self.link.submit(token, call, fds)?;
+        self.pending.push(Pending { token, header, purpose });
+        Ok(None)
+    }
+
+    fn token(&mut self) -> u64 {
+        self.last_token += 1;
+        self.last_token
+    }
+
+    // Answers.
+
+    fn take_done(&mut self) -> Result<(), Over> {
+        for Done { token, result } in mem::take(&mut self.done) {
+            let Some(at) = self.pending.iter().position(|pending| pending.token == token) else { continue };
+            let Pending { header, purpose, .. } = self.pending.swap_remove(at);
+            match (purpose, header) {
+                (Purpose::Answer, Some(header)) => self.answer(&header, result)?,
+                (Purpose::Open, Some(header)) => self.opened(header, result)?,
+                (Purpose::Stream(op), Some(header)) => self.stream_opened(&header, op, result)?,
+                (Purpose::ClientSubscribe(since), Some(header)) => {
+                    if let Ok((Reply::BulkheadEventsSubscribe(ret), _)) = &result {
+                        let last = since.unwrap_or_else(|| ret.next.saturating_sub(1));
+                        self.flow.client = Some(Cursor::at(last));
+                    }
+                    self.answer(&header, result)?;
+                }
+                (Purpose::Subscribe, _) => self.subscribed(result)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, header: &Header, result: Result<(Reply, Vec<OwnedFd>), Error>) -> Result<(), Over> {
+        match result {
+            Ok((reply, fds)) => self.conn.queue_answer(header, &Ok(reply), fds)?,
+            Err(error) => self.conn.queue_error(header, &error)?,
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, header: Header, result: Result<(Reply, Vec<OwnedFd>), Error>) -> Result<(), Over> {
+        if result.is_err() && self.link.is_second_hand() {
+            // qemud went away between two sessions: this one is none the worse for it.
+            self.link.dial_now(false);
+            return match self.submit_open(header) {
+                Ok(()) => Ok(()),
+                Err(error) => Ok(self.conn.queue_error(&header, &error)?),
+            };
+        }
+        if result.is_ok() {
+            self.stage = Stage::Open;
+        } else {
+            self.stage = Stage::Known;
+            self.link.close();
+        }
+        self.answer(&header, result)
+    }
+
+    fn stream_opened(
+        &mut self,
+        header: &Header,
+        op: Op,
+        result: Result<(Reply, Vec<OwnedFd>), Error>,
+    ) -> Result<(), Over> {
+        let fd = match result {
+            Ok((_, mut fds)) => fds.pop().ok_or_else(|| internal("the driver opened no stream")),
+            Err(error) => Err(error),
+        };
+        match (fd, op.info().stream) {
+            (Ok(fd), Some(flow)) => {
+                self.conn.queue_answer(header, &Ok(Reply::DomainOpenConsole(())), Vec::new())?;
+                if let Err(error) = self.streams.begin(StreamId::from(header), flow, fd) {
+                    self.conn.queue_packet(StreamId::from(header), &Packet::Failed(error))?;
+                }
+            }
+            (Ok(_), None) => self.conn.queue_error(header, &internal("the call has no stream"))?,
+            (Err(error), _) => self.conn.queue_error(header, &error)?,
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

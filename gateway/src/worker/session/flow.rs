@@ -1,0 +1,134 @@
+//! The events of a session: what the driver is asked for, and what goes on to the client.
+
+use std::{mem, os::fd::OwnedFd};
+
+use api::{Call, Error, Event, Reply, bulkhead, remote};
+use libclient::driven::Done;
+use wire::{Header, WireError};
+
+use super::{Cursor, Fault, Over, Pending, Purpose, Registrations, Session, internal};
+
+/// The flow of events from the driver.
+#[derive(Default)]
+pub(super) struct Flow {
+    /// What the registrations have seen; there while there are any.
+    pub(super) registrations: Option<Cursor>,
+    /// What the client has seen that asked for numbered events itself.
+    pub(super) client: Option<Cursor>,
+    /// The subscription is on its way, and these are answered when it is there.
+    pub(super) waiting: Vec<(Header, Reply)>,
+    pub(super) subscribing: bool,
+    /// The driver has been asked for events in this session.
+    pub(super) used: bool,
+}
+
+impl Session {
+    pub(super) fn wants_events(&self) -> bool {
+        self.registrations.any() || self.flow.client.is_some()
+    }
+
+    /// The answer to a registration: at once when events flow already, else when they do.
+    pub(super) fn registered(&mut self, header: Header, reply: Reply) -> Option<Reply> {
+        if self.flow.registrations.is_some() && !self.flow.subscribing {
+            return Some(reply);
+        }
+        self.flow.waiting.push((header, reply));
+        if !self.flow.subscribing {
+            self.flow.registrations = Some(Cursor::default());
+            let (token, call) = self.subscription();
+            if let Err(error) = self.link.submit(token, call, Vec::new()) {
+                self.done.push(Done { token, result: Err(error) });
+            }
+        }
+        None
+    }
+
+    pub(super) fn deregistered(&mut self, reply: Reply) -> Reply {
+        if !self.registrations.any() {
+            self.flow.registrations = None;
+            if self.flow.client.is_none() {
+                let none = Call::BulkheadEventsUnsubscribe(bulkhead::EventsUnsubscribeArgs {});
+                // A driver that is gone sends no more events either.
+                let _ = self.submit(None, Purpose::Unsubscribe, none, Vec::new());
+            }
+        }
+        reply
+    }
+
+    /// The session's own call for events, from behind the last one that everybody has seen.
+    pub(super) fn subscription(&mut self) -> (u64, Call) {
+        self.flow.subscribing = true;
+        self.flow.used = true;
+        let cursors = [self.flow.registrations, self.flow.client];
+        let since = cursors.into_iter().flatten().filter_map(Cursor::last).min();
+        let token = self.token();
+        self.pending.push(Pending { token, header: None, purpose: Purpose::Subscribe });
+        (token, Call::BulkheadEventsSubscribe(bulkhead::EventsSubscribeArgs { since }))
+    }
+
+    pub(super) fn subscribed(&mut self, result: Result<(Reply, Vec<OwnedFd>), Error>) -> Result<(), Over> {
+        self.flow.subscribing = false;
+        let ret = match result {
+            Ok((Reply::BulkheadEventsSubscribe(ret), _)) => Ok(ret),
+            Ok(_) => Err(internal("the driver gave another answer")),
+            Err(error) => Err(error),
+        };
+        let waiting = mem::take(&mut self.flow.waiting);
+        match ret {
+            Ok(ret) => {
+                let cursors = [&mut self.flow.registrations, &mut self.flow.client];
+                let missed =
+                    cursors.into_iter().flatten().fold(false, |missed, cursor| cursor.subscribed(&ret) | missed);
+                for (header, reply) in waiting {
+                    self.conn.queue_answer(&header, &Ok(reply), Vec::new())?;
+                }
+                if missed {
+                    log::warn!("events are missing: qemud's log does not reach back");
+                    self.tell_closed(api::consts::CloseReason::Error)?;
+                }
+            }
+            Err(error) if waiting.is_empty() => log::warn!("no events: {}", error.full_text()),
+            Err(error) => {
+                // Those that wait have asked for what this driver does not have, and are told so.
+                self.registrations = Registrations::new();
+                self.flow.registrations = None;
+                for (header, _) in waiting {
+                    self.conn.queue_error(&header, &error)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_events(&mut self) -> Result<(), Over> {
+        if !self.wants_events() {
+            return Ok(());
+        }
+        for event in self.link.take_events() {
+            let Event::BulkheadDomainEvent(happened) = &event else { continue };
+            if self.flow.registrations.as_mut().is_some_and(|cursor| cursor.pass(happened.sequence)) {
+                for message in self.registrations.messages(happened) {
+                    self.conn.queue_event(&message)?;
+                }
+            }
+            if self.flow.client.as_mut().is_some_and(|cursor| cursor.pass(happened.sequence)) {
+                self.conn.queue_event(&event)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn tell_closed(&mut self, reason: api::consts::CloseReason) -> Result<(), WireError> {
+        if !self.close_callback {
+            return Ok(());
+        }
+        let reason = reason as i32;
+        self.conn.queue_event(&Event::ConnectEventConnectionClosed(remote::ConnectEventConnectionClosedMsg { reason }))
+    }
+
+    /// qemud did not come back: who listens must not go on waiting for what nobody will say.
+    pub(super) fn end_without_events(&mut self) {
+        let _ = self.tell_closed(api::consts::CloseReason::Eof).and_then(|()| self.conn.flush().map(drop));
+        self.over.get_or_insert_with(|| Over::Broken(Fault::NoEvents.into()));
+    }
+}

@@ -1,0 +1,297 @@
+//! Clients that come by network: certificates, names and passwords.
+
+use std::{
+    fs,
+    io::{Read, Seek, SeekFrom},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::Command,
+};
+
+use api::{ErrorCode, remote};
+use bulkhead_tests::{Instance, LONG, run};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+};
+use wire::{
+    client::{Client, login::LoginError},
+    sasl::{Scram, Verifier},
+    tls::{Handshake, Pems, ServerCheck, TlsError, client_config},
+    transport::Plain,
+};
+
+use crate::rig::{Rig, failed, has, hostname, open};
+
+/// An authority and what it signs.
+struct Authority {
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key, PEM.
+struct Identity {
+    certificate: String,
+    key: String,
+}
+
+impl Authority {
+    fn new(name: &str) -> Authority {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        Authority { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    fn sign(&self, name: &str, serial: u64) -> Identity {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::OrganizationName, "Bulkhead");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.serial_number = Some(SerialNumber::from(serial));
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Identity { certificate, key: key.serialize_pem() }
+    }
+
+    fn revoke(&self, serial: u64) -> String {
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2099, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: vec![RevokedCertParams {
+                serial_number: SerialNumber::from(serial),
+                revocation_time: date_time_ymd(2024, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            }],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+}
+
+/// A port that nobody listens on.
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A session's gateway with a TLS port, and its authority.
+struct TlsRig {
+    rig: Rig,
+    port: u16,
+    authority: Authority,
+    key: String,
+}
+
+fn tls_rig(configuration: &str) -> TlsRig {
+    let instance = Instance::session();
+    let authority = Authority::new("the authority");
+    let server = authority.sign("server", 1);
+    let dir = instance.root().join("pki");
+    fs::create_dir(&dir).unwrap();
+    for (name, text) in [
+        ("ca.pem", &authority.certificate),
+        ("crl.pem", &authority.revoke(66)),
+        ("cert.pem", &server.certificate),
+        ("key.pem", &server.key),
+    ] {
+        fs::write(dir.join(name), text).unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let port = free_port();
+    let at = |name: &str| dir.join(name).display().to_string();
+    let configuration = format!(
+        "listen_tls = yes\nlisten_addresses = 127.0.0.1\ntls_port = {port}\ntls_authority = {}\ntls_revoked = {}\n\
+         tls_certificate = {}\ntls_key = {}\n{configuration}",
+        at("ca.pem"),
+        at("crl.pem"),
+        at("cert.pem"),
+        at("key.pem"),
+    );
+    TlsRig { rig: Rig::before(instance, &configuration), port, authority, key: server.key }
+}
+
+impl TlsRig {
+    fn connect(&self, identity: Option<&Identity>) -> Result<Client, TlsError> {
+        let (certificate, key) =
+            identity.map_or((&[][..], &[][..]), |identity| (identity.certificate.as_bytes(), identity.key.as_bytes()));
+        let pems = Pems { authority: self.authority.certificate.as_bytes(), certificate, key, ..Pems::default() };
+        let config = client_config(&pems, ServerCheck::Full)?;
+        let mut handshake = Handshake::client(config, "localhost", tcp(self.port))?;
+        handshake.complete(LONG)?;
+        Ok(Client::new(Box::new(handshake.accept()?)).unwrap())
+    }
+}
+
+fn tcp(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    stream
+}
+
+#[test]
+fn a_certificate_opens_the_door_and_nothing_else_does() {
+    let tls = tls_rig("tls_allowed_names = CN=ann,O=Bulkhead; CN=gone,*\n");
+    let client = tls.connect(Some(&tls.authority.sign("ann", 7))).unwrap();
+    assert!(client.is_encrypted());
+    client.login(None, LONG).unwrap();
+    open(&client, "").unwrap();
+    hostname(&client);
+    for (what, identity) in [
+        ("another name", Some(tls.authority.sign("eve", 8))),
+        ("another authority", Some(Authority::new("another").sign("ann", 9))),
+        ("a revoked certificate", Some(tls.authority.sign("gone", 66))),
+        ("no certificate", None),
+    ] {
+        let refused = tls.connect(identity.as_ref());
+        assert!(matches!(refused, Err(TlsError::Refused | TlsError::Handshake(_) | TlsError::Closed)), "{what}");
+    }
+    let passes_fds = remote::ConnectSupportsFeatureArgs { feature: 8 };
+    assert_eq!(crate::rig::ask(&client, passes_fds).supported, 0, "no descriptor passes here");
+    hostname(&client);
+}
+
+#[test]
+fn no_worker_has_the_key() {
+    let tls = tls_rig("");
+    let client = tls.connect(Some(&tls.authority.sign("ann", 7))).unwrap();
+    client.login(None, LONG).unwrap();
+    open(&client, "").unwrap();
+    // The secret part of the key, as it is in memory: PKCS#8 has it from its 36th byte on.
+    let body: String = tls.key.lines().filter(|line| !line.starts_with('-')).collect();
+    let workers = tls.rig.gateway.workers_with_sockets(3);
+    assert_eq!(workers.len(), 1);
+    let line = body.as_bytes();
+    let needle = &line[line.len() / 3..line.len() / 3 + 40];
+    assert!(!holds(workers[0].pid, needle), "the worker has the key's file");
+    let certificate = tls.rig.gateway.acceptor().pid;
+    assert!(holds(certificate, needle), "the acceptor has it, and so this test sees what it looks for");
+}
+
+/// Whether a process's writable memory has these bytes.
+fn holds(pid: u32, needle: &[u8]) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let mut memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    maps.lines().filter(|line| line.contains(" rw")).any(|line| {
+        let (from, rest) = line.split_once('-').unwrap();
+        let to = rest.split_once(' ').unwrap().0;
+        let (from, to) = (u64::from_str_radix(from, 16).unwrap(), u64::from_str_radix(to, 16).unwrap());
+        let mut bytes = Vec::new();
+        memory.seek(SeekFrom::Start(from)).unwrap();
+        // What cannot be read holds nothing.
+        let _ = (&mut memory).take(to - from).read_to_end(&mut bytes);
+        bytes.windows(needle.len()).any(|window| window == needle)
+    })
+}
+
+#[test]
+fn who_does_not_speak_tls_is_hung_up_on() {
+    let tls = tls_rig("patience_ms = 500\n");
+    for bytes in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", &[0x16, 3, 1, 2, 0], &[0; 4096]] {
+        let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, tls.port))).unwrap();
+        let _ = std::io::Write::write_all(&mut stream, bytes);
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        let mut answer = Vec::new();
+        // An end, or a reset when something was left unread.
+        let read = stream.read_to_end(&mut answer);
+        assert!(
+            !matches!(read, Err(ref error) if error.kind() == std::io::ErrorKind::WouldBlock),
+            "{bytes:?}: {read:?}"
+        );
+    }
+    let client = tls.connect(Some(&tls.authority.sign("ann", 7))).unwrap();
+    client.login(None, LONG).unwrap();
+}
+
+#[test]
+fn virsh_comes_by_tls() {
+    let test = "virsh_comes_by_tls";
+    if !has("virsh", test) {
+        return;
+    }
+    let tls = tls_rig("");
+    let dir = tls.rig.instance.root().join("client");
+    fs::create_dir(&dir).unwrap();
+    let ann = tls.authority.sign("ann", 7);
+    for (name, text) in
+        [("cacert.pem", &tls.authority.certificate), ("clientcert.pem", &ann.certificate), ("clientkey.pem", &ann.key)]
+    {
+        fs::write(dir.join(name), text).unwrap();
+    }
+    let uri = format!("qemu+tls://localhost:{}/session?pkipath={}", tls.port, dir.display());
+    let mut command = Command::new("virsh");
+    command.args(["-c", &uri, "list", "--all"]);
+    tls.rig.instance.prepare(&mut command, tls.rig.instance.uid());
+    let output = run(command);
+    assert_eq!(output.code, 0, "{}{}", output.stderr, tls.rig.gateway.log());
+}
+
+/// A session's gateway with a plain TCP port for who knows a password.
+fn sasl_rig() -> (Rig, u16) {
+    let instance = Instance::session();
+    let users = instance.root().join("users");
+    let verifier = Verifier::derive("secret", 4096, b"0123456789abcdef").unwrap();
+    fs::write(&users, format!("ann:{verifier}\n")).unwrap();
+    let port = free_port();
+    let configuration = format!(
+        "listen_tcp = yes\nlisten_addresses = 127.0.0.1\ntcp_port = {port}\nsasl_users = {}\n",
+        users.display()
+    );
+    (Rig::before(instance, &configuration), port)
+}
+
+fn plain(port: u16) -> Client {
+    Client::new(Box::new(Plain::new(tcp(port)))).unwrap()
+}
+
+#[test]
+fn a_password_opens_the_tcp_door_and_nothing_else_does() {
+    let (_rig, port) = sasl_rig();
+    let client = plain(port);
+    client.login(Some(&mut Scram::new("ann", "secret")), LONG).unwrap();
+    open(&client, "").unwrap();
+    hostname(&client);
+    for (name, password) in [("ann", "Secret"), ("eve", "secret"), ("", "")] {
+        let client = plain(port);
+        let refused = client.login(Some(&mut Scram::new(name, password)), LONG);
+        assert!(refused.is_err(), "{name} {password}");
+        let early = failed(client.call(&api::Call::ConnectGetHostname(remote::ConnectGetHostnameArgs {}), Vec::new()));
+        assert_eq!(early.unwrap_err().code, ErrorCode::RPC, "not logged in");
+    }
+    let silent = plain(port).login(None, LONG);
+    assert!(matches!(silent, Err(LoginError::NoCredentials)), "{silent:?}");
+}
+
+#[test]
+fn a_password_may_be_wrong_a_few_times_only() {
+    let (_rig, port) = sasl_rig();
+    let client = plain(port);
+    let mut tries = 0;
+    while client.lost().is_none() && tries < 10 {
+        let _ = client.login(Some(&mut Scram::new("ann", "wrong")), LONG);
+        tries += 1;
+    }
+    assert!((3..=4).contains(&tries), "{tries} tries");
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused() {
+    let instance = Instance::session();
+    let authority = Authority::new("a");
+    let server = authority.sign("server", 1);
+    let write = |name: &str, text: &str| instance.file(name, text.as_bytes()).display().to_string();
+    let key = write("key.pem", &server.key);
+    let configuration = format!("listen_tls = yes\ntls_key = {key}\n");
+    fs::create_dir_all(instance.config_dir()).unwrap();
+    fs::write(instance.config_dir().join("gateway.conf"), configuration).unwrap();
+    let output = run(crate::rig::Gateway::command(&instance));
+    assert_eq!(output.code, 1);
+    assert!(output.stderr.contains("may be read by others"), "{}", output.stderr);
+    assert!(Path::new(&key).exists());
+}

@@ -1,0 +1,88 @@
+//! The two leaves of `gateway`. What strangers write is read by the worker alone, so its list is the shortest of the house:
+//! it uses the descriptors that it is handed, and can make, open or reach nothing else.
+
+use super::rule::{Rule, bits, is, table};
+
+/// What acceptor and worker both do.
+pub(super) const BOTH: &[Rule] = table! {
+    allow SYS_read, "its poll's waker, a panic's look at itself";
+    allow SYS_write, "log; a panic's message";
+    allow SYS_writev, "std writes several buffers; a panic's message";
+    allow SYS_close, "gives a descriptor back";
+    allow SYS_fcntl if [
+        [is(1, "cmd", bits(libc::F_GETFD as i64))],
+        [is(1, "cmd", bits(libc::F_SETFD as i64))],
+        [is(1, "cmd", bits(libc::F_GETFL as i64))],
+        [is(1, "cmd", bits(libc::F_SETFL as i64))],
+    ], "modes of descriptors; no copies, locks, owners or leases";
+    allow SYS_ioctl if [
+        [is(1, "request", bits(libc::FIONBIO as i64))],
+        [is(1, "request", bits(libc::TCGETS as i64))],
+    ], "std's set_nonblocking, is the log a terminal; no device is driven";
+    allow SYS_ppoll, "waits for descriptors";
+    allow SYS_recvmsg, "messages with descriptors";
+    allow SYS_sendmsg, "messages with descriptors";
+    allow SYS_recvfrom, "std's socket reads";
+    allow SYS_sendto, "socket writes without SIGPIPE";
+    allow SYS_shutdown, "ends a connection";
+    allow SYS_getsockopt, "who a peer is, what went wrong with a socket";
+
+    // A panic with RUST_BACKTRACE set looks for its own program and must still die of the panic, so these calls fail instead
+    // of killing; the effect is the same: nothing is opened.
+    refuse SYS_openat with EACCES, "opens nothing; a panic's backtrace would try";
+    refuse SYS_readlinkat with EACCES, "resolves nothing; a panic's backtrace would try";
+};
+
+#[cfg(target_arch = "x86_64")]
+pub(super) const BOTH_ARCH: &[Rule] = table! {
+    allow SYS_poll, "waits for descriptors";
+    refuse SYS_open with EACCES, "opens nothing; a panic's backtrace would try";
+    refuse SYS_readlink with EACCES, "resolves nothing; a panic's backtrace would try";
+    refuse SYS_stat with EACCES, "resolves nothing; a panic's backtrace would try";
+};
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) const BOTH_ARCH: &[Rule] = &[];
+
+/// The acceptor: strangers come in, connections to qemud go out; not a byte of a stranger's is read.
+pub(super) const ACCEPTOR: &[Rule] = table! {
+    allow SYS_accept4, "a new client on an inherited listener";
+    allow SYS_getsockname, "std's accept";
+    allow SYS_getpeername, "a TCP client's address, for the log";
+    allow SYS_setsockopt, "TCP_NODELAY and keepalive of a TCP client";
+    allow SYS_epoll_create1, "event loop";
+    allow SYS_epoll_ctl, "event loop";
+    allow SYS_epoll_pwait, "event loop";
+    allow SYS_socketpair if [[is(0, "domain", bits(libc::AF_UNIX as i64))]], "the channel of a new worker";
+    allow SYS_socket if [[is(0, "domain", bits(libc::AF_UNIX as i64))]], "a connection to qemud";
+    allow SYS_connect, "a connection to qemud; the socket is a Unix one";
+};
+
+#[cfg(target_arch = "x86_64")]
+pub(super) const ACCEPTOR_ARCH: &[Rule] = table! {
+    allow SYS_epoll_wait, "event loop";
+};
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) const ACCEPTOR_ARCH: &[Rule] = &[];
+
+/// The worker. All but the first two lines is what the test driver needs in the process that holds it.
+pub(super) const WORKER: &[Rule] = table! {
+    allow SYS_fstat, "kind of a descriptor that a client sent";
+    allow SYS_setsockopt, "TCP_NODELAY of a client";
+    allow SYS_epoll_create1, "what the test driver's user polls";
+    allow SYS_epoll_ctl, "what the test driver's user polls";
+    allow SYS_epoll_pwait, "what the test driver's user polls";
+    allow SYS_epoll_pwait2, "what the test driver's user polls";
+    allow SYS_eventfd2, "the bell of the test driver's events";
+    allow SYS_socketpair if [[is(0, "domain", bits(libc::AF_UNIX as i64))]], "the two ends of the test driver's console";
+    allow SYS_uname, "the test driver's host name";
+};
+
+#[cfg(target_arch = "x86_64")]
+pub(super) const WORKER_ARCH: &[Rule] = table! {
+    allow SYS_epoll_wait, "what the test driver's user polls";
+};
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) const WORKER_ARCH: &[Rule] = &[];

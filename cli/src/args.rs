@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::ArgValueCompleter;
 
-use crate::commands::{completions, console, definition, event, host, info, lifecycle, list, run};
+use crate::commands::{completions, console, definition, event, gateway, host, info, lifecycle, list, run};
 use crate::complete;
 use crate::error::CliError;
 use crate::session::Session;
@@ -41,7 +41,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Connection URI: qemu:///system, qemu:///session or test:///default
+    /// Connection URI: qemu:///system, qemu:///session, test:///default, or one of another host
     #[arg(short, long, global = true, value_name = "URI")]
     #[arg(add = ArgValueCompleter::new(complete::uris))]
     pub(crate) connect: Option<String>,
@@ -111,6 +111,7 @@ pub(crate) enum Command {
     Hostname(host::Hostname),
     Version(host::Version),
     Uri(host::Uri),
+    Gateway(gateway::Gateway),
     Completions(completions::Completions),
 }
 
@@ -144,6 +145,7 @@ impl Command {
             Self::Hostname(verb) => verb.run(session),
             Self::Version(verb) => verb.run(session),
             Self::Uri(verb) => verb.run(session),
+            Self::Gateway(verb) => verb.run(session),
             Self::Completions(verb) => verb.run(session),
         }
     }

@@ -107,6 +107,12 @@ pub(crate) enum CliError {
     /// A qcow2 disk names another file, which only its owner can vouch for.
     #[error("the disk '{}' is a qcow2 image that names another file", path.display())]
     ForeignBacking { path: PathBuf },
+    /// The gateway cannot be started.
+    #[error("cannot start the program 'gateway'")]
+    Gateway { source: io::Error },
+    /// A gateway has the guests of one of two instances behind it.
+    #[error("no gateway can serve '{uri}'")]
+    NoGateway { uri: String },
     /// A name for a guest that no guest may have.
     #[error("'{name}' cannot be the name of a domain: {reason}")]
     BadName { name: String, reason: String },
@@ -147,7 +153,7 @@ impl CliError {
                 Kind::of(source, Kind::Failed)
             }
             Self::NoEvent { .. } => Kind::Deadline,
-            Self::BadName { .. } => Kind::Usage,
+            Self::BadName { .. } | Self::NoGateway { .. } => Kind::Usage,
             _ => Kind::Failed,
         }
     }
@@ -199,6 +205,8 @@ impl CliError {
                 "chains of images are not supported yet: make one image of it with 'qemu-img convert -O qcow2 OLD NEW'"
             }
             Self::Exists { .. } => "choose another --name, or 'bulkhead start' the one that is there",
+            Self::Gateway { .. } => "it is installed beside qemud, or beside this program",
+            Self::NoGateway { .. } => "-c qemu:///system and -c qemu:///session are possible",
             Self::NoKvm { .. } => "'--accel tcg' emulates the processor",
             _ => return None,
         };

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod ask;
 mod attach;
 mod commands;
 mod complete;

@@ -8,6 +8,7 @@ use libclient::{Connection, Domain};
 use serde::Serialize;
 
 use crate::args::Global;
+use crate::ask::ask;
 use crate::error::CliError;
 use crate::output::{Output, tell};
 
@@ -49,8 +50,13 @@ impl Session {
     /// Connects as the global options say.
     pub(crate) fn connect(&self) -> Result<Connection, CliError> {
         let uri = self.global.connect.as_deref().unwrap_or_default();
-        let opened = if self.global.readonly { Connection::open_read_only(uri) } else { Connection::open(uri) };
+        let opened = Connection::open_asking(uri, self.global.readonly, ask);
         opened.map_err(|source| CliError::Connect { uri: uri.to_owned(), source })
+    }
+
+    /// The URI that was given.
+    pub(crate) fn uri(&self) -> Option<&str> {
+        self.global.connect.as_deref()
     }
 
     /// Connects and finds a domain by id, UUID or name.

@@ -4,6 +4,7 @@ pub(crate) mod completions;
 pub(crate) mod console;
 pub(crate) mod definition;
 pub(crate) mod event;
+pub(crate) mod gateway;
 pub(crate) mod host;
 pub(crate) mod info;
 pub(crate) mod lifecycle;

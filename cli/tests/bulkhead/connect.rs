@@ -11,7 +11,7 @@ fn a_driver_that_does_not_exist_is_answered_with_those_that_do() {
             error: cannot connect to 'foo:///x'
               caused by: no connection driver available for foo:///x
               caused by: there is no driver \"foo\"
-              hint: the URIs served here are qemu:///system, qemu:///session, test:///default and test:///FILE.xml
+              hint: the URIs served here are qemu:///system, qemu:///session, test:///default, test:///FILE.xml, and driver+unix|ssh|tls|tcp|ext://[user@][host][:port]/path for other daemons and hosts
             ",
         ),
     );
@@ -46,7 +46,7 @@ fn an_error_is_an_object_in_json() {
             "domain": error["error"]["domain"].as_i64().unwrap(),
             "message": "cannot connect to 'foo:///x'",
             "causes": ["no connection driver available for foo:///x", "there is no driver \"foo\""],
-            "hint": "the URIs served here are qemu:///system, qemu:///session, test:///default and test:///FILE.xml",
+            "hint": "the URIs served here are qemu:///system, qemu:///session, test:///default, test:///FILE.xml, and driver+unix|ssh|tls|tcp|ext://[user@][host][:port]/path for other daemons and hosts",
         }})
     );
 }

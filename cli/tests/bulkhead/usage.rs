@@ -64,6 +64,14 @@ fn a_usage_error_has_the_form_that_was_asked_for() {
 }
 
 #[test]
+fn a_gateway_serves_one_of_two_instances() {
+    let run = Bench::new().command(&["-c", "test:///default", "gateway"]).output().unwrap();
+    assert_eq!(run.status.code(), Some(2));
+    let said = String::from_utf8(run.stderr).unwrap();
+    assert!(said.starts_with("error: no gateway can serve 'test:///default'\n"), "{said}");
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_failure() {
     let bench = Bench::new();
     let (reader, writer) = rustix::pipe::pipe().unwrap();
@@ -116,6 +124,7 @@ Commands:
   hostname      Print the host's name
   version       Show the versions of this program, the daemon and the hypervisor
   uri           Print the canonical URI of the connection
+  gateway       Serve libvirt's own clients (virsh, virt-manager, …) until it is ended
   completions   Print the lines that make a shell complete verbs, options and names of domains
 
 Options:
@@ -123,7 +132,8 @@ Options:
   -V, --version  Print version
 
 Global options:
-  -c, --connect <URI>  Connection URI: qemu:///system, qemu:///session or test:///default
+  -c, --connect <URI>  Connection URI: qemu:///system, qemu:///session, test:///default, or one of
+                       another host
   -r, --readonly       Connect read-only: every call that changes something is refused
       --output <FORM>  Form of what is printed: 'table', or 'json' for programs
   -q, --quiet          Print results only, no messages

@@ -1,0 +1,63 @@
+//! The far end of `driver+ssh://` URIs: carries bytes between its standard streams and this host's gateway.
+//!
+//!     bulkhead-ssh-helper [-r] URI
+//!
+//! It is started by ssh as the user who logged in and has that user's rights. It reads none of the bytes.
+#![forbid(unsafe_code)]
+
+use std::{
+    env,
+    io::{self, Write},
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    process::ExitCode,
+    thread,
+};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (uri, read_only) = match words.as_slice() {
+        ["-r", uri] => (*uri, true),
+        [uri] if !uri.starts_with('-') => (*uri, false),
+        _ => return complain("usage: bulkhead-ssh-helper [-r] URI"),
+    };
+    match libclient::local_socket(uri, read_only) {
+        Ok(socket) => carry(socket).map_or_else(|error| complain(&error.to_string()), |()| ExitCode::SUCCESS),
+        Err(error) => complain(&error.full_text()),
+    }
+}
+
+/// Both ways at once, until the daemon hangs up; what it sends last still arrives.
+fn carry(socket: UnixStream) -> io::Result<()> {
+    let mut from = socket.try_clone()?;
+    // Not joined: it may wait for an input that never ends, and ends with the process.
+    thread::spawn(move || {
+        let mut to = &socket;
+        let _ = io::copy(&mut io::stdin().lock(), &mut to);
+        let _ = socket.shutdown(Shutdown::Write);
+    });
+    let mut out = io::stdout().lock();
+    io::copy(&mut from, &mut Unbuffered(&mut out))?;
+    Ok(())
+}
+
+/// Nobody waits for a line to be full.
+struct Unbuffered<'a, W: Write>(&'a mut W);
+
+impl<W: Write> Write for Unbuffered<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.0.write(bytes)?;
+        self.0.flush()?;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn complain(text: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "bulkhead-ssh-helper: {text}");
+    ExitCode::FAILURE
+}

@@ -11,10 +11,13 @@
 //! | `info` of a running guest, of a stopped one | a byte to and fro over a socket pair |
 //! | daemon start with 10 000 definitions, and their list | |
 //! | memory (PSS) of a supervisor, of control, of the launcher | |
+//! | libvirt's protocol through the gateway: calls, opens, statistics, `virsh list` | the same client against libvirtd |
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A bench that fails should say where and stop.
 
 mod bare;
+mod libvirtd;
+mod rpc;
 mod stats;
 
 use std::{
@@ -46,14 +49,23 @@ fn main() -> ExitCode {
         let root = tempfile::Builder::new().prefix("bulkhead-bench").tempdir().unwrap();
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let status = Command::new(env::current_exe().unwrap())
+            .args(env::args_os().skip(1))
             .env("BULKHEAD_BENCH", "1")
             .env("BULKHEAD_ROOT", root.path())
             .status()
             .unwrap();
         return if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    starts();
-    definitions();
+    // With a name, only that part.
+    let part = env::args().nth(1).unwrap_or_default();
+    let root = PathBuf::from(env::var_os("BULKHEAD_ROOT").unwrap());
+    if part.is_empty() || part == "rpc" {
+        rpc::run(&root);
+    }
+    if part != "rpc" {
+        starts();
+        definitions();
+    }
     ExitCode::SUCCESS
 }
 

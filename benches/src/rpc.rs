@@ -1,0 +1,200 @@
+//! libvirt's protocol: the same client, over the same kind of socket, against our gateway and against libvirtd, in turn.
+
+use std::{
+    os::unix::net::UnixStream,
+    path::Path,
+    process::{Command, Stdio},
+    sync::Barrier,
+    thread,
+    time::{Duration, Instant},
+};
+
+use api::{Call, Operation, remote};
+use wire::{client::Client, transport::Unix};
+
+use crate::{
+    libvirtd::{Gateway, Libvirtd},
+    stats::Samples,
+    write_definition,
+};
+
+const URI: &str = "qemu:///system";
+const OUR_URI: &str = "qemu:///session";
+const CALLS: usize = 5_000;
+const OPENS: usize = 300;
+const CLIENTS: usize = 8;
+const BURST: Duration = Duration::from_secs(2);
+const LISTS: usize = 3;
+const GUESTS: usize = 100;
+const STATS: usize = 10;
+/// At least twice as fast as libvirtd.
+const HALF: f64 = 0.5;
+
+/// One of the two sides.
+#[derive(Clone, Copy)]
+struct Side<'a> {
+    socket: &'a Path,
+    uri: &'a str,
+}
+
+impl Side<'_> {
+    fn connect(&self) -> Client {
+        let client = Client::new(Box::new(Unix::new(UnixStream::connect(self.socket).unwrap()))).unwrap();
+        client.login(None, Duration::from_secs(10)).unwrap();
+        let open = remote::ConnectOpenArgs { name: Some(self.uri.into()), flags: 0 };
+        client.call(&open.into_call(), Vec::new()).unwrap();
+        client
+    }
+
+    fn virsh_uri(&self) -> String {
+        self.uri.replacen("qemu:", "qemu+unix:", 1) + "?socket=" + &self.socket.to_string_lossy()
+    }
+}
+
+/// All rows. `root`: this bench's own.
+pub fn run(root: &Path) {
+    let scratch = root.join("libvirtd");
+    let Some(libvirtd) = Libvirtd::start(&scratch, None) else {
+        println!("no row beside libvirtd: there is no libvirtd, or this is not root");
+        return;
+    };
+    let _daemon = libclient::Connection::open(crate::URI).unwrap();
+    let _gateway = Gateway::start();
+    let our_socket = Gateway::socket(root);
+    let ours = Side { socket: &our_socket, uri: OUR_URI };
+    let theirs = Side { socket: libvirtd.socket(), uri: URI };
+    latency(ours, theirs);
+    opens(ours, theirs);
+    crowd(ours, theirs);
+    bulk_statistics(ours, theirs);
+    drop(libvirtd);
+    ten_thousand(root, ours);
+}
+
+fn cheap() -> Call {
+    remote::ConnectGetLibVersionArgs.into_call()
+}
+
+fn latency(ours: Side<'_>, theirs: Side<'_>) {
+    let (us, them) = (ours.connect(), theirs.connect());
+    let (mut a, mut b) = (Samples::new("one call, gateway"), Samples::new("one call, libvirtd"));
+    for _ in 0..CALLS {
+        b.time(|| them.call(&cheap(), Vec::new()).unwrap());
+        a.time(|| us.call(&cheap(), Vec::new()).unwrap());
+    }
+    // Each for itself: in turn, one's client finds the other's caches.
+    let (mut c, mut d) = (Samples::new("one call after the other, gateway"), Samples::new("the same, libvirtd"));
+    for _ in 0..10 {
+        (0..CALLS / 10).for_each(|_| drop(d.time(|| them.call(&cheap(), Vec::new()).unwrap())));
+        (0..CALLS / 10).for_each(|_| drop(c.time(|| us.call(&cheap(), Vec::new()).unwrap())));
+    }
+    a.beside(&b, HALF);
+    c.beside(&d, HALF);
+}
+
+fn opens(ours: Side<'_>, theirs: Side<'_>) {
+    let (mut a, mut b) = (Samples::new("open and close, gateway"), Samples::new("open and close, libvirtd"));
+    let close = |client: Client| drop(client.call(&remote::ConnectCloseArgs.into_call(), Vec::new()));
+    for _ in 0..OPENS {
+        b.time(|| close(theirs.connect()));
+        a.time(|| close(ours.connect()));
+    }
+    a.beside(&b, HALF);
+}
+
+/// Eight clients at once, each with a connection of its own.
+fn crowd(ours: Side<'_>, theirs: Side<'_>) {
+    for round in 1..=2 {
+        let (them, us) = (calls_per_second(theirs), calls_per_second(ours));
+        println!(
+            "{CLIENTS} clients, calls a second, round {round}: libvirtd {them:>8.0}   gateway {us:>8.0}   {:.2} × (aim 2)",
+            us / them
+        );
+    }
+}
+
+fn calls_per_second(side: Side<'_>) -> f64 {
+    let barrier = Barrier::new(CLIENTS);
+    let counts: usize = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                scope.spawn(|| {
+                    let client = side.connect();
+                    barrier.wait();
+                    let begin = Instant::now();
+                    let mut count = 0;
+                    while begin.elapsed() < BURST {
+                        client.call(&cheap(), Vec::new()).unwrap();
+                        count += 1;
+                    }
+                    count
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().unwrap()).sum()
+    });
+    counts as f64 / BURST.as_secs_f64()
+}
+
+fn guest(index: usize) -> String {
+    format!(
+        "<domain type='qemu'><name>stats-{index}</name><memory unit='MiB'>16</memory><vcpu>1</vcpu>\
+         <os><type arch='x86_64' machine='pc'>hvm</type></os><devices><serial type='pty'/></devices></domain>"
+    )
+}
+
+fn bulk_statistics(ours: Side<'_>, theirs: Side<'_>) {
+    let (us, them) = (ours.connect(), theirs.connect());
+    let mut all = Vec::new();
+    for client in [&them, &us] {
+        let mut doms = Vec::new();
+        for index in 0..GUESTS {
+            let create = remote::DomainCreateXmlArgs { xml_desc: guest(index), flags: 0 };
+            let (reply, _) = client.call_within(&create.into_call(), Vec::new(), Duration::from_secs(60)).unwrap();
+            doms.push(remote::DomainCreateXmlArgs::ret_of(reply).unwrap().dom);
+        }
+        all.push((client, doms));
+    }
+    let stats = remote::ConnectGetAllDomainStatsArgs { doms: Vec::new(), stats: 0, flags: 0 }.into_call();
+    let (mut a, mut b) = (Samples::new("statistics of 100, gateway"), Samples::new("statistics of 100, libvirtd"));
+    for _ in 0..STATS {
+        b.time(|| them.call(&stats, Vec::new()).unwrap());
+        a.time(|| us.call(&stats, Vec::new()).unwrap());
+    }
+    a.beside(&b, 0.05);
+    for (client, doms) in all {
+        for dom in doms {
+            client.call(&remote::DomainDestroyArgs { dom }.into_call(), Vec::new()).unwrap();
+        }
+    }
+}
+
+/// `virsh list --all` as a whole, with ten thousand definitions on either side.
+fn ten_thousand(root: &Path, ours: Side<'_>) {
+    let definitions = root.join("definitions");
+    std::fs::create_dir_all(&definitions).unwrap();
+    let us = ours.connect();
+    for index in 0..crate::DEFINITIONS {
+        write_definition(&definitions, index);
+        let xml = std::fs::read_to_string(definitions.join(format!("guest-{index:05}.xml"))).unwrap();
+        us.call(&remote::DomainDefineXmlArgs { xml }.into_call(), Vec::new()).unwrap();
+    }
+    let Some(libvirtd) = Libvirtd::start(&root.join("libvirtd"), Some(&definitions)) else { return };
+    let theirs = Side { socket: libvirtd.socket(), uri: URI };
+    drop(theirs.connect());
+    let (mut a, mut b) = (Samples::new("virsh list --all, gateway"), Samples::new("virsh list --all, libvirtd"));
+    for _ in 0..LISTS {
+        b.time(|| list(theirs));
+        a.time(|| list(ours));
+    }
+    a.beside(&b, HALF);
+}
+
+fn list(side: Side<'_>) {
+    let status = Command::new("virsh")
+        .args(["-c", &side.virsh_uri(), "list", "--all"])
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}

@@ -217,11 +217,11 @@ impl Session {
             if self.link.has_done() {
                 self.drive();
             }
-            if self.done.is_empty() && (self.paused.is_some() || !self.conn.may_have_more()) {
-                break;
-            }
-            if self.may_take() && self.conn.may_have_more() {
+            let more = self.may_take() && self.conn.may_have_more();
+            if more {
                 self.fill(now)?;
+            } else if self.done.is_empty() {
+                break;
             }
         }
         self.tick(now)?;

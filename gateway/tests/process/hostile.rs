@@ -143,6 +143,22 @@ fn many_calls_are_under_way_at_once_and_each_has_its_answer() {
 }
 
 #[test]
+fn a_client_may_send_all_its_calls_before_it_reads() {
+    let rig = Rig::session("");
+    let mut raw = Raw::connect(&rig.socket());
+    raw.open();
+    let calls: Vec<u8> = (0..4000u32)
+        .flat_map(|serial| frame(&codec::header(Op::ConnectGetHostname, Kind::Call, serial), &[]))
+        .collect();
+    let socket = raw.0.transport().socket().try_clone().unwrap();
+    let sender = std::thread::spawn(move || std::io::Write::write_all(&mut &socket, &calls).unwrap());
+    let mut answered: Vec<u32> = (0..4000).map(|_| raw.next().unwrap().header.serial).collect();
+    answered.sort_unstable();
+    assert!(answered.into_iter().eq(0..4000));
+    sender.join().unwrap();
+}
+
+#[test]
 fn a_client_that_does_not_read_costs_itself_only() {
     let rig = Rig::session("");
     let neighbour = rig.opened();

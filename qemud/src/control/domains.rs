@@ -154,7 +154,7 @@ impl Control {
         if let Some(cpu_time) = guest.process.as_ref().and_then(Process::cpu_time_ns) {
             let ret = remote::DomainGetInfoRet { cpu_time, ..ret };
             if guest.ballooned {
-                self.ask_balloon(cx, id, ret);
+                self.ask_balloon(cx, id, &ret);
                 return Ok(Outcome::Pending);
             }
             return Ok(ret.into());
@@ -169,7 +169,8 @@ impl Control {
 
     /// Completes the state of a guest whose balloon was told something: what came of it is the guest's own doing. Its
     /// supervisor knows it, mostly without asking QEMU; without an answer it is told as if nothing had come of it.
-    fn ask_balloon(&mut self, cx: &Asked, id: u32, ret: remote::DomainGetInfoRet) {
+    fn ask_balloon(&mut self, cx: &Asked, id: u32, ret: &remote::DomainGetInfoRet) {
+        let ret = ret.clone();
         let asked = cx.later();
         let deadline_ms = u32::try_from(self.config.guest_deadline.as_millis()).unwrap_or(u32::MAX);
         let then = move |control: &mut Control, told: Told| {

@@ -312,6 +312,28 @@ impl<'a> Reader<'a> {
         self.text(node)
     }
 
+    /// Reads an element that holds text only and stands once, and says nothing without any: it is kept as it is then if it
+    /// carries attributes, because no field is left to keep them with.
+    pub(crate) fn text_leaf(
+        &mut self,
+        node: Node<'_>,
+        rest: &mut Rest,
+        vocabulary: &Vocabulary,
+    ) -> Result<Option<String>, XmlError> {
+        self.single(node)?;
+        let text = self.text(node)?.into_owned();
+        let mut own = Rest::default();
+        self.keep_leaf_attributes(node, &mut own, &[], vocabulary);
+        if !text.is_empty() {
+            rest.attributes.append(&mut own.attributes);
+            return Ok(Some(text));
+        }
+        if !own.attributes.is_empty() {
+            rest.elements.push(self.verbatim(node));
+        }
+        Ok(None)
+    }
+
     /// The text of an element that may hold nothing else.
     pub(crate) fn text<'n>(&self, node: Node<'n>) -> Result<Cow<'n, str>, XmlError> {
         let mut text = Cow::Borrowed("");

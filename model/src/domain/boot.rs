@@ -120,10 +120,10 @@ impl Os {
                     });
                 }
                 "nvram" => os.nvram = Some(Nvram::read(reader, child)?),
-                "kernel" => os.kernel = non_empty(reader.leaf(child, &mut rest, &[], &OS)?),
-                "initrd" => os.initrd = non_empty(reader.leaf(child, &mut rest, &[], &OS)?),
-                "cmdline" => os.cmdline = non_empty(reader.leaf(child, &mut rest, &[], &OS)?),
-                "dtb" => os.dtb = non_empty(reader.leaf(child, &mut rest, &[], &OS)?),
+                "kernel" => os.kernel = reader.text_leaf(child, &mut rest, &OS)?,
+                "initrd" => os.initrd = reader.text_leaf(child, &mut rest, &OS)?,
+                "cmdline" => os.cmdline = reader.text_leaf(child, &mut rest, &OS)?,
+                "dtb" => os.dtb = reader.text_leaf(child, &mut rest, &OS)?,
                 "boot" => {
                     reader.keep_leaf_attributes(child, &mut rest, &["dev"], &OS);
                     reader.required(child, "dev")?;

@@ -1,6 +1,5 @@
 //! Disks.
 
-use super::non_empty;
 use super::types::{DiskBus, DiskCache, DiskDevice, DiskDiscard, DiskFormat, DiskIo, DiskType};
 use crate::error::{XmlError, shorten};
 use crate::kept::Rest;
@@ -141,7 +140,7 @@ impl Disk {
                 "readonly" => disk.readonly = disk.flag(reader, child, &mut rest)?,
                 "shareable" => disk.shareable = disk.flag(reader, child, &mut rest)?,
                 "transient" => disk.transient = disk.flag(reader, child, &mut rest)?,
-                "serial" => disk.serial = non_empty(reader.leaf(child, &mut rest, &[], &DISK)?),
+                "serial" => disk.serial = reader.text_leaf(child, &mut rest, &DISK)?,
                 "boot" => {
                     reader.leaf(child, &mut rest, &["order"], &DISK)?;
                     reader.required(child, "order")?;

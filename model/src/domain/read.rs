@@ -100,14 +100,14 @@ fn head<'a>(
             domain.uuid = Some(uuid(&text, || reader.place_of_text(node))?);
         }
         "title" => {
-            let text = reader.leaf(node, rest, &[], &DOMAIN)?;
-            if text.contains('\n') {
+            let title = reader.text_leaf(node, rest, &DOMAIN)?;
+            if let Some(text) = title.as_deref().filter(|text| text.contains('\n')) {
                 let (place, found) = (reader.place_of_text(node), shorten(text.trim()));
                 return Err(XmlError::BadValue { place, found, expected: "a title of one line" });
             }
-            domain.title = non_empty(text);
+            domain.title = title;
         }
-        "description" => domain.description = non_empty(reader.leaf(node, rest, &[], &DOMAIN)?),
+        "description" => domain.description = reader.text_leaf(node, rest, &DOMAIN)?,
         "metadata" => {
             reader.single(node)?;
             domain.metadata = Some(reader.verbatim(node));
@@ -146,8 +146,8 @@ fn body<'a>(
     rest: &mut Rest,
 ) -> Result<bool, XmlError> {
     match local_name(node) {
-        "bootloader" => domain.bootloader = non_empty(reader.leaf(node, rest, &[], &DOMAIN)?),
-        "bootloader_args" => domain.bootloader_args = non_empty(reader.leaf(node, rest, &[], &DOMAIN)?),
+        "bootloader" => domain.bootloader = reader.text_leaf(node, rest, &DOMAIN)?,
+        "bootloader_args" => domain.bootloader_args = reader.text_leaf(node, rest, &DOMAIN)?,
         "os" => {
             // Read last: whether its type may be missing depends on an element that may follow.
             reader.single(node)?;

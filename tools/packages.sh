@@ -1,10 +1,14 @@
 #!/bin/sh
 # Installs the Debian packages that are missing, and nothing else; root is asked for only then:
 #
-#     tools/packages.sh [COMMAND=]PACKAGE...
+#     tools/packages.sh [--no-services] [COMMAND=]PACKAGE...
 #
 # With COMMAND=, the package is needed only where that command is not found: a machine may have it from elsewhere.
+# With --no-services, no package starts a service of its own while it is installed.
 set -eu
+
+services=yes
+[ "${1:-}" != --no-services ] || { services=no && shift; }
 
 missing() {
     for want in "$@"; do
@@ -34,11 +38,24 @@ else
     exit 1
 fi
 
+# Debian's packages ask this program before they start something. One that the machine has already stays as it is.
+# shellcheck disable=SC2016  # the inner shell expands it
+quietly='
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        trap "rm -f $policy" EXIT
+        trap "exit 1" HUP INT TERM
+        printf "#!/bin/sh\nexit 101\n" >$policy
+        chmod 755 $policy
+    fi
+    "$@"'
+
 # apt solves conflicts: a package that is newer than its fellows (from backports, say) may have to go.
 install() {
+    set -- env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends
+    [ $services = yes ] || set -- sh -c "$quietly" sh "$@"
     # shellcheck disable=SC2086  # words on purpose
-    $root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
-        install --no-install-recommends $needed </dev/null
+    $root "$@" $needed </dev/null
 }
 
 update() {

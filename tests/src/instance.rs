@@ -24,6 +24,9 @@ use crate::{
     wait::{LONG, boot_permit, skip, wait_for_no_entries},
 };
 
+/// What belongs to the suite.
+const PROGRAMS: [&str; 4] = ["bulkhead", "gateway", "qemud", "qemu-supervisor"];
+
 /// What a command of the command line did.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -133,7 +136,7 @@ impl Instance {
         if !reachable(&self.programs) {
             let copies = base.join("programs");
             fs::create_dir(&copies).expect("a directory for the programs");
-            for name in ["bulkhead", "qemud", "qemu-supervisor"] {
+            for name in PROGRAMS {
                 fs::copy(self.programs.join(name), copies.join(name)).expect("a copy of a program");
             }
             self.programs = copies;
@@ -217,7 +220,7 @@ impl Instance {
         self.runtime_dir().join("qemud-ro.sock")
     }
 
-    /// The program of this name (`bulkhead`, `qemud`, `qemu-supervisor`).
+    /// The program of this name (`bulkhead`, `gateway`, `qemud`, `qemu-supervisor`).
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
@@ -564,7 +567,7 @@ pub fn run(command: Command) -> Output {
 fn programs() -> PathBuf {
     let own = env::current_exe().expect("the test's own path");
     let dir = own.parent().and_then(Path::parent).expect("target/debug/deps").to_owned();
-    for name in ["bulkhead", "qemud", "qemu-supervisor"] {
+    for name in PROGRAMS {
         assert!(
             dir.join(name).exists(),
             "{name} is not in {}; `cargo build --workspace --bins` makes it",

@@ -16,10 +16,13 @@
 // Test code: a kit that cannot go on has found a failure, and says so where it happened.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub use client::{Client, Shell, Virsh, client_program, is_libvirt_9_0_0};
 pub use collect::Collected;
 pub use events::{EventLine, Watch};
+pub use gateway::Gateway;
 pub use guest::{Disk, Guest, test_guest};
 pub use instance::{Domain, Instance, Output, run};
+pub use libvirtd::Libvirtd;
 pub use process::{Handle, Process, Role, Signal, processes_of, rss_kib};
 pub use terminal::{PROMPT, Terminal};
 pub use wait::{
@@ -27,10 +30,13 @@ pub use wait::{
     wait_until,
 };
 
+mod client;
 mod collect;
 mod events;
+mod gateway;
 mod guest;
 mod instance;
+mod libvirtd;
 mod process;
 mod terminal;
 mod wait;

@@ -32,6 +32,12 @@ pub enum Role {
     Supervisor,
     /// A guest's QEMU.
     Qemu,
+    /// `gateway`: the one that makes its sockets and starts the others.
+    Gateway,
+    /// `gateway`, the one that accepts.
+    Acceptor,
+    /// `gateway`, one that serves a client.
+    Worker,
     /// A client, or something that nobody knows.
     Other,
 }
@@ -92,6 +98,9 @@ fn role_of(arguments: &[String]) -> Role {
         "qemud" if has("--role=control") => Role::Control,
         "qemud" if has("--announce") => Role::Launcher,
         "qemud" if has("--background") => Role::Starter,
+        "gateway" if has("--role=acceptor") => Role::Acceptor,
+        "gateway" if has("--role=worker") => Role::Worker,
+        "gateway" => Role::Gateway,
         _ => Role::Other,
     }
 }
@@ -198,6 +207,9 @@ mod tests {
         assert_eq!(role("/x/qemud --session --background"), Role::Starter);
         assert_eq!(role("qemu-supervisor --control-uid 0"), Role::Supervisor);
         assert_eq!(role("/usr/bin/qemu-system-x86_64 -nodefaults"), Role::Qemu);
+        assert_eq!(role("/x/gateway --session --root /r --announce"), Role::Gateway);
+        assert_eq!(role("gateway --role=acceptor"), Role::Acceptor);
+        assert_eq!(role("gateway --role=worker"), Role::Worker);
         assert_eq!(role("/x/bulkhead -c qemu:///session list"), Role::Other);
     }
 

@@ -1,0 +1,96 @@
+//! Debian's libvirtd in namespaces of its own, as the other side of our client.
+
+use std::{
+    fs,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use rustix::process::getuid;
+use tempfile::TempDir;
+
+use crate::{
+    client::{Client, clients_dir, is_libvirt_9_0_0},
+    process::Handle,
+    wait::{LONG, skip, wait_for_file, wait_until},
+};
+
+/// A running libvirtd that nobody else sees: its own mounts, network and processes, all gone at its end.
+#[derive(Debug)]
+pub struct Libvirtd {
+    /// `unshare`, which waits outside.
+    child: Child,
+    /// The first process inside; when it has ended, all others in there have.
+    inside: Handle,
+    root: TempDir,
+}
+
+impl Libvirtd {
+    /// Starts one and waits until it serves; `None`, and the test is marked as skipped, when that cannot be.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn start(test: &str) -> Option<Libvirtd> {
+        if !Client::Libvirtd.is_here(test) || !is_libvirt_9_0_0("/usr/sbin/libvirtd", test) {
+            return None;
+        }
+        if !getuid().is_root() {
+            skip(test, "libvirtd needs root");
+            return None;
+        }
+        let root = tempfile::Builder::new().prefix("bhl-").tempdir_in("/tmp").expect("a directory in /tmp");
+        let mut command = Command::new("/usr/bin/unshare");
+        command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "/bin/sh"]);
+        command.arg(clients_dir().join("libvirtd.sh")).arg(root.path());
+        command.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", root.path()).current_dir("/");
+        let log = fs::File::create(root.path().join("output")).expect("a file");
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("another descriptor")).stderr(log);
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let socket = root.path().join("libvirt-sock");
+        let up = wait_for_file(&socket, LONG) && wait_until(LONG, || UnixStream::connect(&socket).is_ok());
+        let said = || fs::read_to_string(root.path().join("output")).unwrap_or_default();
+        let Some(inside) = first_child(child.id()).filter(|_| up) else {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("libvirtd does not come up: {}", said());
+        };
+        Some(Libvirtd { child, inside, root })
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.root.path().join("libvirt-sock")
+    }
+
+    /// Its guests.
+    #[must_use]
+    pub fn uri(&self) -> String {
+        format!("qemu+unix:///system?socket={}", self.socket().display())
+    }
+
+    /// Its mock hypervisor.
+    #[must_use]
+    pub fn test_uri(&self) -> String {
+        format!("test+unix:///default?socket={}", self.socket().display())
+    }
+}
+
+/// The child of a process that has one.
+fn first_child(pid: u32) -> Option<Handle> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    Handle::open(children.split_whitespace().next()?.parse().ok()?)
+}
+
+impl Drop for Libvirtd {
+    fn drop(&mut self) {
+        // The kernel ends everything in there with the first process, which goes with unshare.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let ended = self.inside.wait_for_end(Duration::from_secs(20));
+        assert!(ended || std::thread::panicking(), "libvirtd and its guests do not end");
+    }
+}

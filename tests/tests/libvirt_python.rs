@@ -1,0 +1,279 @@
+//! libvirt for Python at the gateway: an event loop, a console, a collector of statistics, and many at once.
+// A helper of a test fails as the test does.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use bulkhead_tests::{
+    Client, Gateway, Guest, Instance, LONG, PROMPT, Role, Signal, Terminal, boot_permit, client_program, run,
+    wait_until,
+};
+use serde_json::Value;
+
+/// The program that follows events.
+struct Events(Terminal);
+
+impl Events {
+    fn start(instance: &Instance, arguments: &[&str]) -> Events {
+        let mut terminal = Terminal::on_pipes(client_program(instance, "events.py", arguments));
+        terminal.expect("ready\n");
+        Events(terminal)
+    }
+
+    /// The lines up to this one, without it.
+    #[track_caller]
+    fn until(&mut self, line: &str) -> Vec<String> {
+        let seen = self.0.expect(&format!("{line}\n"));
+        let mut lines: Vec<String> = seen.lines().map(str::to_owned).collect();
+        assert_eq!(lines.pop().as_deref(), Some(line), "{seen}");
+        lines
+    }
+
+    #[track_caller]
+    fn ask(&mut self, command: &str, answer: &str) {
+        self.0.line(command);
+        self.until(answer);
+    }
+
+    fn leave(mut self) {
+        self.0.line("quit");
+        // Nothing of the connection is left: libvirt counts references.
+        self.until("left 0");
+        assert_eq!(self.0.exit(), 0, "{}", self.0.messages.text());
+    }
+}
+
+/// Of lines, those of one voice, without its name.
+fn voice(lines: &[String], name: &str) -> Vec<String> {
+    lines.iter().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned).collect()
+}
+
+#[test]
+fn an_event_loop_hears_both_styles_and_its_filter() {
+    if !Client::Python.is_here("an_event_loop_hears_both_styles_and_its_filter") {
+        return;
+    }
+    let instance = Instance::session();
+    let gateway = Gateway::start(&instance);
+    instance.define(&Guest::tiny("a"));
+    instance.define(&Guest::tiny("b"));
+    let mut events = Events::start(&instance, &[&gateway.uri(), "--only", "b", "--keepalive", "5", "3"]);
+    for verb in ["start", "suspend", "resume", "destroy"] {
+        instance.ok(&[verb, "a"]);
+        instance.ok(&[verb, "b"]);
+    }
+    // The last one that is heard: the three voices may speak in any order.
+    instance.ok(&["undefine", "a"]);
+    let mut lines = events.until("any a Undefined 0");
+    lines.push("any a Undefined 0".into());
+    // By libvirt's numbers: booted, paused, unpaused, destroyed.
+    let life = |name: &str| {
+        [("Started", 0), ("Suspended", 0), ("Resumed", 0), ("Stopped", 1)]
+            .map(|(event, detail)| format!("{name} {event} {detail}"))
+    };
+    let of = |lines: &[String], name: &str| -> Vec<String> {
+        let of_it = lines.iter().filter(|line| line.starts_with(&format!("{name} ")));
+        of_it.cloned().collect()
+    };
+    let any = voice(&lines, "any");
+    assert_eq!(of(&any, "a")[..4], life("a"), "{lines:?}");
+    assert_eq!(of(&any, "b"), life("b"), "{lines:?}");
+    assert_eq!(voice(&lines, "only"), life("b"), "{lines:?}");
+    let old = voice(&lines, "old");
+    assert_eq!((&of(&old, "a")[..4], of(&old, "b")), (&life("a")[..], life("b").to_vec()), "{lines:?}");
+
+    events.ask("drop old", "dropped");
+    instance.ok(&["start", "b"]);
+    instance.ok(&["destroy", "b"]);
+    let lines = events.until("only b Stopped 1");
+    assert!(voice(&lines, "old").is_empty(), "{lines:?}");
+    assert!(voice(&lines, "any").contains(&"b Started 0".into()), "{lines:?}");
+    events.ask("list", "list b");
+    events.ask("alive", "alive 1");
+    events.leave();
+}
+
+#[test]
+fn a_reader_hears_events_too() {
+    if !Client::Python.is_here("a_reader_hears_events_too") {
+        return;
+    }
+    let instance = Instance::session();
+    let gateway = Gateway::start(&instance);
+    let mut events = Events::start(&instance, &[&gateway.read_only_uri(), "--read-only"]);
+    instance.create(&Guest::tiny("a"));
+    events.until("any a Started 0");
+    events.leave();
+}
+
+/// libvirt's callbacks end with the daemon; ours go on, and what happened in between is heard.
+#[test]
+fn a_killed_daemon_is_not_noticed() {
+    if !Client::Python.is_here("a_killed_daemon_is_not_noticed") {
+        return;
+    }
+    let instance = Instance::session();
+    let gateway = Gateway::start(&instance);
+    for name in ["a", "b"] {
+        instance.define(&Guest::tiny(name));
+        instance.ok(&["start", name]);
+    }
+    let mut events = Events::start(&instance, &[&gateway.uri(), "--only", "a", "--keepalive", "5", "3"]);
+    for turn in 0..2 {
+        let qemu = instance.qemu("b");
+        let (launcher, control) = (instance.launcher(), instance.control());
+        launcher.kill();
+        control.kill();
+        qemu.kill();
+        // Nobody but the gateway is there to start it again: it does, because somebody listens.
+        let lines = events.until("any b Stopped 2");
+        assert!(!lines.iter().any(|line| line.starts_with("closed") || line.starts_with("error")), "{lines:?}");
+        assert!(voice(&lines, "any").is_empty(), "turn {turn}: nothing is told twice: {lines:?}");
+        events.ask("list", "list a b");
+        instance.ok(&["suspend", "a"]);
+        events.until("only a Suspended 0");
+        instance.ok(&["resume", "a"]);
+        events.until("only a Resumed 0");
+        instance.ok(&["start", "b"]);
+        events.until("any b Started 0");
+    }
+    events.ask("alive", "alive 1");
+    events.leave();
+}
+
+#[test]
+fn the_end_of_the_gateway_is_told() {
+    if !Client::Python.is_here("the_end_of_the_gateway_is_told") {
+        return;
+    }
+    let instance = Instance::session();
+    let gateway = Gateway::start(&instance);
+    let mut events = Events::start(&instance, &[&gateway.uri()]);
+    gateway.end();
+    // End of file, in libvirt's numbers.
+    events.until("closed 1");
+    assert_eq!(events.0.exit(), 0, "{}", events.0.messages.text());
+}
+
+/// Keepalive, from both sides: who does not answer is given up, and nobody else notices.
+#[test]
+fn who_does_not_answer_is_given_up() {
+    if !Client::Python.is_here("who_does_not_answer_is_given_up") {
+        return;
+    }
+    let instance = Instance::session();
+    let gateway = Gateway::start_with(&instance, "keepalive_seconds = 1\nkeepalive_count = 1\n");
+    let mut stuck = Events::start(&instance, &[&gateway.test_uri()]);
+    let mut other = Events::start(&instance, &[&gateway.uri(), "--keepalive", "1", "1"]);
+    let serving = gateway.workers();
+    let client = bulkhead_tests::Handle::open(stuck.0.pid()).unwrap();
+    client.signal(Signal::STOP);
+    let given_up =
+        wait_until(LONG, || serving.iter().any(|worker| !worker.is_alive()) || gateway.log().contains("keepalive"));
+    assert!(given_up, "{}", gateway.log());
+    other.ask("alive", "alive 1");
+    client.signal(Signal::CONT);
+    // It has been told by the end of the connection, or by the failure of its late answer.
+    stuck.0.expect("closed ");
+
+    let workers = gateway.workers();
+    workers.iter().for_each(|worker| worker.signal(Signal::STOP));
+    // No answer, in libvirt's numbers.
+    other.until("closed 2");
+    workers.iter().for_each(|worker| worker.signal(Signal::CONT));
+    assert_eq!((stuck.0.exit(), other.0.exit()), (0, 0));
+}
+
+#[test]
+fn a_console_is_a_stream_with_callbacks() {
+    if !Client::Python.is_here("a_console_is_a_stream_with_callbacks") {
+        return;
+    }
+    let instance = Instance::session();
+    let gateway = Gateway::start(&instance);
+    let mock = run(client_program(
+        &instance,
+        "console.py",
+        &[&gateway.test_uri(), "test", "--want", "", "a line", "--want", "a line", "", "--abort"],
+    ));
+    assert_eq!(mock.code, 0, "{}{}", mock.stdout, mock.stderr);
+    let document = instance.document(&instance.linux("a"));
+    {
+        let _permit = boot_permit();
+        instance.ok(&["create", document.to_str().unwrap()]);
+        let first = run(client_program(
+            &instance,
+            "console.py",
+            &[&gateway.uri(), "a", "--want", PROMPT, "echo $((6 * 7))", "--want", "42", ""],
+        ));
+        assert!(first.code == 0 && first.stdout.contains("console: done"), "{}{}", first.stdout, first.stderr);
+    }
+    // What one has left another takes up; the guest's end is the end of the stream.
+    let second = run(client_program(
+        &instance,
+        "console.py",
+        &[&gateway.uri(), "a", "--want", "", "", "--want", PROMPT, "poweroff -f", "--want", "never", ""],
+    ));
+    assert!(second.code == 1 && second.stderr.contains("the console has ended"), "{}{}", second.stdout, second.stderr);
+    assert!(wait_until(LONG, || instance.list().is_empty()));
+}
+
+#[test]
+fn statistics_of_all_are_collected() {
+    if !Client::Python.is_here("statistics_of_all_are_collected") {
+        return;
+    }
+    let instance = Instance::session();
+    let gateway = Gateway::start(&instance);
+    let disk = instance.file("disk.img", &[0; 65_536]);
+    instance.define(&Guest::tiny("off"));
+    instance.create(&Guest::tiny("on").disk(&disk, "raw"));
+    let output = run(client_program(&instance, "stats.py", &[&gateway.read_only_uri(), "20"]));
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let stats: Value = serde_json::from_str(&output.stdout).unwrap();
+
+    // By libvirt's numbers: running, shut off.
+    assert_eq!(stats["all"]["on"]["state.state"], 1, "{stats:#}");
+    assert_eq!(stats["all"]["off"]["state.state"], 5, "{stats:#}");
+    assert_eq!(stats["active"], serde_json::json!(["on"]));
+    let on = &stats["all"]["on"];
+    assert!(on["cpu.time"].as_u64().is_some_and(|time| time > 0), "{on:#}");
+    assert_eq!((&on["balloon.maximum"], &on["vcpu.current"]), (&16_384.into(), &1.into()), "{on:#}");
+    assert_eq!((&on["block.count"], &on["block.0.name"]), (&1.into(), &"vda".into()), "{on:#}");
+    for (group, expected) in
+        [("state", "state."), ("cpu", "cpu."), ("balloon", "balloon."), ("vcpu", "vcpu."), ("block", "block.")]
+    {
+        let names = stats["groups"][group]["on"].as_array().unwrap();
+        let own = names.iter().all(|name| name.as_str().unwrap().starts_with(expected));
+        assert!(own && !names.is_empty(), "only what was asked for: {group}: {names:?}");
+    }
+    let one = &stats["one"]["on"];
+    assert_eq!(
+        (&one["info"][0], &one["info"][1], &one["max_vcpus"]),
+        (&1.into(), &16_384.into(), &1.into()),
+        "{one:#}"
+    );
+    assert!(one["memory"]["rss"].as_u64().is_some_and(|rss| rss > 1024), "{one:#}");
+    assert_eq!(one["vcpus"][0][0], 0, "{one:#}");
+    let host = &stats["host"];
+    assert!(host["memory"]["total"].as_u64() > host["memory"]["free"].as_u64(), "{host:#}");
+    assert!(host["cpu"]["user"].as_u64().is_some() && host["free"].as_u64() > Some(0), "{host:#}");
+    assert!(host["map"].as_u64() > Some(0), "{host:#}");
+    assert_eq!(stats["refused"][0], 29, "{stats:#}");
+    assert_eq!(instance.state("on"), "running (booted)");
+}
+
+#[test]
+fn many_threads_and_many_connections_get_their_own_answers() {
+    if !Client::Python.is_here("many_threads_and_many_connections_get_their_own_answers") {
+        return;
+    }
+    let instance = Instance::session();
+    let gateway = Gateway::start(&instance);
+    instance.create(&Guest::tiny("a"));
+    let output = run(client_program(&instance, "stress.py", &[&gateway.uri(), "a"]));
+    assert_eq!(output.code, 0, "{}{}\n{}", output.stdout, output.stderr, gateway.log());
+    assert_eq!(output.stdout, "threads: 8 x 200 calls\nconnections: 50\n");
+    let output = run(client_program(&instance, "stress.py", &[&gateway.test_uri(), "test"]));
+    assert_eq!(output.code, 0, "{}{}\n{}", output.stdout, output.stderr, gateway.log());
+    // The daemon has one connection less for each that was closed; nobody is served by what is left of another.
+    assert_eq!(instance.role(Role::Control).len(), 1);
+}

@@ -16,7 +16,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A bench that fails should say where and stop.
 
 mod bare;
-mod libvirtd;
+mod gateway;
 mod rpc;
 mod stats;
 
@@ -178,7 +178,8 @@ fn definitions() {
     }
 }
 
-fn write_definition(dir: &Path, index: usize) {
+/// Writes a domain's document into `dir`, and gives it back.
+fn write_definition(dir: &Path, index: usize) -> String {
     let name = format!("guest-{index:05}");
     let uuid = uuid::Uuid::from_u128(0x1000_0000_0000_4000_8000_0000_0000_0000 + index as u128);
     let xml = format!(
@@ -192,7 +193,8 @@ fn write_definition(dir: &Path, index: usize) {
          <target dev='vda' bus='virtio'/>\n    </disk>\n    <serial type='pty'>\n      <target type='isa-serial' port='0'/>\n    \
          </serial>\n    <console type='pty'>\n      <target type='serial' port='0'/>\n    </console>\n  </devices>\n</domain>\n"
     );
-    fs::write(dir.join(format!("{name}.xml")), xml).unwrap();
+    fs::write(dir.join(format!("{name}.xml")), &xml).unwrap();
+    xml
 }
 
 /// Ends a daemon that this bench has started, and waits until it is gone.

@@ -10,13 +10,10 @@ use std::{
 };
 
 use api::{Call, Operation, remote};
+use bulkhead_tests::Libvirtd;
 use wire::{client::Client, transport::Unix};
 
-use crate::{
-    libvirtd::{Gateway, Libvirtd},
-    stats::Samples,
-    write_definition,
-};
+use crate::{gateway::Gateway, stats::Samples, write_definition};
 
 const URI: &str = "qemu:///system";
 const OUR_URI: &str = "qemu:///session";
@@ -53,22 +50,18 @@ impl Side<'_> {
 
 /// All rows. `root`: this bench's own.
 pub fn run(root: &Path) {
-    let scratch = root.join("libvirtd");
-    let Some(libvirtd) = Libvirtd::start(&scratch, None) else {
-        println!("no row beside libvirtd: there is no libvirtd, or this is not root");
-        return;
-    };
+    let Some(libvirtd) = Libvirtd::start("the rows beside libvirtd") else { return };
     let _daemon = libclient::Connection::open(crate::URI).unwrap();
     let _gateway = Gateway::start();
-    let our_socket = Gateway::socket(root);
+    let (our_socket, their_socket) = (Gateway::socket(root), libvirtd.socket());
     let ours = Side { socket: &our_socket, uri: OUR_URI };
-    let theirs = Side { socket: libvirtd.socket(), uri: URI };
+    let theirs = Side { socket: &their_socket, uri: URI };
     latency(ours, theirs);
     opens(ours, theirs);
     crowd(ours, theirs);
     bulk_statistics(ours, theirs);
     drop(libvirtd);
-    ten_thousand(root, ours);
+    ten_thousand(ours);
 }
 
 fn cheap() -> Call {
@@ -170,17 +163,17 @@ fn bulk_statistics(ours: Side<'_>, theirs: Side<'_>) {
 }
 
 /// `virsh list --all` as a whole, with ten thousand definitions on either side.
-fn ten_thousand(root: &Path, ours: Side<'_>) {
-    let definitions = root.join("definitions");
-    std::fs::create_dir_all(&definitions).unwrap();
+fn ten_thousand(ours: Side<'_>) {
     let us = ours.connect();
-    for index in 0..crate::DEFINITIONS {
-        write_definition(&definitions, index);
-        let xml = std::fs::read_to_string(definitions.join(format!("guest-{index:05}.xml"))).unwrap();
-        us.call(&remote::DomainDefineXmlArgs { xml }.into_call(), Vec::new()).unwrap();
-    }
-    let Some(libvirtd) = Libvirtd::start(&root.join("libvirtd"), Some(&definitions)) else { return };
-    let theirs = Side { socket: libvirtd.socket(), uri: URI };
+    let define = |definitions: &Path| {
+        for index in 0..crate::DEFINITIONS {
+            let xml = write_definition(definitions, index);
+            us.call(&remote::DomainDefineXmlArgs { xml }.into_call(), Vec::new()).unwrap();
+        }
+    };
+    let Some(libvirtd) = Libvirtd::knowing("the list beside libvirtd", define) else { return };
+    let socket = libvirtd.socket();
+    let theirs = Side { socket: &socket, uri: URI };
     drop(theirs.connect());
     let (mut a, mut b) = (Samples::new("virsh list --all, gateway"), Samples::new("virsh list --all, libvirtd"));
     for _ in 0..LISTS {
@@ -191,10 +184,7 @@ fn ten_thousand(root: &Path, ours: Side<'_>) {
 }
 
 fn list(side: Side<'_>) {
-    let status = Command::new("virsh")
-        .args(["-c", &side.virsh_uri(), "list", "--all"])
-        .stdout(Stdio::null())
-        .status()
-        .unwrap();
+    let status =
+        Command::new("virsh").args(["-c", &side.virsh_uri(), "list", "--all"]).stdout(Stdio::null()).status().unwrap();
     assert!(status.success());
 }

@@ -1,6 +1,6 @@
 # The first process of libvirtd's namespaces: directories of its own, then libvirtd, until somebody ends both.
 #
-#     libvirtd.sh DIR     the socket, DIR/libvirt-sock, is seen outside
+#     libvirtd.sh DIR     the socket, DIR/libvirt-sock, is seen outside; DIR/definitions has the domains that it knows
 set -eu
 dir=$1
 
@@ -24,6 +24,9 @@ unix_sock_dir = "$dir"
 auth_unix_rw = "none"
 auth_unix_ro = "none"
 CONF
+
+mkdir -p /etc/libvirt/qemu
+find "$dir/definitions" -name '*.xml' -exec cp -t /etc/libvirt/qemu {} +
 
 # Not exec: the first process of a namespace reaps what others leave behind, and a shell that waits does.
 libvirtd -f /etc/libvirt/libvirtd.conf -p "$dir/pid" &

@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -34,6 +34,15 @@ impl Libvirtd {
     /// When it does not come up.
     #[must_use]
     pub fn start(test: &str) -> Option<Libvirtd> {
+        Libvirtd::knowing(test, |_| {})
+    }
+
+    /// Starts one that knows the domains whose documents `define` puts into a directory.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn knowing(test: &str, define: impl FnOnce(&Path)) -> Option<Libvirtd> {
         if !Client::Libvirtd.is_here(test) || !is_libvirt_9_0_0("/usr/sbin/libvirtd", test) {
             return None;
         }
@@ -42,6 +51,9 @@ impl Libvirtd {
             return None;
         }
         let root = tempfile::Builder::new().prefix("bhl-").tempdir_in("/tmp").expect("a directory in /tmp");
+        let definitions = root.path().join("definitions");
+        fs::create_dir(&definitions).expect("a directory");
+        define(&definitions);
         let mut command = Command::new("/usr/bin/unshare");
         command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "/bin/sh"]);
         command.arg(clients_dir().join("libvirtd.sh")).arg(root.path());

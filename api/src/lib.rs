@@ -82,6 +82,7 @@ pub mod consts;
 mod driver;
 mod error;
 mod limits;
+pub mod look;
 mod op;
 pub mod params;
 pub mod xdr;

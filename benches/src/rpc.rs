@@ -18,7 +18,7 @@ use crate::{gateway::Gateway, stats::Samples, write_definition};
 const URI: &str = "qemu:///system";
 const OUR_URI: &str = "qemu:///session";
 const CALLS: usize = 5_000;
-const OPENS: usize = 300;
+const OPENS: usize = 1_000;
 const CLIENTS: usize = 8;
 const BURST: Duration = Duration::from_secs(2);
 const LISTS: usize = 3;
@@ -68,30 +68,33 @@ fn cheap() -> Call {
     remote::ConnectGetLibVersionArgs.into_call()
 }
 
+/// Either side for itself for a while, in turn: calls that alternate between the two would find each other's caches, and
+/// each side asleep.
+fn in_turn(rounds: usize, mut ours: impl FnMut(), mut theirs: impl FnMut()) {
+    for _ in 0..10 {
+        (0..rounds / 10).for_each(|_| theirs());
+        (0..rounds / 10).for_each(|_| ours());
+    }
+}
+
 fn latency(ours: Side<'_>, theirs: Side<'_>) {
     let (us, them) = (ours.connect(), theirs.connect());
+    let call = |client: &Client| drop(client.call(&cheap(), Vec::new()).unwrap());
     let (mut a, mut b) = (Samples::new("one call, gateway"), Samples::new("one call, libvirtd"));
+    in_turn(CALLS, || a.time(|| call(&us)), || b.time(|| call(&them)));
+    a.beside(&b, HALF);
+    let (mut a, mut b) = (Samples::new("alternating calls, gateway"), Samples::new("alternating calls, libvirtd"));
     for _ in 0..CALLS {
-        b.time(|| them.call(&cheap(), Vec::new()).unwrap());
-        a.time(|| us.call(&cheap(), Vec::new()).unwrap());
-    }
-    // Each for itself: in turn, one's client finds the other's caches.
-    let (mut c, mut d) = (Samples::new("one call after the other, gateway"), Samples::new("the same, libvirtd"));
-    for _ in 0..10 {
-        (0..CALLS / 10).for_each(|_| drop(d.time(|| them.call(&cheap(), Vec::new()).unwrap())));
-        (0..CALLS / 10).for_each(|_| drop(c.time(|| us.call(&cheap(), Vec::new()).unwrap())));
+        b.time(|| call(&them));
+        a.time(|| call(&us));
     }
     a.beside(&b, HALF);
-    c.beside(&d, HALF);
 }
 
 fn opens(ours: Side<'_>, theirs: Side<'_>) {
     let (mut a, mut b) = (Samples::new("open and close, gateway"), Samples::new("open and close, libvirtd"));
-    let close = |client: Client| drop(client.call(&remote::ConnectCloseArgs.into_call(), Vec::new()));
-    for _ in 0..OPENS {
-        b.time(|| close(theirs.connect()));
-        a.time(|| close(ours.connect()));
-    }
+    let open_and_close = |side: Side<'_>| drop(side.connect().call(&remote::ConnectCloseArgs.into_call(), Vec::new()));
+    in_turn(OPENS, || a.time(|| open_and_close(ours)), || b.time(|| open_and_close(theirs)));
     a.beside(&b, HALF);
 }
 

@@ -12,14 +12,11 @@ use std::{
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI32, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use api::{Call, Event, Reply};
+use api::{Call, Event, Reply, look::Look};
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
     io::Errno,
@@ -86,53 +83,6 @@ pub enum CallError {
     Silent(Duration),
 }
 
-/// How a caller waits for an answer that is due at once.
-///
-/// Where the daemon runs on another CPU, going to sleep and being woken costs more than the daemon needs to answer. So the
-/// caller looks again for a moment, yielding its CPU each time, before it sleeps; and no longer does so when the answers
-/// take longer than that moment anyway.
-struct Patience {
-    /// More than one CPU.
-    worthwhile: bool,
-    /// Answers in a row that took longer than a look; or calls left without looking, counted down from below zero.
-    misses: AtomicI32,
-}
-
-impl Patience {
-    /// What a wake-up on another CPU may cost and a cheap call may take, together.
-    const LOOK: Duration = Duration::from_micros(50);
-    /// This many misses in a row, and it is not worth it.
-    const MISSES: i32 = 4;
-    /// Calls until it is tried again.
-    const PAUSE: i32 = 64;
-
-    fn new() -> Patience {
-        let worthwhile = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
-        Patience { worthwhile, misses: AtomicI32::new(0) }
-    }
-
-    fn recv(&self, reader: &mut Conn) -> Result<Incoming, ConnError> {
-        if self.worthwhile && self.misses.load(Ordering::Relaxed) >= 0 {
-            let begin = Instant::now();
-            while begin.elapsed() < Patience::LOOK {
-                if let Some(frame) = reader.next_frame()? {
-                    self.misses.store(0, Ordering::Relaxed);
-                    return Ok(frame);
-                }
-                if !reader.fill_now()? {
-                    std::thread::yield_now();
-                }
-            }
-            if self.misses.fetch_add(1, Ordering::Relaxed) >= Patience::MISSES {
-                self.misses.store(-Patience::PAUSE, Ordering::Relaxed);
-            }
-        } else {
-            self.misses.fetch_add(1, Ordering::Relaxed);
-        }
-        reader.recv()
-    }
-}
-
 struct State {
     next_serial: u64,
     /// Calls that wait; `Some` once the answer is here.
@@ -150,7 +100,7 @@ pub struct Client {
     state: Mutex<State>,
     arrived: Condvar,
     daemon: Hello,
-    patience: Patience,
+    look: Look,
     /// The same socket once more, to lend to an event loop without a lock.
     socket: UnixStream,
 }
@@ -208,7 +158,7 @@ impl Client {
             }),
             arrived: Condvar::new(),
             daemon,
-            patience: Patience::new(),
+            look: Look::default(),
             socket,
         })
     }
@@ -320,7 +270,7 @@ impl Client {
         let frame = {
             let mut reader = lock(&self.reader);
             match wait {
-                None => self.patience.recv(&mut reader).map(Some),
+                None => recv(&mut reader, &self.look).map(Some),
                 Some(left) => recv_within(&mut reader, left),
             }
         };
@@ -371,6 +321,18 @@ impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// The next frame, which is due at once if the daemon is quick.
+fn recv(reader: &mut Conn, look: &Look) -> Result<Incoming, ConnError> {
+    let found = look.look(|| {
+        if let Some(frame) = reader.next_frame()? {
+            return Ok::<_, ConnError>(Some(frame));
+        }
+        reader.fill_now()?;
+        reader.next_frame()
+    })?;
+    found.map_or_else(|| reader.recv(), Ok)
 }
 
 fn recv_within(reader: &mut Conn, left: Option<Duration>) -> Result<Option<Incoming>, ConnError> {

@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use api::look::Look;
 use ipc::{ConnError, edge::Channel};
 use mio::{Events, Interest, Poll, Registry, Token, event::Event, unix::SourceFd};
 use rustix::fs::inotify;
@@ -219,13 +220,19 @@ impl Acceptor {
 
     fn run(&mut self, poll: &mut Poll) -> Result<(), AcceptorError> {
         let mut events = Events::with_capacity(256);
+        let look = Look::default();
         // Those that were there before the poll are told of once; this takes them even so.
         self.more = (0..self.listeners.len()).collect();
         self.workers.replenish(&mut self.launcher);
         loop {
             self.settle()?;
             let wait = self.sleep(Instant::now());
-            match poll.poll(&mut events, wait) {
+            let soon = || poll.poll(&mut events, Some(Duration::ZERO)).map(|()| (!events.is_empty()).then_some(()));
+            let polled = match look.look(soon) {
+                Ok(None) => poll.poll(&mut events, wait),
+                looked => looked.map(drop),
+            };
+            match polled {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other.map_err(AcceptorError::Poll)?,
             }

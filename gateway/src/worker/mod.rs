@@ -23,6 +23,7 @@ use std::{
     time::Instant,
 };
 
+use api::look::Look;
 use ipc::{ConnError, edge};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sandbox::landlock::{self, Rules};
@@ -84,12 +85,14 @@ struct Worker {
     acceptor: Acceptor,
     /// What the last client's session left for the next one's.
     kept: Option<Kept>,
+    /// The next call, and its answer, may be due at once.
+    look: Look,
 }
 
 impl Worker {
     fn new(socket: UnixStream) -> Result<Worker, WorkerError> {
         socket.set_nonblocking(true).map_err(WorkerError::Poll)?;
-        let worker = Worker { acceptor: Acceptor::new(Channel::new(socket)), kept: None };
+        let worker = Worker { acceptor: Acceptor::new(Channel::new(socket)), kept: None, look: Look::default() };
         worker.say(&FromWorker::Ready)?;
         Ok(worker)
     }
@@ -184,10 +187,14 @@ impl Worker {
 
     /// Waits until the session has something to do, and tells it what.
     fn wait(&mut self, session: &mut Session) -> Result<(), WorkerError> {
+        let look = &self.look;
         let ready = self.acceptor.with(|channel| {
             let mut sources = vec![PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN)];
             session.sources(&mut sources);
-            poll_until(&mut sources, session.deadline())?;
+            let soon = || poll(&mut sources, Some(&Timespec::default())).map(|ready| (ready > 0).then_some(()));
+            if !matches!(look.look(soon), Ok(Some(()))) {
+                poll_until(&mut sources, session.deadline())?;
+            }
             Ok::<_, WorkerError>(sources.iter().map(PollFd::revents).collect::<Vec<_>>())
         })?;
         let (channel, rest) = ready.split_first().ok_or(WorkerError::Nonsense)?;

@@ -435,7 +435,7 @@ impl Session {
                 Ok(Some(Reply::AuthSaslStep(ret)))
             }
             Call::AuthPolkit(_) => Err(Error::new(ErrorCode::AUTH_FAILED, ErrorDomain::RPC, "authentication failed")),
-            Call::ConnectOpen(args) => self.open(header, &args).map(|()| None),
+            Call::ConnectOpen(args) => self.open(header, &args),
             Call::ConnectClose(_) => {
                 self.closing = true;
                 Ok(Some(Reply::ConnectClose(())))
@@ -521,7 +521,7 @@ impl Session {
         }
     }
 
-    fn open(&mut self, header: Header, args: &remote::ConnectOpenArgs) -> Result<(), Error> {
+    fn open(&mut self, header: Header, args: &remote::ConnectOpenArgs) -> Result<Option<Reply>, Error> {
         if self.stage != Stage::Known {
             return Err(internal("connection already open"));
         }
@@ -531,17 +531,22 @@ impl Session {
             Target::Qemu(_) => self.link.open_qemud(read_only, self.kept.take()),
             target => self.link.open_test(&target, read_only)?,
         }
+        if self.link.is_second_hand() {
+            // Opened for the session before this one, as for this one.
+            if self.link.ready(&mut self.done) == News::None {
+                self.stage = Stage::Open;
+                return Ok(Some(Reply::ConnectOpen(())));
+            }
+            // qemud went away between two sessions: this one is none the worse for it.
+            self.link.dial_now(false);
+        }
         self.stage = Stage::Opening;
-        self.submit_open(header).inspect_err(|_| {
+        let flags = u32::from(self.link.read_only());
+        let open = Call::ConnectOpen(remote::ConnectOpenArgs { name: None, flags });
+        self.submit(Some(header), Purpose::Open, open, Vec::new()).map(|_| None).inspect_err(|_| {
             self.link.close();
             self.stage = Stage::Known;
         })
-    }
-
-    fn submit_open(&mut self, header: Header) -> Result<(), Error> {
-        let flags = u32::from(self.link.read_only());
-        let open = Call::ConnectOpen(remote::ConnectOpenArgs { name: None, flags });
-        self.submit(Some(header), Purpose::Open, open, Vec::new()).map(drop)
     }
 
     /// Which driver a name stands for.
@@ -656,14 +661,6 @@ impl Session {
     }
 
     fn opened(&mut self, header: Header, result: Result<(Reply, Vec<OwnedFd>), Error>) -> Result<(), Over> {
-        if result.is_err() && self.link.is_second_hand() {
-            // qemud went away between two sessions: this one is none the worse for it.
-            self.link.dial_now(false);
-            return match self.submit_open(header) {
-                Ok(()) => Ok(()),
-                Err(error) => Ok(self.conn.queue_error(&header, &error)?),
-            };
-        }
         if result.is_ok() {
             self.stage = Stage::Open;
         } else {

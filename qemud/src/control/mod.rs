@@ -39,7 +39,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::{Error, Reply};
+use api::{Error, Reply, look::Look};
 use ipc::{
     ConnError, Kind,
     codec::{self, CodecError},
@@ -240,10 +240,16 @@ impl Control {
     fn run(&mut self, poll: &mut Poll) -> Result<(), ControlError> {
         let mut events = Events::with_capacity(256);
         let mut happenings = Vec::new();
+        let look = Look::default();
         loop {
             self.settle(&mut happenings)?;
             let wait = self.sleep(Instant::now());
-            match poll.poll(&mut events, wait) {
+            let soon = || poll.poll(&mut events, Some(Duration::ZERO)).map(|()| (!events.is_empty()).then_some(()));
+            let polled = match look.look(soon) {
+                Ok(None) => poll.poll(&mut events, wait),
+                looked => looked.map(drop),
+            };
+            match polled {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 other => other.map_err(ControlError::Poll)?,
             }

@@ -11,14 +11,11 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI32, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use api::{Call, Event, Op, Reply, xdr::XdrError};
+use api::{Call, Event, Op, Reply, look::Look, xdr::XdrError};
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
     io::Errno,
@@ -77,55 +74,6 @@ pub enum CallError {
 /// What a call that succeeded brings: the reply and its descriptors.
 pub type Returned = (Reply, Vec<OwnedFd>);
 
-/// How a caller waits for an answer that is due at once.
-///
-/// Where the server runs on another CPU, going to sleep and being woken costs more than the server needs to answer. So the
-/// caller looks again for a moment, yielding its CPU each time, before it sleeps; and no longer does so when the answers
-/// take longer than that moment anyway.
-struct Patience {
-    /// More than one CPU.
-    worthwhile: bool,
-    /// Answers in a row that took longer than a look; or calls left without looking, counted down from below zero.
-    misses: AtomicI32,
-}
-
-impl Patience {
-    /// What a wake-up on another CPU may cost and a cheap call may take, together.
-    const LOOK: Duration = Duration::from_micros(50);
-    /// This many misses in a row, and it is not worth it.
-    const MISSES: i32 = 4;
-    /// Calls until it is tried again.
-    const PAUSE: i32 = 64;
-
-    fn new() -> Self {
-        let worthwhile = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1);
-        Self { worthwhile, misses: AtomicI32::new(0) }
-    }
-
-    /// Looks for a moment; true when something came.
-    fn look(&self, mut came: impl FnMut() -> Result<bool, WireError>) -> Result<bool, WireError> {
-        if !self.worthwhile || self.misses.load(Ordering::Relaxed) < 0 {
-            self.misses.fetch_add(1, Ordering::Relaxed);
-            return came();
-        }
-        let begin = Instant::now();
-        loop {
-            if came()? {
-                self.misses.store(0, Ordering::Relaxed);
-                return Ok(true);
-            }
-            if begin.elapsed() >= Self::LOOK {
-                break;
-            }
-            std::thread::yield_now();
-        }
-        if self.misses.fetch_add(1, Ordering::Relaxed) >= Self::MISSES {
-            self.misses.store(-Self::PAUSE, Ordering::Relaxed);
-        }
-        Ok(false)
-    }
-}
-
 /// A call that waits.
 struct Waiter {
     op: Op,
@@ -151,7 +99,7 @@ struct Inner {
     conn: Mutex<Link>,
     state: Mutex<State>,
     arrived: Condvar,
-    patience: Patience,
+    look: Look,
     /// The stream's descriptor once more, to poll without a lock.
     fd: OwnedFd,
     passes_fds: bool,
@@ -205,7 +153,7 @@ impl Client {
                 lost: None,
             }),
             arrived: Condvar::new(),
-            patience: Patience::new(),
+            look: Look::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -432,7 +380,7 @@ impl Inner {
         if left.is_some_and(|left| left.is_zero()) {
             return self.pump().map(drop);
         }
-        if self.patience.look(|| self.pump())? {
+        if self.look.look(|| Ok::<_, WireError>(self.pump()?.then_some(())))?.is_some() {
             return Ok(());
         }
         self.tick()?;

@@ -1,11 +1,16 @@
 //! The command line of the program `gateway`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::BufRead, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
 use ipc::paths::{Instance, Mode};
+use wire::sasl::Verifier;
 
 use crate::{acceptor, chain, launcher, worker};
+
+/// What a verifier costs whoever tries passwords: the least that RFC 7677 advises.
+const ROUNDS: u32 = 4096;
+const LONGEST_PASSWORD: u64 = 4096;
 
 /// Serves libvirt's clients (virsh, libvirt-python, ...) on libvirt's sockets.
 #[derive(Parser)]
@@ -23,6 +28,9 @@ struct Arguments {
     /// Print the seccomp policy of a role and exit
     #[arg(long, value_name = "ROLE")]
     dump_policy: Option<Role>,
+    /// Read a password from standard input, print this user's line for the file of sasl_users, and exit
+    #[arg(long, value_name = "NAME")]
+    sasl_user: Option<String>,
     /// Say "ready" on standard output when clients can connect
     #[arg(long, hide = true)]
     announce: bool,
@@ -60,6 +68,10 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         print!("{}", policy(role).dump());
         return Ok(true);
     }
+    if let Some(name) = &arguments.sasl_user {
+        println!("{}", users_line(name, std::io::stdin().lock())?);
+        return Ok(true);
+    }
     let system = arguments.system || (!arguments.session && rustix::process::geteuid().is_root());
     let mode = if system { Mode::System } else { Mode::Session };
     match arguments.role {
@@ -69,6 +81,23 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         Role::Starter => return Ok(launcher::start_qemud(mode)),
     }
     Ok(true)
+}
+
+/// A user's line: nobody can log in with what is in it.
+fn users_line(name: &str, password: impl BufRead) -> Result<String, Box<dyn std::error::Error>> {
+    if name.is_empty() || name.contains([':', '\n']) {
+        return Err("a name is not empty and has no colon in it".into());
+    }
+    let mut line = String::new();
+    password.take(LONGEST_PASSWORD).read_line(&mut line)?;
+    let password = line.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err("there is no password on standard input".into());
+    }
+    let mut salt = [0; 16];
+    rustix::rand::getrandom(&mut salt, rustix::rand::GetRandomFlags::empty())?;
+    let verifier = Verifier::derive(password, ROUNDS, &salt).ok_or("the password cannot be used")?;
+    Ok(format!("{name}:{verifier}"))
 }
 
 fn launch(arguments: &Arguments, mode: Mode) -> Result<(), Box<dyn std::error::Error>> {
@@ -96,5 +125,23 @@ fn policy(role: Role) -> sandbox::policy::Role {
         Role::Launcher | Role::Starter => sandbox::policy::Role::Launcher,
         Role::Acceptor => sandbox::policy::Role::GatewayAcceptor,
         Role::Worker => sandbox::policy::Role::GatewayWorker,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_users_line_is_one_that_is_understood_and_never_the_same() {
+        let line = |password: &str| users_line("ann", password.as_bytes());
+        let one = line("secret\n").unwrap();
+        let (name, verifier) = one.split_once(':').unwrap();
+        assert_eq!(name, "ann");
+        assert!(verifier.parse::<Verifier>().is_ok(), "{one}");
+        assert!(!one.contains("secret"));
+        assert_ne!(one, line("secret\n").unwrap(), "the salt is the same");
+        assert!(line("\n").is_err() && line("").is_err());
+        assert!(users_line("a:b", "x".as_bytes()).is_err());
     }
 }

@@ -52,7 +52,7 @@ fn refused(result: Result<impl std::fmt::Debug, Error>, code: ErrorCode, message
 fn the_host_is_libvirts() {
     let connection = open();
     assert_eq!(connection.uri().unwrap(), "test:///default");
-    assert_eq!(connection.driver_type().unwrap(), "Test");
+    assert_eq!(connection.driver_type().unwrap(), "TEST");
     assert_eq!(connection.version().unwrap(), 2);
     assert!(connection.lib_version().unwrap() >= 1000);
     assert!(!connection.hostname().unwrap().is_empty());

@@ -2,6 +2,9 @@
 
 use super::numbers;
 
+/// The libvirt release whose behaviour clients may expect: 9.0.0.
+pub const LIBVIRT_VERSION: u64 = 9_000_000;
+
 numbers! {
     /// What connect_supports_feature asks for.
     Feature {

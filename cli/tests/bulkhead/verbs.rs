@@ -202,7 +202,7 @@ fn the_host_is_described() {
     let run = Bench::new().run(&["capabilities"]);
     assert!(run.code == Some(0) && run.stdout.starts_with("<capabilities>"), "{run:?}");
     let json = Bench::new().json(&["version"]);
-    assert_eq!((&json["driver"], &json["client"]), (&json!("Test"), &json!(env!("CARGO_PKG_VERSION"))));
+    assert_eq!((&json["driver"], &json["client"]), (&json!("TEST"), &json!(env!("CARGO_PKG_VERSION"))));
     let hostname = Bench::new().run(&["hostname"]);
     assert!(hostname.code == Some(0) && hostname.stdout.trim() != "", "{hostname:?}");
 }

@@ -14,7 +14,7 @@
 //! let mut done = Vec::new();
 //! driver.ready(&mut done)?;
 //! assert_eq!(done[0].token, 7);
-//! assert!(matches!(&done[0].result, Ok((Reply::ConnectGetType(ret), _)) if ret.r#type == "Test"));
+//! assert!(matches!(&done[0].result, Ok((Reply::ConnectGetType(ret), _)) if ret.r#type == "TEST"));
 //! # Ok::<(), libclient::Error>(())
 //! ```
 //!

@@ -52,13 +52,6 @@ pub(super) fn number(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// This build's version, in libvirt's counting.
-fn lib_version() -> u64 {
-    let part = |text: &str| text.parse::<u64>().unwrap_or_default();
-    let (major, minor) = (part(env!("CARGO_PKG_VERSION_MAJOR")), part(env!("CARGO_PKG_VERSION_MINOR")));
-    major * 1_000_000 + minor * 1_000 + part(env!("CARGO_PKG_VERSION_PATCH"))
-}
-
 impl Machine {
     fn active(&self) -> impl Iterator<Item = &Guest> {
         self.guests().iter().filter(|guest| guest.is_active())
@@ -152,7 +145,7 @@ impl Driver for Machine {
         _: &mut Context,
         _: remote::ConnectGetTypeArgs,
     ) -> Answer<remote::ConnectGetTypeRet> {
-        Ok(remote::ConnectGetTypeRet { r#type: "Test".into() }.into())
+        Ok(remote::ConnectGetTypeRet { r#type: "TEST".into() }.into())
     }
 
     fn connect_get_version(
@@ -168,7 +161,7 @@ impl Driver for Machine {
         _: &mut Context,
         _: remote::ConnectGetLibVersionArgs,
     ) -> Answer<remote::ConnectGetLibVersionRet> {
-        Ok(remote::ConnectGetLibVersionRet { lib_ver: lib_version() }.into())
+        Ok(remote::ConnectGetLibVersionRet { lib_ver: api::consts::LIBVIRT_VERSION }.into())
     }
 
     fn connect_get_hostname(

@@ -23,8 +23,6 @@ use uuid::Uuid;
 
 use super::{Control, definitions::chain, errors};
 
-/// The libvirt release whose behaviour clients may expect: 9.0.0.
-const LIBVIRT_VERSION: u64 = 9_000_000;
 /// libvirt's own word for what this driver is.
 const DRIVER_NAME: &str = "QEMU";
 
@@ -148,7 +146,7 @@ impl Driver for Control {
         _: &mut Asked,
         _: remote::ConnectGetLibVersionArgs,
     ) -> Answer<remote::ConnectGetLibVersionRet> {
-        Ok(remote::ConnectGetLibVersionRet { lib_ver: LIBVIRT_VERSION }.into())
+        Ok(remote::ConnectGetLibVersionRet { lib_ver: api::consts::LIBVIRT_VERSION }.into())
     }
 
     fn connect_get_hostname(

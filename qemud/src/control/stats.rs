@@ -254,8 +254,13 @@ impl Control {
         only(args.flags, 0, "virDomainMemoryStats")?;
         let id = self.running(&args.dom)?;
         let room = usize::try_from(args.max_stats).unwrap_or(usize::MAX);
+        let domain = self.guests.get(&id).and_then(|guest| guest.domain.as_ref());
+        let has_balloon = domain.is_some_and(has_balloon);
+        let memory_kib = domain.map_or(0, |domain| domain.current_memory_kib);
         let stats = move |control: &Control, measured: &Measured| {
             let number = |tag: MemoryStatTag, val| remote::DomainMemoryStat { tag: tag.number(), val };
+            // Without a balloon a guest has all that it was given.
+            let given = (!has_balloon).then(|| number(MemoryStatTag::ActualBalloon, memory_kib));
             let balloon = measured.balloon.iter().flat_map(|balloon| {
                 let actual = number(MemoryStatTag::ActualBalloon, balloon.actual_kib);
                 let told = balloon.stats.iter().map(|(tag, val)| remote::DomainMemoryStat { tag: *tag, val: *val });
@@ -263,10 +268,9 @@ impl Control {
             });
             let process = control.guests.get(&id).and_then(|guest| guest.process.as_ref());
             let rss = process.and_then(Process::rss_kib).map(|kib| number(MemoryStatTag::Rss, kib));
-            let stats = balloon.chain(rss).take(room).collect();
+            let stats = given.into_iter().chain(balloon).chain(rss).take(room).collect();
             Ok(Reply::DomainMemoryStats(remote::DomainMemoryStatsRet { stats }))
         };
-        let has_balloon = self.guests.get(&id).and_then(|guest| guest.domain.as_ref()).is_some_and(has_balloon);
         self.measure_one(cx, id, has_balloon, false, "read the memory statistics of", stats);
         Ok(Outcome::Pending)
     }

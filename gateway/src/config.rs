@@ -4,13 +4,15 @@
 //! value is an error with its line.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use ipc::paths::{Instance, Mode};
-use thiserror::Error;
+use ipc::{
+    conf::{self, ConfError},
+    paths::{Instance, Mode},
+};
 
 use crate::{
     edge::{KeepaliveSettings, Limits, Trusted},
@@ -19,8 +21,6 @@ use crate::{
 
 /// The file's name in the configuration directory.
 pub const FILE_NAME: &str = "gateway.conf";
-/// No configuration file is larger.
-const MAX_BYTES: u64 = 64 << 10;
 /// The uid of the workers of a system instance unless configured: from the range that systemd's uid table lists as unused,
 /// beside the one of qemud's control, and with no rights anywhere.
 const SERVICE_UID: u32 = 0x7000_0001;
@@ -48,46 +48,6 @@ pub struct Config {
     pub keepalive: KeepaliveSettings,
     /// Clients that come by network.
     pub network: NetworkConfig,
-}
-
-/// Why the configuration cannot be used.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// A file cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// It is too large to be one.
-    #[error("{} has {bytes} bytes; no configuration file is longer than {MAX_BYTES}", path.display())]
-    TooLong {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
-    },
-    /// The values do not go together.
-    #[error("{}: {problem}", path.display())]
-    Together {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with them.
-        problem: String,
-    },
-    /// A line is not understood.
-    #[error("{}, line {line}: {problem}", path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
-        /// What is wrong with it.
-        problem: String,
-    },
 }
 
 /// What turns names of users and groups into numbers.
@@ -144,32 +104,17 @@ impl Config {
     ///
     /// # Errors
     /// When the file cannot be read or a line of it is not understood.
-    pub fn load(instance: &Instance) -> Result<Config, ConfigError> {
+    pub fn load(instance: &Instance) -> Result<Config, ConfError> {
         let path = instance.config_dir().join(FILE_NAME);
-        let read = |source| ConfigError::Read { path: path.clone(), source };
-        match fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Config::defaults(instance)),
-            Err(error) => return Err(read(error)),
-            Ok(data) if data.len() > MAX_BYTES => return Err(ConfigError::TooLong { path, bytes: data.len() }),
-            Ok(_) => {}
+        match conf::read(&path)? {
+            Some(text) => Config::parse(&text, &path, Config::defaults(instance), &Files),
+            None => Ok(Config::defaults(instance)),
         }
-        let text = fs::read_to_string(&path).map_err(read)?;
-        Config::parse(&text, &path, Config::defaults(instance), &Files)
     }
 
-    fn parse(text: &str, path: &Path, mut config: Config, names: &dyn Names) -> Result<Config, ConfigError> {
-        for (index, line) in text.lines().enumerate() {
-            let line = line.split('#').next().unwrap_or_default().trim();
-            if line.is_empty() {
-                continue;
-            }
-            let result = match line.split_once('=') {
-                Some((key, value)) => config.set(key.trim(), value.trim(), names),
-                None => Err("expected key = value".into()),
-            };
-            result.map_err(|problem| ConfigError::Line { path: path.to_path_buf(), line: index + 1, problem })?;
-        }
-        config.check().map_err(|problem| ConfigError::Together { path: path.to_path_buf(), problem })?;
+    fn parse(text: &str, path: &Path, mut config: Config, names: &dyn Names) -> Result<Config, ConfError> {
+        conf::parse(text, path, |key, value| config.set(key, value, names))?;
+        config.check().map_err(|problem| ConfError::Together { path: path.to_path_buf(), problem })?;
         Ok(config)
     }
 

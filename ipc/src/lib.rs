@@ -12,6 +12,8 @@
 //! | [`edge`] | typed channels: what an edge may not carry cannot be expressed on it |
 //! | [`client`] | the blocking, thread-safe, pipelining client that libclient stands on |
 //! | [`server`] | the mio side: listeners, connections, limits, deadlines |
+//! | [`conf`] | the daemons' configuration files |
+//! | [`lock`] | lock files |
 //! | [`paths`] | where an instance keeps its sockets, definitions, run-time state and caches |
 //!
 //! A byte stream (a guest's console) is not tunnelled through frames: the reply to the call that opens it carries one end
@@ -24,10 +26,12 @@
 
 pub mod client;
 pub mod codec;
+pub mod conf;
 pub mod conn;
 pub mod edge;
 pub mod frame;
 pub mod hello;
+pub mod lock;
 pub mod paths;
 pub mod server;
 

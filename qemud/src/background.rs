@@ -13,10 +13,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use ipc::paths::Instance;
-use rustix::{
-    fs::{FlockOperation, flock},
-    io::Errno,
+use ipc::{
+    lock::{self, LockError},
+    paths::Instance,
 };
 use thiserror::Error;
 
@@ -40,14 +39,8 @@ pub enum BackgroundError {
         source: io::Error,
     },
     /// The turn cannot be taken.
-    #[error("cannot lock {}", path.display())]
-    Lock {
-        /// The lock file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The program cannot be started.
     #[error("cannot start the daemon")]
     Start(#[source] io::Error),
@@ -70,8 +63,9 @@ pub fn ensure_running(instance: &Instance, arguments: &[String]) -> Result<(), B
     let make = |dir: &std::path::Path| fs::DirBuilder::new().recursive(true).mode(mode).create(dir);
     make(runtime).map_err(opened(runtime.to_path_buf()))?;
     make(instance.log_dir()).map_err(opened(instance.log_dir().to_path_buf()))?;
-    let _turn = take_turn(runtime.join(TURN))?;
-    if is_running(instance)? {
+    let _turn = lock::lock(&runtime.join(TURN))?;
+    // Whoever runs holds the lock; it is let go at once when nobody does.
+    if lock::try_lock(&instance.lock_file())?.is_none() {
         return Ok(());
     }
     let log = instance.log_dir().join("qemud.log");
@@ -79,37 +73,11 @@ pub fn ensure_running(instance: &Instance, arguments: &[String]) -> Result<(), B
     start(arguments, stderr)
 }
 
-fn lock_file(path: PathBuf) -> Result<(File, PathBuf), BackgroundError> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    match file {
-        Ok(file) => Ok((file, path)),
-        Err(source) => Err(BackgroundError::Open { path, source }),
-    }
-}
-
-fn take_turn(path: PathBuf) -> Result<File, BackgroundError> {
-    let (file, path) = lock_file(path)?;
-    flock(&file, FlockOperation::LockExclusive)
-        .map_err(|error| BackgroundError::Lock { path, source: error.into() })?;
-    Ok(file)
-}
-
 /// Keeps starters waiting while a daemon leaves: they find either one that serves them, or none. `None` when a starter has
 /// the turn: then this is no time to leave.
 #[must_use]
 pub fn hold_starters(instance: &Instance) -> Option<File> {
-    let (file, _) = lock_file(instance.runtime_dir().join(TURN)).ok()?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).ok().map(|()| file)
-}
-
-/// Whoever runs holds the lock; it is let go at once when nobody does.
-fn is_running(instance: &Instance) -> Result<bool, BackgroundError> {
-    let (file, path) = lock_file(instance.lock_file())?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(false),
-        Err(Errno::WOULDBLOCK) => Ok(true),
-        Err(error) => Err(BackgroundError::Lock { path, source: error.into() }),
-    }
+    lock::try_lock(&instance.runtime_dir().join(TURN)).ok().flatten()
 }
 
 fn start(arguments: &[String], stderr: File) -> Result<(), BackgroundError> {

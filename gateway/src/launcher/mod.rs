@@ -39,7 +39,7 @@ pub use self::starter::start_qemud;
 use self::{setup::Sockets, starter::Starter};
 use crate::{
     chain,
-    config::{Config, ConfigError},
+    config::Config,
     edge::{Door, FromLauncher, Network, Settings, ToLauncher, fds},
     network::NetworkError,
 };
@@ -64,7 +64,7 @@ pub enum LauncherError {
     Setup(#[from] SetupError),
     /// The configuration cannot be used.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] ipc::conf::ConfError),
     /// Clients cannot come by network as configured.
     #[error(transparent)]
     Network(#[from] NetworkError),

@@ -1,18 +1,20 @@
 //! Directories, the lock and the listening sockets of an instance's gateway.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File},
     io,
     os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt, symlink},
+        fs::{DirBuilderExt, FileTypeExt, PermissionsExt, symlink},
         net::UnixListener,
     },
     path::{Path, PathBuf},
 };
 
-use ipc::paths::{Instance, Mode};
+use ipc::{
+    lock::{self, LockError},
+    paths::{Instance, Mode},
+};
 use rustix::{
-    fs::{FlockOperation, flock},
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
 };
@@ -39,14 +41,8 @@ pub enum SetupError {
         source: io::Error,
     },
     /// The lock cannot be taken for another reason than that it is held.
-    #[error("cannot lock {}", path.display())]
-    Lock {
-        /// The lock file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// Another gateway runs for this instance.
     #[error("another gateway holds {}", path.display())]
     Running {
@@ -98,17 +94,8 @@ pub fn prepare(instance: &Instance, config: &Config) -> Result<File, SetupError>
         let made = DirBuilder::new().recursive(true).mode(mode).create(path);
         made.map_err(|source| SetupError::Directory { path: path.to_path_buf(), source })?;
     }
-    take_lock(instance.runtime_dir().join("gateway.lock"))
-}
-
-fn take_lock(path: PathBuf) -> Result<File, SetupError> {
-    let failed = |source: io::Error| SetupError::Lock { path: path.clone(), source };
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(Errno::WOULDBLOCK) => Err(SetupError::Running { path }),
-        Err(error) => Err(failed(error.into())),
-    }
+    let path = instance.runtime_dir().join("gateway.lock");
+    lock::try_lock(&path)?.ok_or(SetupError::Running { path })
 }
 
 /// Binds the sockets. What an ended daemon left behind is replaced; one that somebody listens on is an error.

@@ -63,7 +63,7 @@ use self::{
     launcher_link::LauncherLink,
 };
 use crate::{
-    config::{Config, ConfigError},
+    config::Config,
     edge::{self, FromLauncher},
 };
 
@@ -91,7 +91,7 @@ pub enum ControlError {
     Inherited(#[source] sandbox::fd::InheritError),
     /// The configuration cannot be used.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] ipc::conf::ConfError),
     /// The definitions cannot be read.
     #[error("cannot load the definitions")]
     Definitions(#[from] StoreError),

@@ -39,7 +39,7 @@ use self::{
 };
 use crate::{
     background,
-    config::{Config, ConfigError},
+    config::Config,
     edge::{Found, FromLauncher, Launch, Refusal, ToLauncher},
 };
 
@@ -65,7 +65,7 @@ pub enum LauncherError {
     Setup(#[from] SetupError),
     /// The configuration cannot be used.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] ipc::conf::ConfError),
     /// The supervisor's program is missing.
     #[error("cannot open the supervisor's program, {path}")]
     Supervisor {

@@ -1,19 +1,18 @@
 //! Directories, the lock and the listening sockets of an instance.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File},
     io,
     os::unix::{
-        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown},
+        fs::{DirBuilderExt, PermissionsExt, chown},
         net::UnixListener,
     },
     path::{Path, PathBuf},
 };
 
-use ipc::paths::{Instance, Mode};
-use rustix::{
-    fs::{FlockOperation, flock},
-    io::Errno,
+use ipc::{
+    lock::{self, LockError},
+    paths::{Instance, Mode},
 };
 use thiserror::Error;
 
@@ -37,14 +36,8 @@ pub enum SetupError {
         source: io::Error,
     },
     /// The lock cannot be taken for another reason than that it is held.
-    #[error("cannot lock {}", path.display())]
-    Lock {
-        /// The lock file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// Another qemud runs for this instance.
     #[error("another qemud holds {}", path.display())]
     Running {
@@ -150,13 +143,7 @@ fn directory(path: &Path, mode: u32, owner: Option<u32>) -> Result<(), SetupErro
 
 fn take_lock(instance: &Instance) -> Result<File, SetupError> {
     let path = instance.lock_file();
-    let failed = |source: io::Error| SetupError::Lock { path: path.clone(), source };
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(Errno::WOULDBLOCK) => Err(SetupError::Running { path }),
-        Err(error) => Err(failed(error.into())),
-    }
+    lock::try_lock(&path)?.ok_or(SetupError::Running { path })
 }
 
 /// Binds the sockets. What is left of an earlier qemud's is replaced: whoever holds the lock owns them.

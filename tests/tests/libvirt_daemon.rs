@@ -2,7 +2,7 @@
 // A helper of a test fails as the test does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::process::Command;
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use bulkhead_tests::{
     Gateway, Guest, Instance, LONG, Libvirtd, Output, PROMPT, Terminal, boot_permit, run, wait_until,
@@ -270,4 +270,29 @@ fn a_daemon_that_is_not_there_is_named() {
     let output = bulkhead.run(&["list"]);
     assert_ne!(output.code, 0);
     assert!(output.stderr.contains(socket.to_str().unwrap()), "{}", output.stderr);
+}
+
+/// What ssh starts on the far side, started here by a program of our own.
+#[test]
+fn the_far_end_of_ssh_reaches_this_hosts_gateway() {
+    let instance = Instance::session();
+    let gateway = Gateway::start(&instance);
+    let helper = instance.program("bulkhead-ssh-helper");
+    let far_end = |options: &str| {
+        let script = format!("#!/bin/sh\nexec {} {options} qemu:///session\n", helper.display());
+        let path = instance.file(if options.is_empty() { "helper" } else { "reader" }, script.as_bytes());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        format!("qemu+ext:///session?command={}", path.display())
+    };
+    let bulkhead = Bulkhead { instance: &instance, uri: far_end("") };
+    instance.define(&Guest::tiny("a"));
+    bulkhead.ok(&["start", "a"]);
+    assert_eq!(bulkhead.ok(&["list", "--name"]), "a\n");
+    let reader = Bulkhead { instance: &instance, uri: far_end("-r") };
+    assert_eq!(reader.ok(&["domstate", "a"]).trim(), "running");
+    assert_eq!(reader.run(&["destroy", "a"]).code, 5, "a reader's end takes no changes");
+    gateway.end();
+    let output = bulkhead.run(&["list"]);
+    assert_ne!(output.code, 0);
+    assert!(output.stderr.contains("libvirt-sock"), "the far end's own words: {}", output.stderr);
 }

@@ -77,7 +77,7 @@ pub(super) fn dial(address: &Address, read_only: bool, unattended: bool) -> Resu
     let host = address.host();
     let (place, dialled) = match &address.way {
         Way::Unix(sockets) => {
-            let path = socket_path(sockets, read_only);
+            let path = socket_path(sockets, &sockets.names(read_only));
             let shown = path
                 .as_ref()
                 .ok()
@@ -104,7 +104,8 @@ pub(super) fn dial(address: &Address, read_only: bool, unattended: bool) -> Resu
 }
 
 /// Connects to the socket of libvirt's protocol that serves `uri`'s guests on this host, and says nothing on it: for a
-/// program that carries the bytes for somebody else, as at the far end of ssh.
+/// program that carries the bytes for somebody else, as at the far end of ssh. A socket for reading only takes no changes,
+/// whatever is said on it.
 ///
 /// # Errors
 /// When the URI is none, no socket is there, or nobody listens on it.
@@ -119,7 +120,11 @@ pub fn local_socket(uri: &str, read_only: bool) -> Result<UnixStream> {
             format!("{uri} is not served by a Unix socket"),
         ));
     };
-    let socket = socket_path(sockets, read_only)
+    // A client that only reads says so when it opens; here nobody is believed, and a socket for readers is one that takes no
+    // changes, a session's too.
+    let ro = if read_only { "-ro" } else { "" };
+    let names: Vec<String> = sockets.names(false).iter().map(|name| format!("{name}{ro}")).collect();
+    let socket = socket_path(sockets, &names)
         .and_then(|path| UnixStream::connect(&path).map_err(|source| DialError::Socket { path, source }));
     socket.map_err(|failure| told(failure, "a libvirt socket"))
 }
@@ -168,13 +173,12 @@ fn tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
 }
 
 /// The socket that is meant, or the first of those that may be that is there.
-fn socket_path(sockets: &Sockets, read_only: bool) -> Result<PathBuf, DialError> {
+fn socket_path(sockets: &Sockets, names: &[String]) -> Result<PathBuf, DialError> {
     if let Some(path) = &sockets.path {
         return Ok(PathBuf::from(path));
     }
     let root = rustix::process::geteuid().is_root();
     let dirs = socket_dirs(sockets.session, root, &|name| env::var_os(name).map(PathBuf::from));
-    let names = sockets.names(read_only);
     let mut paths = dirs.iter().flat_map(|dir| names.iter().map(|name| dir.join(name)));
     paths.find(|path| path.exists()).ok_or_else(|| DialError::NoSocket { dirs: Shown(dirs), names: names.join(", ") })
 }

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::{
     frame::{Frame, HEADER_LEN, Header, Kind, LENGTH_LEN, MAX_FDS, MAX_MESSAGE, PREFIX_LEN},
+    layer::{Layered, SecurityLayer},
     transport::{Transport, TransportError},
 };
 
@@ -127,6 +128,11 @@ impl<T: Transport> Conn<T> {
     /// The byte stream below.
     pub fn transport(&self) -> &T {
         &self.transport
+    }
+
+    /// Does the stream below hold bytes that its descriptor does not show?
+    pub fn has_buffered(&self) -> bool {
+        !self.closed && self.transport.has_buffered()
     }
 
     /// Bytes that wait for the peer to read.
@@ -355,6 +361,24 @@ impl<T: Transport> Conn<T> {
             self.sent = 0;
             self.output.shrink_to(KEEP);
         }
+    }
+}
+
+impl<T: Transport> Conn<Layered<T>> {
+    /// Protects all that follows, both ways. What has come already and was not taken as a frame comes behind the point
+    /// where the protection begins.
+    ///
+    /// # Errors
+    /// When something waits to be sent or a descriptor has come: neither belongs to what is protected.
+    pub fn engage(&mut self, layer: Box<dyn SecurityLayer>) -> Result<(), WireError> {
+        if self.wants_write() || !self.input_fds.is_empty() {
+            return Err(WireError::Protocol("something beside the end of the login"));
+        }
+        let early = self.input.get(self.start..self.end).unwrap_or_default();
+        self.transport.engage(layer, early);
+        self.taken += early.len() as u64;
+        self.start = self.end;
+        Ok(())
     }
 }
 

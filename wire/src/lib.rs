@@ -12,6 +12,7 @@
 //! | [`conn`] | a buffered connection: whole frames with their descriptors, never waiting |
 //! | [`codec`] | frames to calls, replies, events and errors, and back |
 //! | [`keepalive`] | who pings when, and when a silent peer is dead |
+//! | [`layer`] | the layer that a SASL mechanism may negotiate, below the frames |
 //! | [`stream`] | the packets of streams and the states of both ends |
 //! | `tls` | TLS as a transport of either side (feature `tls`) |
 //! | `sasl` | SCRAM-SHA-256 for the login of either side (feature `sasl`) |
@@ -27,6 +28,7 @@ pub mod codec;
 pub mod conn;
 pub mod frame;
 pub mod keepalive;
+pub mod layer;
 #[cfg(feature = "sasl")]
 pub mod sasl;
 pub mod stream;

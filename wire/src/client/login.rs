@@ -5,7 +5,8 @@ use std::time::Duration;
 use api::{Call, Operation, remote};
 use thiserror::Error;
 
-use super::{CallError, Client};
+use super::{CallError, Client, lock};
+use crate::{conn::WireError, layer::SecurityLayer};
 
 /// How the server let this client in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,11 @@ pub trait Sasl {
 
     /// Has the mechanism seen all that it needs, the server's proof included?
     fn is_complete(&self) -> bool;
+
+    /// What protects all that follows, if the mechanism has negotiated that. It is asked once, when the login is complete.
+    fn layer(&mut self) -> Option<Box<dyn SecurityLayer>> {
+        None
+    }
 }
 
 /// What a SASL mechanism says.
@@ -106,6 +112,26 @@ impl Client {
     }
 
     fn login_sasl(&self, sasl: &mut dyn Sasl, patience: Duration) -> Result<(), LoginError> {
+        lock(&self.inner.state).at_login = true;
+        let exchanged = self.exchange(sasl, patience);
+        let protected = exchanged.and_then(|()| self.protect(sasl.layer()).map_err(|error| self.lost_at_login(error)));
+        lock(&self.inner.state).at_login = false;
+        protected?;
+        // What came behind the last reply was left for the layer, and no poll would tell of it.
+        self.inner.pump().map_err(|error| self.lost_at_login(error))?;
+        Ok(())
+    }
+
+    /// The server says its last word of the login in clear, and nothing after it.
+    fn protect(&self, layer: Option<Box<dyn SecurityLayer>>) -> Result<(), WireError> {
+        layer.map_or(Ok(()), |layer| lock(&self.inner.conn).engage(layer))
+    }
+
+    fn lost_at_login(&self, error: WireError) -> LoginError {
+        LoginError::Call(CallError::Lost(self.inner.lose(error)))
+    }
+
+    fn exchange(&self, sasl: &mut dyn Sasl, patience: Duration) -> Result<(), LoginError> {
         let offered = self.ask(remote::AuthSaslInitArgs, patience)?.mechlist;
         let names: Vec<&str> = offered.split([' ', ',']).filter(|name| !name.is_empty()).collect();
         let begun = sasl.start(&names).map_err(LoginError::Sasl)?;

@@ -27,6 +27,7 @@ use crate::{
     conn::{Conn, WireError},
     frame::{Frame, Header},
     keepalive::{self, Keepalive},
+    layer::Layered,
     transport::{Transport, TransportError},
 };
 
@@ -89,10 +90,12 @@ struct State {
     keepalive: Option<Keepalive>,
     /// A thread is reading for all.
     reading: bool,
+    /// What stands behind the next reply may be protected by what that reply ends: it is not read as frames yet.
+    at_login: bool,
     lost: Option<Arc<WireError>>,
 }
 
-type Link = Conn<Box<dyn Transport + Send>>;
+type Link = Conn<Layered<Box<dyn Transport + Send>>>;
 
 /// Where both are held, `conn` is taken before `state`.
 struct Inner {
@@ -102,9 +105,6 @@ struct Inner {
     look: Look,
     /// The stream's descriptor once more, to poll without a lock.
     fd: OwnedFd,
-    passes_fds: bool,
-    secure: bool,
-    encrypted: bool,
 }
 
 /// A connection to a server. Clones are the same connection; it ends with the last of them and of its streams.
@@ -138,10 +138,7 @@ impl Client {
     pub fn new(transport: Box<dyn Transport + Send>) -> io::Result<Self> {
         let inner = Inner {
             fd: transport.as_fd().try_clone_to_owned()?,
-            passes_fds: transport.passes_fds(),
-            secure: transport.is_secure(),
-            encrypted: transport.is_encrypted(),
-            conn: Mutex::new(Conn::new(transport)),
+            conn: Mutex::new(Conn::new(Layered::new(transport))),
             state: Mutex::new(State {
                 next_serial: 0,
                 waiting: HashMap::new(),
@@ -150,6 +147,7 @@ impl Client {
                 dropped_events: 0,
                 keepalive: None,
                 reading: false,
+                at_login: false,
                 lost: None,
             }),
             arrived: Condvar::new(),
@@ -161,19 +159,19 @@ impl Client {
     /// Can calls carry descriptors?
     #[must_use]
     pub fn passes_fds(&self) -> bool {
-        self.inner.passes_fds
+        lock(&self.inner.conn).transport().passes_fds()
     }
 
-    /// Is there nobody who could read along?
+    /// Is there nobody who could read along? A login may change that.
     #[must_use]
     pub fn is_secure(&self) -> bool {
-        self.inner.secure
+        lock(&self.inner.conn).transport().is_secure()
     }
 
     /// Is the connection encrypted?
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
-        self.inner.encrypted
+        lock(&self.inner.conn).transport().is_encrypted()
     }
 
     /// Why the connection is lost, if it is.
@@ -394,8 +392,14 @@ impl Inner {
     /// Sleeps until the stream can be read, or written if something waits for that.
     fn poll(&self, timeout: Option<Duration>) -> Result<(), WireError> {
         let mut events = PollFlags::IN;
-        if lock(&self.conn).wants_write() {
-            events |= PollFlags::OUT;
+        {
+            let conn = lock(&self.conn);
+            if conn.has_buffered() {
+                return Ok(());
+            }
+            if conn.wants_write() {
+                events |= PollFlags::OUT;
+            }
         }
         let timeout = timeout.map(|left| Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -413,13 +417,33 @@ impl Inner {
         if conn.wants_write() {
             self.flush(&mut conn)?;
         }
-        let mut came = conn.fill()?;
-        while let Some(frame) = conn.next_frame()? {
-            came = true;
-            lock(&self.state).deliver(&mut conn, frame)?;
+        let mut came = false;
+        loop {
+            came |= conn.fill()?;
+            came |= self.deliver_all(&mut conn)?;
+            // Nobody polls for what is here already and the descriptor does not show: TLS and layers decrypt more at once
+            // than one read takes.
+            if !conn.has_buffered() || lock(&self.state).at_login {
+                break;
+            }
         }
         if conn.wants_write() {
             self.flush(&mut conn)?;
+        }
+        Ok(came)
+    }
+
+    /// Hands over the frames that are here whole. True when there were any.
+    fn deliver_all(&self, conn: &mut Link) -> Result<bool, WireError> {
+        let mut came = false;
+        while let Some(frame) = conn.next_frame()? {
+            came = true;
+            let is_reply = frame.header.meaning() == Meaning::Reply;
+            let mut state = lock(&self.state);
+            state.deliver(conn, frame)?;
+            if is_reply && state.at_login {
+                break;
+            }
         }
         Ok(came)
     }

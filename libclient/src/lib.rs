@@ -31,11 +31,15 @@
 //! | `unix` | `socket=PATH`, or `mode=auto`, `legacy`, `direct` among libvirt's sockets on this host |
 //! | `ssh` | the system's ssh; `keyfile=`, `no_verify=1`, `no_tty=1`, `command=` (instead of `ssh`), `socket=`, `netcat=`, `proxy=auto`, `netcat`, `native` |
 //! | `tls` (also when there is only a host) | `pkipath=DIR`, `no_verify=1`; otherwise certificates where libvirt keeps them |
-//! | `tcp` | plain, for networks that nobody else is on; a password does not travel, everything else does |
+//! | `tcp` | encrypted by the ticket of who logs in with one (below); else plain, for networks that nobody else is on: a password does not travel, everything else does |
 //! | `ext` | `command=PROGRAM`, whose standard streams are the connection |
 //!
 //! `name=` is what the far side is asked to open instead of the URI without its way, `authfile=` a file of names and
-//! passwords. A connection that is lost is made again by the next call, a listener's by itself; Bulkhead's daemons then tell
+//! passwords, and `auth=sasl.MECHANISM` allows that one mechanism only. With the crate's feature `gssapi` who has a Kerberos
+//! ticket logs in by it (SASL's GSSAPI) wherever the far side offers that, else by name and password (SCRAM-SHA-256); the
+//! Kerberos library may ask the realm's servers meanwhile, and [`Connection::open`] takes as long as they do.
+//!
+//! A connection that is lost is made again by the next call, a listener's by itself; Bulkhead's daemons then tell
 //! what was missed, libvirt's cannot, and [`EventStream::lost`] says so.
 //!
 //! # Errors

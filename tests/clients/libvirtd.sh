@@ -1,8 +1,10 @@
 # The first process of libvirtd's namespaces: directories of its own, then libvirtd, until somebody ends both.
 #
-#     libvirtd.sh DIR     the socket, DIR/libvirt-sock, is seen outside; DIR/definitions has the domains that it knows
+#     libvirtd.sh DIR [kerberos]     the socket, DIR/libvirt-sock, is seen outside; DIR/definitions has the domains that
+#                                    it knows; with "kerberos" it lets in who has a ticket of its own realm, by TCP too
 set -eu
 dir=$1
+listen=
 
 for place in /run /var/log /var/cache /var/lib/libvirt /etc/libvirt; do
     [ -d "$place" ] || continue
@@ -19,15 +21,26 @@ namespaces = [ ]
 user = "root"
 group = "root"
 CONF
+login=none
+if [ "${2:-}" = kerberos ]; then
+    . "${0%/*}/kerberos.sh"
+    login=sasl
+    listen=--listen
+fi
 cat >/etc/libvirt/libvirtd.conf <<CONF
 unix_sock_dir = "$dir"
-auth_unix_rw = "none"
-auth_unix_ro = "none"
+auth_unix_rw = "$login"
+auth_unix_ro = "$login"
+listen_tls = 0
+listen_tcp = 1
+listen_addr = "127.0.0.1"
+auth_tcp = "sasl"
 CONF
 
 mkdir -p /etc/libvirt/qemu
 find "$dir/definitions" -name '*.xml' -exec cp -t /etc/libvirt/qemu {} +
 
 # Not exec: the first process of a namespace reaps what others leave behind, and a shell that waits does.
-libvirtd -f /etc/libvirt/libvirtd.conf -p "$dir/pid" &
+# shellcheck disable=SC2086  # an option or nothing
+libvirtd $listen -f /etc/libvirt/libvirtd.conf -p "$dir/pid" &
 wait

@@ -31,6 +31,8 @@ pub enum Client {
     Exporter,
     /// libvirt's daemon.
     Libvirtd,
+    /// A realm of Kerberos, and what libvirt's daemon needs to belong to one.
+    Kerberos,
 }
 
 impl Client {
@@ -45,6 +47,10 @@ impl Client {
             }
             Client::Exporter => (&["/usr/bin/prometheus-libvirt-exporter"], "prometheus-libvirt-exporter"),
             Client::Libvirtd => (&["/usr/sbin/libvirtd"], "libvirt-daemon"),
+            Client::Kerberos => (
+                &["/usr/sbin/krb5kdc", "/usr/sbin/kadmin.local", "/usr/bin/kinit", "/usr/bin/nsenter"],
+                "krb5-kdc, krb5-admin-server, krb5-user or libsasl2-modules-gssapi-mit",
+            ),
         }
     }
 
@@ -57,6 +63,10 @@ impl Client {
             // Where a module is depends on Perl's version and on the architecture.
             let found = Command::new("/usr/bin/perl").args(["-MSys::Virt", "-e", "1"]).stderr(Stdio::null()).status();
             here = found.is_ok_and(|status| status.success());
+        }
+        if here && self == Client::Kerberos {
+            let module = format!("/usr/lib/{}-linux-gnu/sasl2/libgssapiv2.so", std::env::consts::ARCH);
+            here = Path::new(&module).exists();
         }
         if !here {
             skip(test, &format!("{package} is not installed"));

@@ -25,6 +25,8 @@ pub struct Libvirtd {
     /// The first process inside; when it has ended, all others in there have.
     inside: Handle,
     root: TempDir,
+    /// A realm of Kerberos is in there, too.
+    kerberos: bool,
 }
 
 impl Libvirtd {
@@ -37,12 +39,25 @@ impl Libvirtd {
         Libvirtd::knowing(test, |_| {})
     }
 
+    /// Starts one that lets in who has a ticket of a realm of its own, by its socket and by TCP at its `localhost`.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn of_a_realm(test: &str) -> Option<Libvirtd> {
+        if Client::Kerberos.is_here(test) { Libvirtd::begin(test, |_| {}, true) } else { None }
+    }
+
     /// Starts one that knows the domains whose documents `define` puts into a directory.
     ///
     /// # Panics
     /// When it does not come up.
     #[must_use]
     pub fn knowing(test: &str, define: impl FnOnce(&Path)) -> Option<Libvirtd> {
+        Libvirtd::begin(test, define, false)
+    }
+
+    fn begin(test: &str, define: impl FnOnce(&Path), kerberos: bool) -> Option<Libvirtd> {
         if !Client::Libvirtd.is_here(test) || !is_libvirt_9_0_0("/usr/sbin/libvirtd", test) {
             return None;
         }
@@ -56,7 +71,7 @@ impl Libvirtd {
         define(&definitions);
         let mut command = Command::new("/usr/bin/unshare");
         command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "/bin/sh"]);
-        command.arg(clients_dir().join("libvirtd.sh")).arg(root.path());
+        command.arg(clients_dir().join("libvirtd.sh")).arg(root.path()).args(kerberos.then_some("kerberos"));
         command.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", root.path()).current_dir("/");
         let log = fs::File::create(root.path().join("output")).expect("a file");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("another descriptor")).stderr(log);
@@ -69,13 +84,26 @@ impl Libvirtd {
             let _ = child.wait();
             panic!("libvirtd does not come up: {}", said());
         };
-        Some(Libvirtd { child, inside, root })
+        Some(Libvirtd { child, inside, root, kerberos })
     }
 
     /// Its socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.root.path().join("libvirt-sock")
+    }
+
+    /// A program in its network, and in its realm if it is of one, as the user ann with her ticket.
+    #[must_use]
+    pub fn beside(&self, program: &Path) -> Command {
+        let mut command = Command::new("/usr/bin/nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.inside.pid)).arg("--").arg(program).stdin(Stdio::null());
+        if self.kerberos {
+            let dir = self.root.path().join("kerberos");
+            command.env("KRB5_CONFIG", dir.join("krb5.conf"));
+            command.env("KRB5CCNAME", format!("FILE:{}", dir.join("ticket").display()));
+        }
+        command
     }
 
     /// Its guests.

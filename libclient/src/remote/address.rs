@@ -44,6 +44,8 @@ pub(crate) struct Address {
     pub(crate) host: Option<String>,
     /// A file with names and passwords.
     pub(crate) auth_file: Option<PathBuf>,
+    /// The one mechanism of SASL that may be used, in capitals.
+    pub(crate) mechanism: Option<String>,
     pub(crate) way: Way,
 }
 
@@ -161,6 +163,7 @@ impl Address {
             user: uri.user.clone(),
             host: uri.host.clone(),
             auth_file: uri.parameter("authfile").map(PathBuf::from),
+            mechanism: uri.parameter("auth").and_then(mechanism),
             way,
         })
     }
@@ -260,6 +263,12 @@ impl Uri {
     }
 }
 
+/// The mechanism in `sasl.MECHANISM`.
+fn mechanism(auth: &str) -> Option<String> {
+    let (kind, mechanism) = auth.split_once('.')?;
+    kind.eq_ignore_ascii_case("sasl").then(|| mechanism.to_ascii_uppercase()).filter(|name| !name.is_empty())
+}
+
 /// The URI as the far side has it: without the way there.
 fn far_name(uri: &Uri) -> String {
     if let Some(name) = uri.parameter("name") {
@@ -332,6 +341,16 @@ mod tests {
         let session = Sockets::of(&Uri::parse("qemu+unix:///session").unwrap(), false).unwrap();
         assert!(session.session);
         assert_eq!(session.names(true), ["virtqemud-sock", "libvirt-sock"]);
+    }
+
+    #[test]
+    fn a_mechanism_may_be_asked_for() {
+        let mechanism = |auth: &str| address(&format!("qemu+tcp://host/system?auth={auth}")).mechanism;
+        assert_eq!(mechanism("sasl.scram-sha-256").as_deref(), Some("SCRAM-SHA-256"));
+        assert_eq!(mechanism("SASL.GSSAPI").as_deref(), Some("GSSAPI"));
+        for any in ["sasl", "sasl.", "polkit", "none"] {
+            assert_eq!(mechanism(any), None, "{any}");
+        }
     }
 
     #[test]

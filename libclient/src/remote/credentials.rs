@@ -1,7 +1,7 @@
-//! Names and passwords: from the program, or from libvirt's file of them.
+//! What one logs in with: a Kerberos ticket, or a name and a password from the program or from libvirt's file of them.
 
 use std::{
-    env,
+    env, fmt,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
@@ -11,10 +11,20 @@ use std::{
 use thiserror::Error as ThisError;
 use wire::{
     client::login::{Choice, Sasl, SaslError},
+    layer::SecurityLayer,
     sasl::Scram,
 };
 
+#[cfg(feature = "gssapi")]
+use super::gssapi::{self, Gssapi, GssapiError, Ticket};
 use super::{address::Address, lock};
+
+/// The mechanisms of SASL that this client was built with. The first that can be used is taken.
+const BUILT: &[&str] = &[
+    #[cfg(feature = "gssapi")]
+    gssapi::MECHANISM,
+    wire::sasl::MECHANISM,
+];
 
 /// The largest file of passwords.
 const LARGEST: u64 = 1 << 20;
@@ -51,6 +61,42 @@ enum CredentialsError {
     },
     #[error("no name and password for {host}: neither the program nor {file} gives them")]
     None { host: String, file: String },
+    #[error("the server offers {offered}{}, and this client was built with {}", Wanted(.wanted), BUILT.join(", "))]
+    NoMechanism { offered: String, wanted: Option<String> },
+}
+
+/// What a URI asks for, in an error.
+struct Wanted<'a>(&'a Option<String>);
+
+impl fmt::Display for Wanted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |wanted| write!(f, ", the URI asks for {wanted}"))
+    }
+}
+
+/// What can be done about a login that failed on this side.
+pub(super) fn hint(failure: &SaslError) -> Option<&'static str> {
+    #[cfg(feature = "gssapi")]
+    if let Some(failure) = failure.downcast_ref::<GssapiError>() {
+        return failure.hint();
+    }
+    match failure.downcast_ref::<CredentialsError>()? {
+        CredentialsError::Read { .. } => None,
+        CredentialsError::None { .. } if cfg!(feature = "gssapi") => Some(
+            "put them into that file or the URI's authfile; where the server offers GSSAPI, a Kerberos ticket (kinit) does \
+             as well",
+        ),
+        CredentialsError::None { .. } => Some("put them into that file, or name another with ?authfile=FILE"),
+        CredentialsError::NoMechanism { wanted: Some(_), .. } => {
+            Some("leave out the parameter \"auth\", or ask for something that both have")
+        }
+        CredentialsError::NoMechanism { offered, .. } if offered.contains("GSSAPI") => Some(
+            "use a client that was built with the feature \"gssapi\", let the server offer SCRAM-SHA-256, or use ssh",
+        ),
+        CredentialsError::NoMechanism { .. } => {
+            Some("let the server offer one of these (mech_list in libvirt's SASL configuration), or use ssh")
+        }
+    }
 }
 
 /// Who connects to one address, once that has been found out.
@@ -92,35 +138,66 @@ impl Credentials {
     }
 }
 
-/// A login that looks for name and password when the daemon asks for them.
+/// A login that looks for a ticket, or a name and a password, when the daemon asks for them.
 pub(super) struct Login<'a> {
     credentials: &'a Credentials,
     address: &'a Address,
-    scram: Option<Scram>,
+    #[cfg_attr(not(feature = "gssapi"), expect(dead_code, reason = "no other mechanism makes a way secure"))]
+    way_is_secure: bool,
+    mechanism: Option<Box<dyn Sasl>>,
 }
 
 impl<'a> Login<'a> {
-    pub(super) fn new(credentials: &'a Credentials, address: &'a Address) -> Login<'a> {
-        Login { credentials, address, scram: None }
+    /// `way_is_secure`: nobody can read along even without a mechanism's help.
+    pub(super) fn new(credentials: &'a Credentials, address: &'a Address, way_is_secure: bool) -> Login<'a> {
+        Login { credentials, address, way_is_secure, mechanism: None }
+    }
+
+    /// The best of the mechanisms that may be used here and that there is something to log in with for.
+    fn choose(&self, usable: impl Fn(&str) -> bool) -> Result<Option<Box<dyn Sasl>>, SaslError> {
+        let takes_password = usable(wire::sasl::MECHANISM);
+        #[cfg(feature = "gssapi")]
+        if usable(gssapi::MECHANISM) {
+            match Ticket::find(self.address.user.as_deref()) {
+                Ok(ticket) => {
+                    let gssapi = Gssapi::new(ticket, self.address.host(), self.way_is_secure)?;
+                    return Ok(Some(Box::new(gssapi)));
+                }
+                Err(failure) if !takes_password => return Err(failure.into()),
+                // Who has no ticket has a password.
+                Err(_) => {}
+            }
+        }
+        // Nobody is asked for a password that is of no use.
+        if !takes_password {
+            return Ok(None);
+        }
+        let (name, password) = self.credentials.find(self.address)?;
+        Ok(Some(Box::new(Scram::new(name, &password))))
     }
 }
 
 impl Sasl for Login<'_> {
     fn start(&mut self, offered: &[&str]) -> Result<Option<Choice>, SaslError> {
-        // Nobody is asked for a password that is of no use.
-        if !offered.contains(&wire::sasl::MECHANISM) {
-            return Ok(None);
-        }
-        let (name, password) = self.credentials.find(self.address)?;
-        self.scram.insert(Scram::new(name, &password)).start(offered)
+        let wanted = self.address.mechanism.as_deref();
+        let usable = |name: &str| offered.contains(&name) && wanted.is_none_or(|wanted| wanted == name);
+        let Some(mechanism) = self.choose(usable)? else {
+            let offered = if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") };
+            return Err(CredentialsError::NoMechanism { offered, wanted: wanted.map(str::to_owned) }.into());
+        };
+        self.mechanism.insert(mechanism).start(offered)
     }
 
     fn step(&mut self, challenge: Option<&[u8]>) -> Result<Option<Vec<u8>>, SaslError> {
-        self.scram.as_mut().map_or(Ok(None), |scram| scram.step(challenge))
+        self.mechanism.as_mut().map_or(Ok(None), |mechanism| mechanism.step(challenge))
     }
 
     fn is_complete(&self) -> bool {
-        self.scram.as_ref().is_some_and(Scram::is_complete)
+        self.mechanism.as_ref().is_some_and(|mechanism| mechanism.is_complete())
+    }
+
+    fn layer(&mut self) -> Option<Box<dyn SecurityLayer>> {
+        self.mechanism.as_mut().and_then(|mechanism| mechanism.layer())
     }
 }
 
@@ -196,6 +273,34 @@ mod tests {
         assert_eq!(section(FILE, "near"), Some(Section { name: None, password: some("2") }));
         assert_eq!(section(FILE, "lost"), Some(Section::default()));
         assert_eq!(section("", "near"), None);
+    }
+
+    #[test]
+    fn where_no_mechanism_fits_both_sides_are_told_of() {
+        for (uri, offered, cause, advice) in [
+            (
+                "qemu+tcp://far/system",
+                &["DIGEST-MD5", "PLAIN"][..],
+                "the server offers DIGEST-MD5, PLAIN, and",
+                "mech_list",
+            ),
+            ("qemu+tcp://far/system", &[], "the server offers nothing, and", "mech_list"),
+            (
+                "qemu+tcp://far/system?auth=sasl.digest-md5",
+                &["DIGEST-MD5", "SCRAM-SHA-256"],
+                "the server offers DIGEST-MD5, SCRAM-SHA-256, the URI asks for DIGEST-MD5, and",
+                "leave out the parameter",
+            ),
+            #[cfg(not(feature = "gssapi"))]
+            ("qemu+tcp://far/system", &["GSSAPI"], "the server offers GSSAPI, and", "the feature \"gssapi\""),
+        ] {
+            let credentials = Credentials::new(None);
+            let address = address(uri);
+            let failure = Login::new(&credentials, &address, false).start(offered).unwrap_err();
+            let text = failure.to_string();
+            assert!(text.starts_with(cause) && text.ends_with("SCRAM-SHA-256"), "{text}");
+            assert!(hint(&failure).unwrap().contains(advice), "{text}");
+        }
     }
 
     fn address(text: &str) -> Address {

@@ -10,6 +10,8 @@ mod credentials;
 mod dial;
 mod events;
 mod fallback;
+#[cfg(feature = "gssapi")]
+mod gssapi;
 mod helper;
 mod pki;
 mod ssh;
@@ -89,7 +91,7 @@ impl Dialer {
                 .with_cause(source)
         })?;
         let mut session = Session { client, place, said: stream.said, kind: AtomicU8::new(UNKNOWN), open: false };
-        let mut login = Login::new(&self.credentials, &self.address);
+        let mut login = Login::new(&self.credentials, &self.address, session.client.is_secure());
         session.client.login(Some(&mut login), LOGIN_PATIENCE).map_err(|failure| {
             self.credentials.forget();
             session.no_login(failure)
@@ -228,6 +230,11 @@ impl Session {
                 self.quoted(new(ErrorCode::RPC).with_cause(source)).with_hint(self.login_hint())
             }
             LoginError::Call(other) => new(ErrorCode::RPC).with_cause(other).with_hint(self.login_hint()),
+            LoginError::Sasl(source) => {
+                let hint = credentials::hint(&source);
+                let error = new(ErrorCode::AUTH_FAILED).with_cause(LoginError::Sasl(source));
+                hint.into_iter().fold(error, Error::with_hint)
+            }
             other => new(ErrorCode::AUTH_FAILED).with_cause(other),
         }
     }

@@ -24,12 +24,12 @@ pub const FILE_NAME: &str = "gateway.conf";
 /// The uid of the workers of a system instance unless configured: from the range that systemd's uid table lists as unused,
 /// beside the one of qemud's control, and with no rights anywhere.
 const SERVICE_UID: u32 = 0x7000_0001;
-/// The names by which clients look for the daemons of single drivers, and which all lead here. Not those of drivers that
-/// are not there: a client without a URI takes the first of `virtxend-sock`, `virtqemud-sock`, `virtlxcd-sock` that exists.
-const MODULAR: [&str; 8] = ["qemu", "network", "storage", "secret", "interface", "nodedev", "nwfilter", "proxy"];
-/// Every name that libvirt's own daemons have.
-const KNOWN_MODULAR: [&str; 10] =
+/// The names by which clients look for the daemons of single drivers, and which all lead here.
+const MODULAR: [&str; 10] =
     ["qemu", "lxc", "xen", "network", "storage", "secret", "interface", "nodedev", "nwfilter", "proxy"];
+
+/// Where libvirt's own system daemons listen.
+const LIBVIRTS_PLACES: [&str; 2] = ["/run/libvirt", "/var/run/libvirt"];
 
 /// The values in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct Config {
     pub limits: Limits,
     /// What workers do for feature 10.
     pub keepalive: KeepaliveSettings,
+    /// Who is not in `trusted` may ask polkit.
+    pub polkit: bool,
     /// Clients that come by network.
     pub network: NetworkConfig,
 }
@@ -82,7 +84,7 @@ impl Config {
     pub fn defaults(instance: &Instance) -> Config {
         Config {
             socket_dir: socket_dir(instance),
-            modular: MODULAR.map(String::from).to_vec(),
+            modular: usual_modular(&socket_dir(instance)),
             service_uid: SERVICE_UID,
             trusted: Trusted::default(),
             limits: Limits {
@@ -96,6 +98,7 @@ impl Config {
             },
             // libvirt's own values.
             keepalive: KeepaliveSettings { seconds: 5, count: 5 },
+            polkit: true,
             network: NetworkConfig::defaults(instance),
         }
     }
@@ -113,7 +116,11 @@ impl Config {
     }
 
     fn parse(text: &str, path: &Path, mut config: Config, names: &dyn Names) -> Result<Config, ConfError> {
+        let usual = config.modular.clone();
         conf::parse(text, path, |key, value| config.set(key, value, names))?;
+        if config.modular == usual {
+            config.modular = usual_modular(&config.socket_dir);
+        }
         config.check().map_err(|problem| ConfError::Together { path: path.to_path_buf(), problem })?;
         Ok(config)
     }
@@ -133,6 +140,7 @@ impl Config {
             "service_uid" => self.service_uid = number(value, 1..=u32::MAX - 2)?,
             "allow_users" => self.trusted.uids = ids(value, "user", |name| names.uid(name))?,
             "allow_groups" => self.trusted.gids = ids(value, "group", |name| names.gid(name))?,
+            "polkit" => self.polkit = network::yes_or_no(value)?,
             "connections" => self.limits.connections = number(value, 2..=65_536)? as usize,
             "connections_per_user" => self.limits.connections_per_uid = number(value, 1..=65_536)? as usize,
             "reserved_connections" => self.limits.reserved = number(value, 0..=65_536)? as usize,
@@ -146,7 +154,7 @@ impl Config {
                 return self.network.set(key, value).unwrap_or_else(|| {
                     Err(format!(
                         "unknown key '{key}'; the keys are socket_dir, modular_sockets, service_uid, allow_users, \
-                         allow_groups, connections, connections_per_user, reserved_connections, remote_connections, \
+                         allow_groups, polkit, connections, connections_per_user, reserved_connections, remote_connections, \
                          ready_workers, patience_ms, keep_worker_ms, keepalive_seconds, keepalive_count, {}",
                         network::KEYS
                     ))
@@ -168,6 +176,13 @@ fn socket_dir(instance: &Instance) -> PathBuf {
     }
 }
 
+/// Every name, but not Xen's where clients look: a root client without a URI takes the first of `virtxend-sock`,
+/// `virtqemud-sock` that exists there, and there is no driver for Xen yet.
+fn usual_modular(socket_dir: &Path) -> Vec<String> {
+    let theirs = LIBVIRTS_PLACES.iter().any(|place| Path::new(place) == socket_dir);
+    MODULAR.iter().filter(|name| !theirs || **name != "xen").map(|name| (*name).to_owned()).collect()
+}
+
 fn absolute(value: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(value);
     if path.is_absolute() { Ok(path) } else { Err(format!("'{value}' is not an absolute path")) }
@@ -176,9 +191,9 @@ fn absolute(value: &str) -> Result<PathBuf, String> {
 fn modular(value: &str) -> Result<Vec<String>, String> {
     let words = value.split_whitespace();
     words
-        .map(|word| match KNOWN_MODULAR.contains(&word) {
+        .map(|word| match MODULAR.contains(&word) {
             true => Ok(word.to_owned()),
-            false => Err(format!("'{word}' is none of {}", KNOWN_MODULAR.join(" "))),
+            false => Err(format!("'{word}' is none of {}", MODULAR.join(" "))),
         })
         .collect()
 }
@@ -249,6 +264,16 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn every_daemon_s_name_is_there_but_xen_s_in_libvirt_s_place() {
+        assert_eq!(parse("").unwrap().modular, MODULAR);
+        for place in LIBVIRTS_PLACES {
+            let modular = parse(&format!("socket_dir = {place}")).unwrap().modular;
+            assert!(modular.contains(&"lxc".to_owned()) && !modular.contains(&"xen".to_owned()), "{modular:?}");
+        }
+        assert_eq!(parse("socket_dir = /run/libvirt\nmodular_sockets = xen").unwrap().modular, ["xen"]);
     }
 
     #[test]

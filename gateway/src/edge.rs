@@ -1,8 +1,8 @@
 //! What the three processes say to each other.
 //!
 //! The worker is where strangers' bytes are read, so what it may say is the least: it asks for a connection to qemud (which
-//! it gets by the rights that the acceptor has noted, whatever it says), and that it has finished. Each question has one
-//! answer, in order; no serial is needed.
+//! it gets by the rights that the acceptor has noted, whatever it says), for what its client's login needs, and that it has
+//! finished. Each question has one answer, in order; no serial is needed.
 
 use std::{
     fmt,
@@ -107,6 +107,17 @@ pub enum Login {
     None,
     /// By name and password: SCRAM-SHA-256.
     Sasl,
+    /// The kernel has said who it is; whether that one may change things polkit decides when the client asks for it.
+    Polkit,
+}
+
+/// Why somebody who asked for something is not let have it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denied {
+    /// libvirt's number of the error.
+    pub code: i32,
+    /// What the client is told.
+    pub reason: String,
 }
 
 /// What a TLS server shows and checks. The key is not among it: that is the acceptor's alone.
@@ -206,6 +217,8 @@ pub struct Settings {
     pub keepalive: KeepaliveSettings,
     /// The launcher can start a qemud that is not there.
     pub may_start_qemud: bool,
+    /// Who may not change things by the configuration may ask polkit.
+    pub polkit: bool,
     /// What clients by network need.
     pub network: Network,
 }
@@ -244,6 +257,8 @@ pub enum ToLauncher {
     Worker,
     /// qemud is not there: start it.
     StartQemud,
+    /// Start the process that asks polkit; its end of the channel comes along.
+    Polkit,
 }
 
 /// What the launcher tells the acceptor.
@@ -274,6 +289,8 @@ pub enum ToWorker {
     Signed(Option<Vec<u8>>),
     /// To [`FromWorker::Verifier`].
     Verifier(Option<String>),
+    /// To [`FromWorker::Authorize`].
+    Authorized(Result<(), Denied>),
     /// To [`FromWorker::Dial`]: the connection to qemud comes along.
     Dialed,
     /// To the same: there is none.
@@ -308,7 +325,7 @@ pub struct Client {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Way {
     /// By a Unix socket: the kernel knows it.
-    Unix,
+    Unix(Login),
     /// By a TCP connection.
     Tcp(Login),
     /// By TLS.
@@ -337,6 +354,39 @@ pub enum FromWorker {
         /// The name.
         name: String,
     },
+    /// Its client wants to know whether polkit lets it in. One question at a time, a few for a client.
+    Authorize,
     /// Its client has left in good order: it can serve the next one.
     Finished,
+}
+
+/// What the acceptor asks of the process that speaks with polkit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToPolkit {
+    /// May this process change things? Its pidfd comes along if the kernel has given one.
+    Ask {
+        /// The question's number.
+        id: u64,
+        /// The process.
+        pid: i32,
+        /// The user it was when it connected.
+        uid: u32,
+    },
+    /// Nobody waits for the answer to this question any more.
+    Cancel {
+        /// The question's number.
+        id: u64,
+    },
+}
+
+/// What that process answers: each question once, in any order, cancelled ones too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromPolkit {
+    /// The answer.
+    Answer {
+        /// The question's number.
+        id: u64,
+        /// polkit's word.
+        word: Result<(), Denied>,
+    },
 }

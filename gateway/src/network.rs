@@ -114,7 +114,8 @@ pub enum NetworkError {
     },
 }
 
-fn flag(value: &str) -> Result<bool, String> {
+/// A switch of the configuration.
+pub(crate) fn yes_or_no(value: &str) -> Result<bool, String> {
     match value {
         "yes" | "1" => Ok(true),
         "no" | "0" => Ok(false),
@@ -174,8 +175,8 @@ impl NetworkConfig {
     pub fn set(&mut self, key: &str, value: &str) -> Option<Result<(), String>> {
         let words = || value.split_whitespace();
         let set = match key {
-            "listen_tls" => flag(value).map(|on| self.tls = on),
-            "listen_tcp" => flag(value).map(|on| self.tcp = on),
+            "listen_tls" => yes_or_no(value).map(|on| self.tls = on),
+            "listen_tcp" => yes_or_no(value).map(|on| self.tcp = on),
             "listen_addresses" => words()
                 .map(|word| word.parse().map_err(|_| format!("'{word}' is no address")))
                 .collect::<Result<_, _>>()

@@ -6,7 +6,7 @@ use clap::{Parser, ValueEnum};
 use ipc::paths::{Instance, Mode};
 use wire::sasl::Verifier;
 
-use crate::{acceptor, chain, launcher, worker};
+use crate::{acceptor, chain, launcher, polkit, worker};
 
 /// What a verifier costs whoever tries passwords: the least that RFC 7677 advises.
 const ROUNDS: u32 = 4096;
@@ -44,6 +44,7 @@ enum Role {
     Launcher,
     Acceptor,
     Worker,
+    Polkit,
     #[value(hide = true)]
     Starter,
 }
@@ -78,6 +79,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         Role::Launcher => launch(arguments, mode)?,
         Role::Acceptor => acceptor::run()?,
         Role::Worker => worker::run()?,
+        Role::Polkit => polkit::run()?,
         Role::Starter => return Ok(launcher::start_qemud(mode)),
     }
     Ok(true)
@@ -125,6 +127,7 @@ fn policy(role: Role) -> sandbox::policy::Role {
         Role::Launcher | Role::Starter => sandbox::policy::Role::Launcher,
         Role::Acceptor => sandbox::policy::Role::GatewayAcceptor,
         Role::Worker => sandbox::policy::Role::GatewayWorker,
+        Role::Polkit => sandbox::policy::Role::GatewayPolkit,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who is at the other end of a local socket. The kernel answers, never the peer.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 /// The identity that the peer had when it connected (or made the socket pair), as this process sees it.
@@ -75,9 +75,46 @@ pub fn cred(socket: &UnixStream) -> Result<PeerCred, PeerError> {
     Ok(PeerCred { pid: cred.pid, uid: cred.uid, gid: cred.gid })
 }
 
+/// A descriptor of the process that connected, which no later process of the same number can be taken for. None when the
+/// kernel is older than Linux 6.5, which does not give one.
+///
+/// # Errors
+/// When the process is gone.
+pub fn pidfd(socket: impl AsFd) -> Result<Option<OwnedFd>, PeerError> {
+    let mut number: libc::c_int = -1;
+    let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
+    // SAFETY: number is a valid place of `length` bytes and both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut number).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ENOPROTOOPT) { Ok(None) } else { Err(error.into()) };
+    }
+    // SAFETY: the kernel has just made this descriptor (close-on-exec) for this call, and nobody else knows its number.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(number) }))
+}
+
+/// Not in libc yet; the same number on every architecture that this builds for.
+const SO_PEERPIDFD: libc::c_int = 77;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_descriptor_of_a_peer_is_of_its_process() {
+        let (one, _two) = UnixStream::pair().unwrap();
+        // An older kernel has none.
+        let Some(pidfd) = pidfd(&one).unwrap() else { return };
+        assert_eq!(crate::pidfd::pid(&pidfd).unwrap(), i32::try_from(std::process::id()).unwrap());
+    }
 
     #[test]
     fn peer_of_a_pair_is_this_process() {

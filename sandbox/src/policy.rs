@@ -1,6 +1,6 @@
 //! Seccomp filters by role, as tables with a reason beside every call.
 //!
-//! There are two kinds. [`Role::Control`], [`Role::Supervisor`], [`Role::GatewayAcceptor`] and [`Role::GatewayWorker`] are
+//! There are two kinds. [`Role::Control`], [`Role::Supervisor`], and the gateway's three are
 //! leaves: nothing is executed below them, so they have an allow-list, and a call outside it kills the process. A filter is inherited by every process below, though, and below
 //! the launcher there are QEMU with its code generator and its dynamic loader: [`Role::Launcher`] and [`Role::QemuBase`] are
 //! therefore lists of what the host must never see from any of them, refused with an error that a program survives. QEMU
@@ -37,6 +37,8 @@ pub enum Role {
     GatewayAcceptor,
     /// `gateway` worker: one client's bytes, and a connection to `qemud` that it was handed.
     GatewayWorker,
+    /// `gateway` polkit: a connection to the system's D-Bus, and the start times of processes.
+    GatewayPolkit,
 }
 
 /// What becomes of a call that no rule names.
@@ -50,8 +52,15 @@ pub enum Otherwise {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Role; 6] =
-        [Role::Launcher, Role::Control, Role::Supervisor, Role::QemuBase, Role::GatewayAcceptor, Role::GatewayWorker];
+    pub const ALL: [Role; 7] = [
+        Role::Launcher,
+        Role::Control,
+        Role::Supervisor,
+        Role::QemuBase,
+        Role::GatewayAcceptor,
+        Role::GatewayWorker,
+        Role::GatewayPolkit,
+    ];
 
     /// The role's name in files and on the command line.
     pub fn name(self) -> &'static str {
@@ -62,13 +71,16 @@ impl Role {
             Role::QemuBase => "qemu-base",
             Role::GatewayAcceptor => "gateway-acceptor",
             Role::GatewayWorker => "gateway-worker",
+            Role::GatewayPolkit => "gateway-polkit",
         }
     }
 
     /// What becomes of a call that no rule names.
     pub fn otherwise(self) -> Otherwise {
         match self {
-            Role::Control | Role::Supervisor | Role::GatewayAcceptor | Role::GatewayWorker => Otherwise::Kill,
+            Role::Control | Role::Supervisor | Role::GatewayAcceptor | Role::GatewayWorker | Role::GatewayPolkit => {
+                Otherwise::Kill
+            }
             Role::Launcher | Role::QemuBase => Otherwise::Allow,
         }
     }
@@ -82,11 +94,26 @@ impl Role {
             Role::Supervisor => {
                 &[base::RUNTIME, base::BASE, base::BASE_ARCH, supervisor::SUPERVISOR, supervisor::SUPERVISOR_ARCH]
             }
-            Role::GatewayAcceptor => {
-                &[base::RUNTIME, gateway::BOTH, gateway::BOTH_ARCH, gateway::ACCEPTOR, gateway::ACCEPTOR_ARCH]
-            }
-            Role::GatewayWorker => {
-                &[base::RUNTIME, gateway::BOTH, gateway::BOTH_ARCH, gateway::WORKER, gateway::WORKER_ARCH]
+            Role::GatewayAcceptor => &[
+                base::RUNTIME,
+                gateway::ALL,
+                gateway::ALL_ARCH,
+                gateway::OPENS_NOTHING,
+                gateway::OPENS_NOTHING_ARCH,
+                gateway::ACCEPTOR,
+                gateway::ACCEPTOR_ARCH,
+            ],
+            Role::GatewayWorker => &[
+                base::RUNTIME,
+                gateway::ALL,
+                gateway::ALL_ARCH,
+                gateway::OPENS_NOTHING,
+                gateway::OPENS_NOTHING_ARCH,
+                gateway::WORKER,
+                gateway::WORKER_ARCH,
+            ],
+            Role::GatewayPolkit => {
+                &[base::RUNTIME, gateway::ALL, gateway::ALL_ARCH, gateway::POLKIT, gateway::POLKIT_ARCH]
             }
         };
         tables.iter().copied().flatten()
@@ -127,7 +154,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
-    const LEAVES: [Role; 4] = [Role::Control, Role::Supervisor, Role::GatewayAcceptor, Role::GatewayWorker];
+    const LEAVES: [Role; 5] =
+        [Role::Control, Role::Supervisor, Role::GatewayAcceptor, Role::GatewayWorker, Role::GatewayPolkit];
 
     #[test]
     fn dumps_are_the_golden_files() {

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use api::ErrorCode;
 
-use crate::edge::{Door, InstanceMode, Limits, Peer, Rights, Settings, Trusted, Who};
+use super::polkit::denied;
+use crate::edge::{Denied, Door, InstanceMode, Limits, Peer, Rights, Settings, Trusted, Who};
 
 /// Why somebody is not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,20 +74,35 @@ impl Admission {
     }
 }
 
-/// What a peer may do that came in by `door`. `groups` are all of its groups, asked for only when they matter.
+/// How somebody comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// With these rights, as far as this host's users are concerned: who comes by network logs in first.
+    With(Rights),
+    /// With full rights if polkit says so, and not at all otherwise.
+    AsksPolkit,
+}
+
+impl Entry {
+    /// The rights that it may come to.
+    #[must_use]
+    pub fn rights(self) -> Rights {
+        match self {
+            Entry::With(rights) => rights,
+            Entry::AsksPolkit => Rights::Full,
+        }
+    }
+}
+
+/// How a peer comes in by `door`. `groups` are all of its groups, asked for only when they matter.
 ///
 /// # Errors
 /// When it may not come in by this door.
-pub fn rights(
-    settings: &Settings,
-    door: Door,
-    peer: Peer,
-    groups: impl FnOnce() -> Vec<u32>,
-) -> Result<Rights, Refusal> {
+pub fn entry(settings: &Settings, door: Door, peer: Peer, groups: impl FnOnce() -> Vec<u32>) -> Result<Entry, Refusal> {
     let Trusted { uids, gids } = &settings.trusted;
     let Peer::Local { uid, gid, .. } = peer else {
         // Who comes by network shows a certificate or a password to the worker before anything else.
-        return Ok(Rights::Full);
+        return Ok(Entry::With(Rights::Full));
     };
     let trusted = || {
         uid == 0
@@ -95,16 +111,14 @@ pub fn rights(
             || (!gids.is_empty() && (gids.contains(&gid) || groups().iter().any(|gid| gids.contains(gid))))
     };
     match door {
-        Door::ReadWrite if trusted() => Ok(Rights::Full),
-        Door::ReadWrite => Err(Refusal {
-            code: ErrorCode::AUTH_FAILED,
-            reason: format!(
-                "authentication failed: access denied by policy: uid {uid} may not change anything here (gateway.conf: \
-                 allow_users, allow_groups); a read-only connection is open to everybody"
-            ),
-        }),
+        Door::ReadWrite if trusted() => Ok(Entry::With(Rights::Full)),
+        Door::ReadWrite if settings.polkit => Ok(Entry::AsksPolkit),
+        Door::ReadWrite => {
+            let Denied { code, reason } = denied(uid);
+            Err(Refusal { code: ErrorCode(code), reason })
+        }
         // A local process does not come by network.
-        Door::ReadOnly | Door::Tcp | Door::Tls => Ok(Rights::ReadOnly),
+        Door::ReadOnly | Door::Tcp | Door::Tls => Ok(Entry::With(Rights::ReadOnly)),
     }
 }
 
@@ -133,6 +147,7 @@ mod tests {
             },
             keepalive: KeepaliveSettings { seconds: 5, count: 5 },
             may_start_qemud: false,
+            polkit: false,
             network: Network::default(),
         }
     }
@@ -184,10 +199,10 @@ mod tests {
     fn the_door_and_the_kernel_s_word_decide() {
         let none = || -> Vec<u32> { panic!("nobody asked") };
         let system = settings(InstanceMode::System, Trusted::default());
-        assert_eq!(rights(&system, Door::ReadWrite, of(0, 0), none), Ok(Rights::Full));
-        assert_eq!(rights(&system, Door::ReadOnly, of(0, 0), none), Ok(Rights::ReadOnly));
-        assert_eq!(rights(&system, Door::ReadOnly, of(1000, 1000), none), Ok(Rights::ReadOnly));
-        let refusal = rights(&system, Door::ReadWrite, of(1000, 1000), none).unwrap_err();
+        assert_eq!(entry(&system, Door::ReadWrite, of(0, 0), none), Ok(Entry::With(Rights::Full)));
+        assert_eq!(entry(&system, Door::ReadOnly, of(0, 0), none), Ok(Entry::With(Rights::ReadOnly)));
+        assert_eq!(entry(&system, Door::ReadOnly, of(1000, 1000), none), Ok(Entry::With(Rights::ReadOnly)));
+        let refusal = entry(&system, Door::ReadWrite, of(1000, 1000), none).unwrap_err();
         assert_eq!(refusal.code, ErrorCode::AUTH_FAILED);
         assert!(refusal.reason.starts_with("authentication failed: "), "{}", refusal.reason);
     }
@@ -195,16 +210,25 @@ mod tests {
     #[test]
     fn named_users_and_members_of_named_groups_have_full_rights() {
         let system = settings(InstanceMode::System, Trusted { uids: vec![5], gids: vec![110] });
-        assert_eq!(rights(&system, Door::ReadWrite, of(5, 5), Vec::new), Ok(Rights::Full));
-        assert_eq!(rights(&system, Door::ReadWrite, of(6, 110), Vec::new), Ok(Rights::Full));
-        assert_eq!(rights(&system, Door::ReadWrite, of(6, 6), || vec![4, 110]), Ok(Rights::Full));
-        assert!(rights(&system, Door::ReadWrite, of(6, 6), || vec![4]).is_err());
+        assert_eq!(entry(&system, Door::ReadWrite, of(5, 5), Vec::new), Ok(Entry::With(Rights::Full)));
+        assert_eq!(entry(&system, Door::ReadWrite, of(6, 110), Vec::new), Ok(Entry::With(Rights::Full)));
+        assert_eq!(entry(&system, Door::ReadWrite, of(6, 6), || vec![4, 110]), Ok(Entry::With(Rights::Full)));
+        assert!(entry(&system, Door::ReadWrite, of(6, 6), || vec![4]).is_err());
+    }
+
+    #[test]
+    fn whom_the_configuration_does_not_know_may_ask_polkit_for_full_rights_only() {
+        let system = settings(InstanceMode::System, Trusted { uids: vec![5], gids: vec![] });
+        let system = Settings { polkit: true, ..system };
+        assert_eq!(entry(&system, Door::ReadWrite, of(6, 6), Vec::new), Ok(Entry::AsksPolkit));
+        assert_eq!(entry(&system, Door::ReadWrite, of(5, 5), Vec::new), Ok(Entry::With(Rights::Full)));
+        assert_eq!(entry(&system, Door::ReadOnly, of(6, 6), Vec::new), Ok(Entry::With(Rights::ReadOnly)));
     }
 
     #[test]
     fn a_session_is_its_owner_s() {
         let session = settings(InstanceMode::Session, Trusted::default());
-        assert_eq!(rights(&session, Door::ReadWrite, of(1000, 1000), Vec::new), Ok(Rights::Full));
-        assert!(rights(&session, Door::ReadWrite, of(1001, 1000), Vec::new).is_err());
+        assert_eq!(entry(&session, Door::ReadWrite, of(1000, 1000), Vec::new), Ok(Entry::With(Rights::Full)));
+        assert!(entry(&session, Door::ReadWrite, of(1001, 1000), Vec::new).is_err());
     }
 }

@@ -7,6 +7,7 @@
 //! One thread around one poll; nothing waits.
 
 mod admission;
+mod polkit;
 mod slots;
 mod workers;
 
@@ -29,7 +30,8 @@ use sandbox::landlock::{self, Rules};
 use thiserror::Error;
 
 use self::{
-    admission::{Admission, Refusal, rights},
+    admission::{Admission, Entry, Refusal, entry},
+    polkit::Polkit,
     slots::{Key, Slots},
     workers::{Dials, Workers},
 };
@@ -42,6 +44,8 @@ use crate::{
 const LAUNCHER: Token = Token(0);
 /// A socket has appeared beside qemud's.
 const APPEARED: Token = Token(1);
+/// The process that asks polkit.
+const POLKIT: Token = Token(2);
 const LISTENERS: usize = 16;
 const CLIENTS: usize = 1 << 20;
 const WORKERS: usize = 1 << 24;
@@ -78,8 +82,10 @@ pub enum AcceptorError {
 struct Silent {
     socket: OwnedFd,
     peer: Peer,
-    rights: Rights,
+    entry: Entry,
     door: Door,
+    /// Its process, when polkit may be asked about it.
+    pidfd: Option<OwnedFd>,
 }
 
 /// Where clients come in.
@@ -126,6 +132,7 @@ struct Acceptor {
     patience: VecDeque<(Instant, Key)>,
     workers: Workers,
     dials: Dials,
+    polkit: Polkit,
     /// Listeners that have more than a batch.
     more: Vec<usize>,
     accept_again: Option<Instant>,
@@ -190,6 +197,7 @@ impl Acceptor {
         let workers = Workers::new(registry.try_clone().map_err(AcceptorError::Poll)?, WORKERS, &settings, key);
         let acceptor = Acceptor {
             registry,
+            polkit: Polkit::new(POLKIT),
             launcher,
             listeners,
             admission: Admission::new(&settings),
@@ -243,6 +251,7 @@ impl Acceptor {
                         other => other.map_err(AcceptorError::Launcher)?,
                     },
                     APPEARED => self.qemud_may_be_back(),
+                    POLKIT => self.hear_polkit(),
                     Token(token) if token >= WORKERS => self.hear_worker(token - WORKERS),
                     Token(token) if token >= CLIENTS => self.client_speaks(token - CLIENTS, event),
                     Token(token) => self.more.push(token - LISTENERS),
@@ -299,10 +308,10 @@ impl Acceptor {
 
     fn admit(&mut self, socket: OwnedFd, peer: Peer, door: Door) {
         let groups = || sandbox::peer::groups(&socket).unwrap_or_default();
-        let rights = rights(&self.settings, door, peer, groups);
-        let admitted = rights.and_then(|rights| self.admission.admit(peer.who()).map(|()| rights));
-        let rights = match admitted {
-            Ok(rights) => rights,
+        let entry = entry(&self.settings, door, peer, groups);
+        let admitted = entry.and_then(|entry| self.admission.admit(peer.who()).map(|()| entry));
+        let entry = match admitted {
+            Ok(entry) => entry,
             Err(Refusal { code, reason }) => {
                 log::debug!("{peer} refused: {reason}");
                 // Behind TLS there are no words before a handshake, which a client that is one too many does not get.
@@ -313,7 +322,9 @@ impl Acceptor {
             }
         };
         let number = socket.as_raw_fd();
-        let key = self.silent.add(Silent { socket, peer, rights, door });
+        // A process that is gone cannot be asked about; polkit will say so.
+        let pidfd = (entry == Entry::AsksPolkit).then(|| sandbox::peer::pidfd(&socket).ok().flatten()).flatten();
+        let key = self.silent.add(Silent { socket, peer, entry, door, pidfd });
         if self.registry.register(&mut SourceFd(&number), Token(CLIENTS + key.slot), Interest::READABLE).is_err() {
             self.silent.remove(key);
             return self.admission.release(peer.who());
@@ -323,7 +334,7 @@ impl Acceptor {
 
     fn client_speaks(&mut self, slot: usize, event: &Event) {
         let Some(key) = self.silent.key(slot) else { return };
-        let Some(Silent { socket, peer, rights, door }) = self.silent.remove(key) else { return };
+        let Some(Silent { socket, peer, entry, door, pidfd }) = self.silent.remove(key) else { return };
         let _ = self.registry.deregister(&mut SourceFd(&socket.as_raw_fd()));
         if self.patience.front().is_some_and(|(_, front)| *front == key) {
             self.patience.pop_front();
@@ -334,24 +345,25 @@ impl Acceptor {
         }
         let client = Client {
             peer,
-            rights,
+            rights: entry.rights(),
             mode: self.settings.mode,
             patience: self.settings.limits.patience,
             keepalive: self.settings.keepalive,
-            way: self.way(door),
+            way: self.way(door, entry),
         };
-        if let Some(lost) = self.workers.serve(&mut self.launcher, client, socket) {
+        if let Some(lost) = self.workers.serve(&mut self.launcher, client, socket, pidfd) {
             self.admission.release(lost.who());
         }
     }
 
-    fn way(&self, door: Door) -> Way {
+    fn way(&self, door: Door, entry: Entry) -> Way {
         let Network { tls, tls_login, tcp_login, .. } = &self.settings.network;
         match (door, tls) {
             // Who is asked for no name on an open connection is nobody: without a word on it, a name is asked for.
             (Door::Tcp, _) => Way::Tcp(tcp_login.unwrap_or(Login::Sasl)),
             (Door::Tls, Some(terms)) => Way::Tls(tls_login.unwrap_or(Login::None), Box::new(terms.clone())),
-            _ => Way::Unix,
+            _ if entry == Entry::AsksPolkit => Way::Unix(Login::Polkit),
+            _ => Way::Unix(Login::None),
         }
     }
 
@@ -396,6 +408,20 @@ impl Acceptor {
         }
         if let Some((key, rights, again)) = heard.dial {
             self.dial(key, rights, again);
+        }
+        if let Some(question) = heard.question
+            && let Some((key, word)) = self.polkit.ask(&self.registry, &mut self.launcher, question)
+        {
+            self.workers.authorized(key, word);
+        }
+        if let Some(key) = heard.unasked {
+            self.polkit.forget(key);
+        }
+    }
+
+    fn hear_polkit(&mut self) {
+        for (key, word) in self.polkit.hear(&self.registry) {
+            self.workers.authorized(key, word);
         }
     }
 

@@ -20,7 +20,9 @@ use rustix::{
 use super::slots::{Key, Slots};
 use crate::{
     chain,
-    edge::{Client, FromLauncher, FromWorker, Limits, Peer, Rights, Settings, ToLauncher, ToWorker, Who},
+    edge::{
+        Client, Denied, FromLauncher, FromWorker, Limits, Login, Peer, Rights, Settings, ToLauncher, ToWorker, Way, Who,
+    },
     tls::Key as TlsKey,
 };
 
@@ -48,11 +50,26 @@ enum Duty {
     /// It waits for its first client.
     Ready,
     /// It serves.
-    Serving { peer: Peer, rights: Rights, dialing: bool, favours: Favours },
+    Serving { peer: Peer, rights: Rights, proof: Proof, dialing: bool, favours: Favours },
     /// It waits for another client of the same user with the same rights.
     Kept { who: Who, rights: Rights, until: Instant },
     /// It tells clients why they are not served.
     Refusing,
+}
+
+/// Whether the client of a worker has the rights already that it was admitted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    /// It had them from the beginning.
+    NotNeeded,
+    /// Polkit has yet to say so.
+    Missing,
+    /// Polkit is being asked, once.
+    Asked,
+    /// Polkit has said so.
+    Given,
+    /// Polkit has said no.
+    Denied,
 }
 
 /// What may still be done for a client's login.
@@ -70,6 +87,21 @@ impl Favours {
 struct Worker {
     channel: Channel<ToWorker, FromWorker>,
     duty: Duty,
+    /// The process of its client, when polkit may be asked about it.
+    pidfd: Option<OwnedFd>,
+}
+
+/// A question for polkit.
+#[derive(Debug)]
+pub struct Question {
+    /// The worker that waits for the answer.
+    pub key: Key,
+    /// The client's process, as the kernel has said.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+    /// The same process, unmistakably, if the kernel has given it.
+    pub pidfd: Option<OwnedFd>,
 }
 
 /// What a worker has said, as far as it concerns others.
@@ -79,6 +111,10 @@ pub struct Heard {
     pub released: Option<Peer>,
     /// It wants a connection to qemud.
     pub dial: Option<(Key, Rights, bool)>,
+    /// It wants to know what polkit says.
+    pub question: Option<Question>,
+    /// It waits for polkit no more.
+    pub unasked: Option<Key>,
 }
 
 /// Every worker.
@@ -95,7 +131,8 @@ pub struct Workers {
     users: Vec<(String, String)>,
 }
 
-type Launcher = Channel<ToLauncher, FromLauncher>;
+/// The channel to the launcher.
+pub type Launcher = Channel<ToLauncher, FromLauncher>;
 
 impl Workers {
     /// None yet.
@@ -157,7 +194,7 @@ impl Workers {
         };
         let ours = made().inspect_err(|problem| log::error!("no worker can be made: {problem}")).ok()?;
         let number = ours.as_raw_fd();
-        let key = self.all.add(Worker { channel: Channel::new(ours), duty: Duty::Ready });
+        let key = self.all.add(Worker { channel: Channel::new(ours), duty: Duty::Ready, pidfd: None });
         let both = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.registry.register(&mut SourceFd(&number), Token(self.first_token + key.slot), both) {
             log::error!("no worker can be watched: {error}");
@@ -169,9 +206,17 @@ impl Workers {
 
     /// Gives a client to a worker: one that has served this user with these rights before, or a fresh one. The client comes
     /// back when there is none.
-    pub fn serve(&mut self, launcher: &mut Launcher, client: Client, socket: OwnedFd) -> Option<Peer> {
+    pub fn serve(
+        &mut self,
+        launcher: &mut Launcher,
+        client: Client,
+        socket: OwnedFd,
+        pidfd: Option<OwnedFd>,
+    ) -> Option<Peer> {
         let (peer, rights) = (client.peer, client.rights);
+        let proof = if client.way == Way::Unix(Login::Polkit) { Proof::Missing } else { Proof::NotNeeded };
         let fits = |duty: Duty| matches!(duty, Duty::Kept { who, rights: r, .. } if who == peer.who() && r == rights);
+        let fits = |duty| proof == Proof::NotNeeded && fits(duty);
         let kept = self.kept.iter().rposition(|key| self.all.get(*key).is_some_and(|worker| fits(worker.duty)));
         let key = match kept {
             Some(at) => Some(self.kept.swap_remove(at)),
@@ -184,7 +229,8 @@ impl Workers {
         };
         let Some(key) = key else { return Some(peer) };
         if let Some(worker) = self.all.get_mut(key) {
-            worker.duty = Duty::Serving { peer, rights, dialing: false, favours: Favours::AT_FIRST };
+            worker.duty = Duty::Serving { peer, rights, proof, dialing: false, favours: Favours::AT_FIRST };
+            worker.pidfd = pidfd;
         }
         match self.tell(key, &ToWorker::Serve(client), vec![socket]) {
             Ok(()) => None,
@@ -230,6 +276,16 @@ impl Workers {
         let _ = self.tell(key, message, fds);
     }
 
+    /// Tells a worker what polkit has said, if it still waits for that.
+    pub fn authorized(&mut self, key: Key, word: Result<(), Denied>) {
+        let Some(Worker { duty: Duty::Serving { proof: proof @ Proof::Asked, .. }, .. }) = self.all.get_mut(key) else {
+            return;
+        };
+        *proof = if word.is_ok() { Proof::Given } else { Proof::Denied };
+        // A failed write shows as a lost worker when its channel is read.
+        let _ = self.tell(key, &ToWorker::Authorized(word), Vec::new());
+    }
+
     fn tell(&mut self, key: Key, message: &ToWorker, fds: Vec<OwnedFd>) -> Result<(), ConnError> {
         let Some(worker) = self.all.get_mut(key) else { return Err(ConnError::Closed) };
         if worker.channel.conn().backlog() > STUCK {
@@ -248,6 +304,8 @@ impl Workers {
                 log::warn!("a worker is given up: {}", chain(&error));
             }
             heard.dial = None;
+            heard.question = None;
+            heard.unasked = Some(key);
             heard.released = heard.released.or(self.forget(key));
         }
         heard
@@ -260,9 +318,21 @@ impl Workers {
             while let Some(message) = worker.channel.next_message()? {
                 match (message.value, &mut worker.duty) {
                     (FromWorker::Ready, _) => {}
-                    (FromWorker::Dial { again }, Duty::Serving { rights, dialing: dialing @ false, .. }) => {
+                    (
+                        FromWorker::Dial { again },
+                        Duty::Serving {
+                            rights, dialing: dialing @ false, proof: Proof::NotNeeded | Proof::Given, ..
+                        },
+                    ) => {
                         *dialing = true;
                         heard.dial = Some((key, *rights, again));
+                    }
+                    (
+                        FromWorker::Authorize,
+                        Duty::Serving { peer: Peer::Local { uid, pid, .. }, proof: proof @ Proof::Missing, .. },
+                    ) => {
+                        *proof = Proof::Asked;
+                        heard.question = Some(Question { key, pid: *pid, uid: *uid, pidfd: worker.pidfd.take() });
                     }
                     (FromWorker::Sign { scheme, message }, Duty::Serving { favours, .. }) if favours.signatures > 0 => {
                         favours.signatures -= 1;
@@ -281,7 +351,7 @@ impl Workers {
                     (FromWorker::Finished, Duty::Serving { peer: Peer::Remote(_), .. }) => {
                         return Err(ConnError::Closed);
                     }
-                    (FromWorker::Finished, Duty::Serving { peer, rights, .. }) => {
+                    (FromWorker::Finished, Duty::Serving { peer, rights, proof: Proof::NotNeeded, .. }) => {
                         let (peer, rights) = (*peer, *rights);
                         heard.released = Some(peer);
                         heard.dial = None;
@@ -291,7 +361,8 @@ impl Workers {
                         self.keep_few(key, peer.who(), rights);
                         break;
                     }
-                    // What its state does not permit ends it, and its client with it.
+                    // What its state does not permit ends it, and its client with it. That is the end too of one whose client
+                    // polkit was to be asked about: what was allowed to one connection is not the next one's.
                     _ => return Err(ConnError::Closed),
                 }
             }

@@ -50,6 +50,8 @@ const SHORT_LIFE: Duration = Duration::from_secs(2);
 const SHORT_LIVES: u32 = 5;
 /// Descriptors of a worker: the standard three, its channel, its client, its driver, streams, and those on their way.
 const WORKER_DESCRIPTORS: u64 = 256;
+/// Descriptors of the process that asks polkit: the bus, the loop, and a pidfd for each question until it is asked.
+const POLKIT_DESCRIPTORS: u64 = 4096;
 /// Memory of a worker: the largest call and the largest answer, several times over.
 const WORKER_MEMORY: u64 = 1 << 30;
 
@@ -119,7 +121,7 @@ struct Launcher {
     sockets: Sockets,
     ports: Vec<(TcpListener, Door)>,
     network: Network,
-    workers: Vec<Started>,
+    children: Vec<Started>,
     starter: Option<Starter>,
     short_lives: u32,
     leaving: bool,
@@ -142,7 +144,7 @@ pub fn run(instance: Instance, announce: impl FnOnce()) -> Result<(), LauncherEr
         sockets,
         ports,
         network,
-        workers: Vec::new(),
+        children: Vec::new(),
         starter: None,
         short_lives: 0,
         leaving: false,
@@ -215,7 +217,7 @@ impl Launcher {
             }
         }
         // One signal may stand for several children.
-        self.workers.retain(|worker| match pidfd::try_wait(&worker.pidfd) {
+        self.children.retain(|worker| match pidfd::try_wait(&worker.pidfd) {
             Ok(None) => true,
             Ok(Some(exit)) => {
                 if !exit.success() {
@@ -237,12 +239,13 @@ impl Launcher {
             match message.value {
                 ToLauncher::Worker => message.fds.into_iter().for_each(|end| self.start_worker(&end)),
                 ToLauncher::StartQemud => self.start_qemud(channel),
+                ToLauncher::Polkit => message.fds.into_iter().for_each(|end| self.start_polkit(&end)),
             }
         }
         Ok(())
     }
 
-    /// Starts a worker. That it could not be shows to the acceptor as the end of its channel.
+    /// Starts a worker.
     fn start_worker(&mut self, channel: &OwnedFd) {
         let stderr = io::stderr();
         let mut spawn = self
@@ -255,9 +258,29 @@ impl Launcher {
             let uid = self.config.service_uid;
             spawn = spawn.identity(Identity { uid, gid: uid });
         }
+        self.start_child("worker", spawn);
+    }
+
+    /// Starts the process that asks polkit, under this process's own uid: polkit tells nobody else.
+    fn start_polkit(&mut self, channel: &OwnedFd) {
+        let stderr = io::stderr();
+        let mut spawn = self
+            .spawn("polkit")
+            .fd(2, &stderr)
+            .fd(fds::CHANNEL, channel)
+            .limit(Limit::fixed(Resource::Nofile, POLKIT_DESCRIPTORS))
+            .limit(Limit::fixed(Resource::Data, WORKER_MEMORY));
+        if let Some(address) = std::env::var_os("DBUS_SYSTEM_BUS_ADDRESS") {
+            spawn = spawn.env("DBUS_SYSTEM_BUS_ADDRESS", address);
+        }
+        self.start_child("polkit", spawn);
+    }
+
+    /// That a child could not be started shows to the acceptor as the end of its channel.
+    fn start_child(&mut self, what: &'static str, spawn: Spawn<'_>) {
         match spawn.start() {
-            Ok(child) => self.workers.push(Started { what: "worker", pid: child.pid, pidfd: child.pidfd }),
-            Err(error) => log::error!("cannot start a worker: {}", chain(&error)),
+            Ok(child) => self.children.push(Started { what, pid: child.pid, pidfd: child.pidfd }),
+            Err(error) => log::error!("cannot start a process ({what}): {}", chain(&error)),
         }
     }
 
@@ -312,6 +335,8 @@ impl Launcher {
             keepalive: self.config.keepalive,
             // The system's daemon needs power that this process has given up.
             may_start_qemud: self.instance.mode() == Mode::Session,
+            // A session is its owner's, whatever polkit says.
+            polkit: self.config.polkit && self.instance.mode() == Mode::System,
             network: self.network.clone(),
         }
     }

@@ -1,7 +1,9 @@
-//! What a client that came by network must do before it is known: a TLS handshake, a name and a password.
+//! What a client must do before it is known. One that came by network: a TLS handshake, a name and a password. One of this
+//! host that may not change things by the configuration: ask polkit.
 //!
 //! What is secret stays with the acceptor: the server's key, and what is known of the passwords. Both are asked for at the
-//! one moment when they are needed, and only then does the worker wait for an answer.
+//! one moment when they are needed, and only then does the worker wait for an answer. For polkit's it does not wait, because
+//! a person may be asked first.
 
 use std::{
     hash::RandomState,
@@ -15,6 +17,7 @@ use std::{
 use api::{Error, ErrorCode, ErrorDomain, remote};
 use rustix::event::{PollFd, PollFlags};
 use wire::{
+    Header,
     sasl::{MECHANISM, ServerExchange, Users, Verifier},
     tls::{Handshake, Progress},
 };
@@ -153,6 +156,19 @@ pub enum LoginState {
         /// How often it may still begin.
         tries: u8,
     },
+    /// By polkit's word, which is asked for once: who wants to hear it again connects again.
+    Polkit(Word),
+}
+
+/// How far polkit's word is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// Nobody has asked for it.
+    Unasked,
+    /// This call waits for it.
+    Asked(Header),
+    /// It is no.
+    No,
 }
 
 fn refused() -> Error {
@@ -164,6 +180,7 @@ impl LoginState {
     pub fn new(login: Login, acceptor: &Acceptor) -> LoginState {
         match login {
             Login::None => LoginState::Done,
+            Login::Polkit => LoginState::Polkit(Word::Unasked),
             Login::Sasl => {
                 let users = acceptor.clone();
                 LoginState::Sasl { users, secret: RandomState::new(), exchange: None, tries: TRIES }
@@ -176,18 +193,36 @@ impl LoginState {
         match self {
             LoginState::Done => remote::AuthType::NONE,
             LoginState::Sasl { .. } => remote::AuthType::SASL,
+            LoginState::Polkit(_) => remote::AuthType::POLKIT,
         }
     }
 
     /// Has the client failed as often as it may?
     pub fn is_failed(&self) -> bool {
-        matches!(self, LoginState::Sasl { tries: 0, exchange: None, .. })
+        matches!(self, LoginState::Sasl { tries: 0, exchange: None, .. } | LoginState::Polkit(Word::No))
+    }
+
+    /// AUTH_POLKIT: notes the call, which is answered when polkit has spoken.
+    ///
+    /// # Errors
+    /// When there is nothing to ask, or it is being asked already.
+    pub fn ask_polkit(&mut self, header: Header) -> Result<(), Error> {
+        let LoginState::Polkit(word @ Word::Unasked) = self else { return Err(refused()) };
+        *word = Word::Asked(header);
+        Ok(())
+    }
+
+    /// Takes polkit's word, and gives back the call that waits for it.
+    pub fn take_word(&mut self, yes: bool) -> Option<Header> {
+        let LoginState::Polkit(Word::Asked(header)) = *self else { return None };
+        *self = if yes { LoginState::Done } else { LoginState::Polkit(Word::No) };
+        Some(header)
     }
 
     /// AUTH_SASL_INIT.
     pub fn mechanisms(&self) -> Result<remote::AuthSaslInitRet, Error> {
         match self {
-            LoginState::Done => Err(refused()),
+            LoginState::Done | LoginState::Polkit(_) => Err(refused()),
             LoginState::Sasl { .. } => Ok(remote::AuthSaslInitRet { mechlist: MECHANISM.to_owned() }),
         }
     }

@@ -38,7 +38,7 @@ use self::{
 };
 use crate::{
     chain,
-    edge::{Client, FromWorker, Login, ToWorker, Way, fds},
+    edge::{Client, FromWorker, ToWorker, Way, fds},
 };
 
 type Channel<Out, In> = edge::Channel<Out, In>;
@@ -160,6 +160,9 @@ impl Worker {
                 self.say(&FromWorker::Dial { again })?;
                 continue;
             }
+            if session.take_question() {
+                self.say(&FromWorker::Authorize)?;
+            }
             self.wait(&mut session)?;
         };
         if let Over::Broken(error) = &over {
@@ -172,7 +175,7 @@ impl Worker {
     /// The byte stream to a client and how it logs in; none when there is none, which is the client's affair.
     fn transport(&self, client: &Client, socket: OwnedFd) -> Result<Option<(ClientStream, LoginState)>, WorkerError> {
         Ok(match &client.way {
-            Way::Unix => Some((Box::new(Unix::new(socket.into())), LoginState::new(Login::None, &self.acceptor))),
+            Way::Unix(login) => Some((Box::new(Unix::new(socket.into())), LoginState::new(*login, &self.acceptor))),
             Way::Tcp(login) => {
                 let plain = Plain::new(TcpStream::from(socket));
                 Some((Box::new(plain), LoginState::new(*login, &self.acceptor)))
@@ -219,6 +222,7 @@ fn hear(channel: &mut Channel<FromWorker, ToWorker>, session: &mut Session) -> R
                 error.hint = hint;
                 session.dialed(Err(error));
             }
+            (ToWorker::Authorized(word), None) => session.authorized(word),
             _ => return Err(WorkerError::Nonsense),
         }
     }

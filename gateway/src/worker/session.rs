@@ -34,7 +34,7 @@ use super::{
     login::LoginState,
     streams::{self, Broken, Streams},
 };
-use crate::edge::{Client, KeepaliveSettings, Peer, Rights};
+use crate::edge::{Client, Denied, KeepaliveSettings, Peer, Rights};
 
 /// Calls of one client that wait for their answers. The next ones wait in its socket.
 const IN_FLIGHT: usize = 1024;
@@ -150,8 +150,10 @@ pub struct Session {
     keepalive: Option<Keepalive>,
     keepalive_settings: KeepaliveSettings,
     close_callback: bool,
-    /// Until when the client must have logged in.
+    /// Until when the client must have logged in; not counted while it waits for polkit, which may ask a person.
     patience: Option<Instant>,
+    /// The acceptor is to ask polkit.
+    question: bool,
     /// The client is not read; when the next sign of life is due.
     paused: Option<Instant>,
     /// The client has said goodbye: what is queued still goes.
@@ -195,6 +197,7 @@ impl Session {
             keepalive_settings: client.keepalive,
             close_callback: false,
             patience: Some(now + client.patience),
+            question: false,
             paused: None,
             closing: false,
             only_read: true,
@@ -246,6 +249,32 @@ impl Session {
     /// A question for the acceptor: a connection to qemud, and whether there was one before.
     pub fn take_dial(&mut self) -> Option<bool> {
         self.link.take_dial()
+    }
+
+    /// A question for the acceptor: what does polkit say of this client?
+    pub fn take_question(&mut self) -> bool {
+        mem::take(&mut self.question)
+    }
+
+    /// Polkit's word.
+    pub fn authorized(&mut self, word: Result<(), Denied>) {
+        let Some(header) = self.login.take_word(word.is_ok()) else { return };
+        let answered = match word {
+            Ok(()) => {
+                log::info!("client {}: polkit lets it change things", self.peer);
+                self.is_known();
+                let reply = Reply::AuthPolkit(remote::AuthPolkitRet { complete: 1 });
+                self.conn.queue_answer(&header, &Ok(reply), Vec::new())
+            }
+            Err(Denied { code, reason }) => {
+                log::info!("client {}: {reason}", self.peer);
+                // The domain is what makes virsh start an agent and try again.
+                self.conn.queue_error(&header, &Error::new(ErrorCode(code), ErrorDomain::POLKIT, reason))
+            }
+        };
+        if let Err(error) = answered {
+            self.over.get_or_insert(error.into());
+        }
     }
 
     /// The acceptor's answer.
@@ -434,7 +463,12 @@ impl Session {
                 }
                 Ok(Some(Reply::AuthSaslStep(ret)))
             }
-            Call::AuthPolkit(_) => Err(Error::new(ErrorCode::AUTH_FAILED, ErrorDomain::RPC, "authentication failed")),
+            Call::AuthPolkit(_) => {
+                self.login.ask_polkit(header)?;
+                self.question = true;
+                self.patience = None;
+                Ok(None)
+            }
             Call::ConnectOpen(args) => self.open(header, &args),
             Call::ConnectClose(_) => {
                 self.closing = true;

@@ -114,7 +114,7 @@ fn what_all_others_take_leaves_root_its_places() {
 #[test]
 fn who_may_change_things_is_root_s_and_the_configuration_s_word() {
     let test = "who_may_change_things_is_root_s_and_the_configuration_s_word";
-    let configuration = format!("allow_users = {}\nallow_groups = 5432\n", SOMEBODY + 1);
+    let configuration = format!("polkit = no\nallow_users = {}\nallow_groups = 5432\n", SOMEBODY + 1);
     let Some(rig) = Rig::system(test, &configuration) else { return };
     let error = as_user(SOMEBODY, &[77], || refusal(&rig.socket()));
     assert_eq!(error.code, ErrorCode::AUTH_FAILED);

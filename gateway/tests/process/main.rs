@@ -8,5 +8,6 @@ mod faults;
 mod hostile;
 mod limits;
 mod network;
+mod polkit;
 mod power;
 mod rig;

@@ -55,6 +55,32 @@ fn worker(uid: u32, bounding: Option<u64>, sockets: usize) -> Row {
     Row { role: "worker", uid, capabilities: 0, bounding, descriptors }
 }
 
+/// Root's uid, because polkit speaks of others to root only, and nothing else of root's.
+fn polkit() -> Row {
+    let descriptors = vec![
+        ("rw /dev/null", 2),
+        // The loop, its handle on itself, and what it is woken by.
+        ("rw [eventpoll]", 2),
+        ("rw [eventfd]", 1),
+        // The channel to the acceptor, and the same as the loop has it; the bus; the loop's three ends of its pair for
+        // signals, of which it takes none.
+        ("rw socket", 6),
+        ("w LOG", 1),
+    ];
+    Row { role: "polkit", uid: 0, capabilities: 0, bounding: Some(0), descriptors }
+}
+
+#[test]
+fn the_process_that_asks_polkit_is_as_the_table_says() {
+    let Some((rig, _authority)) = crate::polkit::rig("the_process_that_asks_polkit_is_as_the_table_says") else {
+        return;
+    };
+    crate::polkit::login(&rig, crate::polkit::LET_IN).unwrap();
+    let found = rig.gateway.role("polkit");
+    assert_eq!(found.len(), 1, "{}", rig.gateway.log());
+    compare(&rig, &found[0], &polkit());
+}
+
 #[test]
 fn a_system_s_gateway_is_as_the_table_says() {
     let test = "a_system_s_gateway_is_as_the_table_says";

@@ -50,7 +50,11 @@ impl Rig {
     }
 
     pub fn before(instance: Instance, configuration: &str) -> Rig {
-        Rig { gateway: Gateway::start(&instance, configuration), instance }
+        Rig::before_with(instance, configuration, &[])
+    }
+
+    pub fn before_with(instance: Instance, configuration: &str, environment: &[(&str, &str)]) -> Rig {
+        Rig { gateway: Gateway::start(&instance, configuration, environment), instance }
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -110,12 +114,14 @@ pub fn has(program: &str, test: &str) -> bool {
 }
 
 impl Gateway {
-    pub fn start(instance: &Instance, configuration: &str) -> Gateway {
+    pub fn start(instance: &Instance, configuration: &str, environment: &[(&str, &str)]) -> Gateway {
         fs::create_dir_all(instance.config_dir()).unwrap();
         fs::create_dir_all(instance.log_dir()).unwrap();
         fs::write(instance.config_dir().join("gateway.conf"), configuration).unwrap();
         let log = instance.log_dir().join("gateway.log");
         let mut command = Gateway::command(instance);
+        // A machine's own bus is none of a test's business.
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent").envs(environment.iter().copied());
         command.arg("--announce").stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
         let mut child = command.spawn().unwrap();
         let mut said = String::new();
@@ -166,7 +172,7 @@ impl Gateway {
 
     /// Ends it politely.
     fn end(&mut self) -> Vec<String> {
-        let children: Vec<_> = ["acceptor", "worker"].iter().flat_map(|role| self.role(role)).collect();
+        let children: Vec<_> = ["acceptor", "worker", "polkit"].iter().flat_map(|role| self.role(role)).collect();
         let handles: Vec<_> = children.iter().filter_map(Process::handle).collect();
         if let Some(launcher) = Process::of(self.pid()).and_then(|process| process.handle()) {
             launcher.signal(Signal::TERM);

@@ -1,10 +1,10 @@
-//! The two leaves of `gateway`. What strangers write is read by the worker alone, so its list is the shortest of the house:
+//! The leaves of `gateway`. What strangers write is read by the worker alone, so its list is the shortest of the house:
 //! it uses the descriptors that it is handed, and can make, open or reach nothing else.
 
-use super::rule::{Rule, bits, is, table};
+use super::rule::{Rule, bits, is, masked, table};
 
-/// What acceptor and worker both do.
-pub(super) const BOTH: &[Rule] = table! {
+/// What each of them does.
+pub(super) const ALL: &[Rule] = table! {
     allow SYS_read, "its poll's waker, a panic's look at itself";
     allow SYS_write, "log; a panic's message";
     allow SYS_writev, "std writes several buffers; a panic's message";
@@ -26,7 +26,18 @@ pub(super) const BOTH: &[Rule] = table! {
     allow SYS_sendto, "socket writes without SIGPIPE";
     allow SYS_shutdown, "ends a connection";
     allow SYS_getsockopt, "who a peer is, what went wrong with a socket";
+};
 
+#[cfg(target_arch = "x86_64")]
+pub(super) const ALL_ARCH: &[Rule] = table! {
+    allow SYS_poll, "waits for descriptors";
+};
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) const ALL_ARCH: &[Rule] = &[];
+
+/// Acceptor and worker open no file.
+pub(super) const OPENS_NOTHING: &[Rule] = table! {
     // A panic with RUST_BACKTRACE set looks for its own program and must still die of the panic, so these calls fail instead
     // of killing; the effect is the same: nothing is opened.
     refuse SYS_openat with EACCES, "opens nothing; a panic's backtrace would try";
@@ -34,15 +45,14 @@ pub(super) const BOTH: &[Rule] = table! {
 };
 
 #[cfg(target_arch = "x86_64")]
-pub(super) const BOTH_ARCH: &[Rule] = table! {
-    allow SYS_poll, "waits for descriptors";
+pub(super) const OPENS_NOTHING_ARCH: &[Rule] = table! {
     refuse SYS_open with EACCES, "opens nothing; a panic's backtrace would try";
     refuse SYS_readlink with EACCES, "resolves nothing; a panic's backtrace would try";
     refuse SYS_stat with EACCES, "resolves nothing; a panic's backtrace would try";
 };
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) const BOTH_ARCH: &[Rule] = &[];
+pub(super) const OPENS_NOTHING_ARCH: &[Rule] = &[];
 
 /// The acceptor: strangers come in, connections to qemud go out; not a byte of a stranger's is read.
 pub(super) const ACCEPTOR: &[Rule] = table! {
@@ -86,3 +96,30 @@ pub(super) const WORKER_ARCH: &[Rule] = table! {
 
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const WORKER_ARCH: &[Rule] = &[];
+
+/// Flags with which files of `/proc` are read.
+const READING: u32 = bits((libc::O_RDONLY | libc::O_CLOEXEC | libc::O_LARGEFILE) as i64);
+const CLOEXEC: u32 = bits(libc::O_CLOEXEC as i64);
+
+/// The process that asks polkit: its bus is connected before the filter is on.
+pub(super) const POLKIT: &[Rule] = table! {
+    allow SYS_openat if [[masked(2, "flags", !READING | CLOEXEC, CLOEXEC)]], "start time of a client's process; Landlock leaves /proc alone";
+    allow SYS_fstat, "size of a file of /proc";
+    allow SYS_statx, "size of a file of /proc";
+    allow SYS_lseek, "where std is in a file of /proc";
+    allow SYS_epoll_ctl, "event loop";
+    allow SYS_epoll_pwait, "event loop";
+    allow SYS_epoll_pwait2, "event loop";
+    refuse SYS_readlinkat with EACCES, "resolves nothing; a panic's backtrace would try";
+};
+
+#[cfg(target_arch = "x86_64")]
+pub(super) const POLKIT_ARCH: &[Rule] = table! {
+    allow SYS_epoll_wait, "event loop";
+    refuse SYS_open with EACCES, "the C library opens by openat; a panic's backtrace would try";
+    refuse SYS_readlink with EACCES, "resolves nothing; a panic's backtrace would try";
+    refuse SYS_stat with EACCES, "resolves nothing; a panic's backtrace would try";
+};
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) const POLKIT_ARCH: &[Rule] = &[];

@@ -1,7 +1,7 @@
 //! Sessions without a process around them: the client is the other end of a socket pair, the clock is said.
 
 use super::*;
-use crate::edge::{InstanceMode, Way};
+use crate::edge::{InstanceMode, Login, Way};
 use api::{Access, Event, OpKind, arbitrary::Source};
 use ipc::{Caps, Hello, Kind as IpcKind, client::VERSIONS, codec as ipc_codec};
 use wire::{Kind, Status, codec::Answer, transport::Unix};
@@ -25,7 +25,7 @@ fn rig_with(rights: Rights) -> Rig {
         mode: InstanceMode::System,
         patience: SECOND * 10,
         keepalive: KeepaliveSettings { seconds: 5, count: 5 },
-        way: Way::Unix,
+        way: Way::Unix(Login::None),
     };
     let now = Instant::now();
     let session = Session::new(&client, Box::new(Unix::new(a)), LoginState::Done, None, now);

@@ -91,6 +91,8 @@ enum Fault {
     Backlog(usize),
     #[error("qemud did not come back, and events may have been missed")]
     NoEvents,
+    #[error("qemud's log does not reach back to the last event that the client has seen")]
+    Missed,
 }
 
 /// How far the client has come.

@@ -85,6 +85,10 @@ impl Session {
                 if missed {
                     log::warn!("events are missing: qemud's log does not reach back");
                     self.tell_closed(api::consts::CloseReason::Error)?;
+                    if self.flow.client.is_some() {
+                        // Who counts events himself asks again from his last number, and is told that some are gone.
+                        return Err(Over::Broken(Fault::Missed.into()));
+                    }
                 }
             }
             Err(error) if waiting.is_empty() => log::warn!("no events: {}", error.full_text()),

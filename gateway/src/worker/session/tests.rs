@@ -554,6 +554,28 @@ fn who_listens_gets_every_event_once_across_a_restart() {
 }
 
 #[test]
+fn who_counts_events_is_cut_off_when_some_are_gone_and_so_asks_again() {
+    let mut rig = Rig::new();
+    let mut qemud = open_qemud(&mut rig);
+    let subscribe = Call::BulkheadEventsSubscribe(bulkhead::EventsSubscribeArgs { since: Some(4) });
+    let serial = rig.send(&subscribe, Vec::new());
+    rig.pass().unwrap();
+    assert_eq!(qemud.subscription(&mut rig, 9), Some(4));
+    rig.pass().unwrap();
+    assert!(rig.answer(serial, Op::BulkheadEventsSubscribe).unwrap().is_ok());
+    drop(qemud);
+    rig.pass().unwrap();
+    rig.pass().unwrap();
+    assert_eq!(rig.session.take_dial(), Some(true));
+    let mut qemud = FakeQemud::dialed(&mut rig);
+    // Another log: it ends before what the client has seen.
+    let (serial, _) = qemud.next();
+    let ret = bulkhead::EventsSubscribeRet { next: 2, lost: false };
+    qemud.reply(serial, &Reply::BulkheadEventsSubscribe(ret));
+    assert!(matches!(rig.pass(), Err(Over::Broken(_))));
+}
+
+#[test]
 fn a_qemud_that_does_not_come_back_ends_who_listens() {
     let mut rig = Rig::new();
     let mut qemud = open_qemud(&mut rig);

@@ -59,12 +59,13 @@ fn main() -> ExitCode {
     // With a name, only that part.
     let part = env::args().nth(1).unwrap_or_default();
     let root = PathBuf::from(env::var_os("BULKHEAD_ROOT").unwrap());
-    if part.is_empty() || part == "rpc" {
-        rpc::run(&root);
-    }
     if part != "rpc" {
         starts();
         definitions();
+    }
+    // Last: it leaves thousands of definitions behind.
+    if part.is_empty() || part == "rpc" {
+        rpc::run(&root);
     }
     ExitCode::SUCCESS
 }
@@ -175,6 +176,10 @@ fn definitions() {
     drop(connection);
     if let Some(launcher) = daemon {
         end(launcher);
+    }
+    // What comes next is not to carry them along.
+    for entry in fs::read_dir(&dir).unwrap().flatten().filter(|entry| entry.path().extension().is_some()) {
+        fs::remove_file(entry.path()).unwrap();
     }
 }
 

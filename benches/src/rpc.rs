@@ -21,9 +21,12 @@ const CALLS: usize = 5_000;
 const OPENS: usize = 1_000;
 const CLIENTS: usize = 8;
 const BURST: Duration = Duration::from_secs(2);
-const LISTS: usize = 3;
+const ROUNDS: usize = 3;
+const LISTS: usize = 5;
 const GUESTS: usize = 100;
 const STATS: usize = 10;
+/// State, processors, balloon, virtual processors, interfaces, disks: what both sides have.
+const GROUPS: u32 = 0x3f;
 /// At least twice as fast as libvirtd.
 const HALF: f64 = 0.5;
 
@@ -57,9 +60,13 @@ pub fn run(root: &Path) {
     let ours = Side { socket: &our_socket, uri: OUR_URI };
     let theirs = Side { socket: &their_socket, uri: URI };
     latency(ours, theirs);
+    by_libvirts_library(ours, theirs);
     opens(ours, theirs);
-    crowd(ours, theirs);
-    bulk_statistics(ours, theirs);
+    for clients in [1, CLIENTS] {
+        crowd(clients, "calls", ours, theirs, |client, _| drop(client.call(&cheap(), Vec::new()).unwrap()));
+    }
+    crowd(CLIENTS, "opens", ours, theirs, |_, side| open_and_close(side));
+    running_guests(ours, theirs);
     drop(libvirtd);
     ten_thousand(ours);
 }
@@ -91,42 +98,65 @@ fn latency(ours: Side<'_>, theirs: Side<'_>) {
     a.beside(&b, HALF);
 }
 
+/// The same call by libvirt's own library, as every program has it that links with it.
+fn by_libvirts_library(ours: Side<'_>, theirs: Side<'_>) {
+    const SCRIPT: &str = "import libvirt, sys, time\n\
+        connection = libvirt.open(sys.argv[1])\n\
+        begin = time.perf_counter()\n\
+        for _ in range(5000): connection.getLibVersion()\n\
+        print((time.perf_counter() - begin) / 5000)\n";
+    let seconds = |side: Side<'_>| {
+        let mut command = Command::new("/usr/bin/python3");
+        let output = command.args(["-c", SCRIPT, &side.virsh_uri()]).stderr(Stdio::inherit()).output().unwrap();
+        Duration::from_secs_f64(String::from_utf8_lossy(&output.stdout).trim().parse().unwrap())
+    };
+    let (mut a, mut b) = (Samples::new("libvirt.so's call, gateway"), Samples::new("libvirt.so's call, libvirtd"));
+    for _ in 0..LISTS {
+        b.add(seconds(theirs));
+        a.add(seconds(ours));
+    }
+    a.beside(&b, HALF);
+}
+
+fn open_and_close(side: Side<'_>) {
+    drop(side.connect().call(&remote::ConnectCloseArgs.into_call(), Vec::new()));
+}
+
 fn opens(ours: Side<'_>, theirs: Side<'_>) {
     let (mut a, mut b) = (Samples::new("open and close, gateway"), Samples::new("open and close, libvirtd"));
-    let open_and_close = |side: Side<'_>| drop(side.connect().call(&remote::ConnectCloseArgs.into_call(), Vec::new()));
     in_turn(OPENS, || a.time(|| open_and_close(ours)), || b.time(|| open_and_close(theirs)));
     a.beside(&b, HALF);
 }
 
-/// Eight clients at once, each with a connection of its own.
-fn crowd(ours: Side<'_>, theirs: Side<'_>) {
-    for round in 1..=2 {
-        let (them, us) = (calls_per_second(theirs), calls_per_second(ours));
-        println!(
-            "{CLIENTS} clients, calls a second, round {round}: libvirtd {them:>8.0}   gateway {us:>8.0}   {:.2} × (aim 2)",
-            us / them
-        );
+/// Some clients at once, each with a connection of its own, all doing the same as often as they can.
+fn crowd(clients: usize, what: &str, ours: Side<'_>, theirs: Side<'_>, work: impl Fn(&Client, Side<'_>) + Sync) {
+    let mut ratios = Vec::new();
+    for _ in 0..ROUNDS {
+        let (them, us) = (per_second(clients, theirs, &work), per_second(clients, ours, &work));
+        println!("{clients} clients, {what} a second: libvirtd {them:>8.0}   gateway {us:>8.0}   {:.2} ×", us / them);
+        ratios.push(us / them);
     }
+    ratios.sort_by(f64::total_cmp);
+    println!("{clients} clients, {what} a second, median of {ROUNDS}: {:.2} × libvirtd (aim 2)", ratios[ROUNDS / 2]);
 }
 
-fn calls_per_second(side: Side<'_>) -> f64 {
-    let barrier = Barrier::new(CLIENTS);
+fn per_second(clients: usize, side: Side<'_>, work: &(impl Fn(&Client, Side<'_>) + Sync)) -> f64 {
+    let barrier = Barrier::new(clients);
     let counts: usize = thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|_| {
-                scope.spawn(|| {
-                    let client = side.connect();
-                    barrier.wait();
-                    let begin = Instant::now();
-                    let mut count = 0;
-                    while begin.elapsed() < BURST {
-                        client.call(&cheap(), Vec::new()).unwrap();
-                        count += 1;
-                    }
-                    count
-                })
+        let begin_one = |_| {
+            scope.spawn(|| {
+                let client = side.connect();
+                barrier.wait();
+                let begin = Instant::now();
+                let mut count = 0;
+                while begin.elapsed() < BURST {
+                    work(&client, side);
+                    count += 1;
+                }
+                count
             })
-            .collect();
+        };
+        let clients: Vec<_> = (0..clients).map(begin_one).collect();
         clients.into_iter().map(|client| client.join().unwrap()).sum()
     });
     counts as f64 / BURST.as_secs_f64()
@@ -139,7 +169,8 @@ fn guest(index: usize) -> String {
     )
 }
 
-fn bulk_statistics(ours: Side<'_>, theirs: Side<'_>) {
+/// Guests on either side, of which one and then all are asked about.
+fn running_guests(ours: Side<'_>, theirs: Side<'_>) {
     let (us, them) = (ours.connect(), theirs.connect());
     let mut all = Vec::new();
     for client in [&them, &us] {
@@ -151,11 +182,25 @@ fn bulk_statistics(ours: Side<'_>, theirs: Side<'_>) {
         }
         all.push((client, doms));
     }
-    let stats = remote::ConnectGetAllDomainStatsArgs { doms: Vec::new(), stats: 0, flags: 0 }.into_call();
+    let info = |side: usize| {
+        let (client, doms) = &all[side];
+        client.call(&remote::DomainGetInfoArgs { dom: doms[0].clone() }.into_call(), Vec::new()).unwrap()
+    };
+    let (mut a, mut b) = (Samples::new("info of a running guest, gateway"), Samples::new("the same, libvirtd"));
+    in_turn(CALLS, || drop(a.time(|| info(1))), || drop(b.time(|| info(0))));
+    a.beside(&b, HALF);
+    let statistics = remote::ConnectGetAllDomainStatsArgs { doms: Vec::new(), stats: GROUPS, flags: 0 }.into_call();
+    let fields = |client: &Client| {
+        let (reply, _) = client.call(&statistics, Vec::new()).unwrap();
+        let records = remote::ConnectGetAllDomainStatsArgs::ret_of(reply).unwrap().ret_stats;
+        assert_eq!(records.len(), GUESTS);
+        records.iter().map(|record| record.params.len()).sum::<usize>()
+    };
+    println!("figures of {GUESTS} guests: libvirtd {}, gateway {}", fields(&them), fields(&us));
     let (mut a, mut b) = (Samples::new("statistics of 100, gateway"), Samples::new("statistics of 100, libvirtd"));
     for _ in 0..STATS {
-        b.time(|| them.call(&stats, Vec::new()).unwrap());
-        a.time(|| us.call(&stats, Vec::new()).unwrap());
+        b.time(|| them.call(&statistics, Vec::new()).unwrap());
+        a.time(|| us.call(&statistics, Vec::new()).unwrap());
     }
     a.beside(&b, 0.05);
     for (client, doms) in all {

@@ -52,11 +52,14 @@ struct Entries {
     list: Vec<Entry>,
 }
 
-/// What the loop watches: the source's descriptor while there is a connection, a timer while there is none.
+/// What the loop watches: the source's descriptor while there is a connection, and a timer while there is none or where a
+/// host may vanish without a word.
 struct Feed {
     source: Box<dyn EventSource>,
     watched: Option<(u64, HandleId)>,
-    retry: Option<(TimeoutId, Duration)>,
+    timer: Option<(TimeoutId, Duration)>,
+    /// There is no connection, and the timer's next try comes later than its last.
+    lost: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -67,14 +70,20 @@ impl Callbacks {
     /// Subscribes and has the event loop watch.
     pub(crate) fn begin(connection: &Connection) -> Result<Arc<Callbacks>> {
         let events = event::registered()?;
-        let feed = Feed { source: connection.link().events(None)?, watched: None, retry: None };
+        let feed = Feed { source: connection.link().events(None)?, watched: None, timer: None, lost: false };
         let callbacks = Arc::new(Callbacks {
             connection: connection.downgrade(),
             events,
             feed: Mutex::new(feed),
             entries: Mutex::default(),
         });
-        lock(&callbacks.feed).watch(events, &Arc::downgrade(&callbacks))?;
+        {
+            let weak = Arc::downgrade(&callbacks);
+            let mut feed = lock(&callbacks.feed);
+            feed.watch(events, &weak)?;
+            // Events may have come with the answer to the subscription, and the descriptor does not tell of those.
+            feed.look_in(events, weak, Duration::ZERO);
+        }
         Ok(callbacks)
     }
 
@@ -138,7 +147,15 @@ impl Feed {
         // A loop that cannot watch the new connection is tried again by the timer.
         if lost || self.watch(callbacks.events, &weak).is_err() {
             self.unwatch(callbacks.events);
-            self.retry_later(callbacks.events, weak);
+            let step = if self.lost { self.timer.map_or(RETRY.0, |(_, last)| last * 2) } else { RETRY.0 };
+            self.lost = true;
+            self.look_in(callbacks.events, weak, step.clamp(RETRY.0, RETRY.1));
+        } else {
+            self.lost = false;
+            match self.source.pulse() {
+                Some(pulse) => self.look_in(callbacks.events, weak, pulse),
+                None => self.stop_looking(callbacks.events),
+            }
         }
     }
 
@@ -158,9 +175,6 @@ impl Feed {
             let handle = events.add_handle(fd, HandleEvents::READABLE, Box::new(dispatch))?;
             self.watched = Some((generation, handle));
         }
-        if let Some((timeout, _)) = self.retry.take() {
-            events.remove_timeout(timeout);
-        }
         Ok(())
     }
 
@@ -170,11 +184,13 @@ impl Feed {
         }
     }
 
-    fn retry_later(&mut self, events: &dyn EventImpl, weak: Weak<Callbacks>) {
-        match &mut self.retry {
-            Some((timeout, interval)) => {
-                *interval = (*interval * 2).min(RETRY.1);
-                events.update_timeout(*timeout, Some(*interval));
+    /// Has the timer look what there is, every `interval`.
+    fn look_in(&mut self, events: &dyn EventImpl, weak: Weak<Callbacks>, interval: Duration) {
+        match &mut self.timer {
+            Some((_, present)) if *present == interval => {}
+            Some((timeout, present)) => {
+                *present = interval;
+                events.update_timeout(*timeout, Some(interval));
             }
             None => {
                 let dispatch = move || {
@@ -183,8 +199,14 @@ impl Feed {
                     }
                 };
                 // A loop without room for a timer leaves the callbacks silent; nobody can be told from here.
-                self.retry = events.add_timeout(Some(RETRY.0), Box::new(dispatch)).ok().map(|id| (id, RETRY.0));
+                self.timer = events.add_timeout(Some(interval), Box::new(dispatch)).ok().map(|id| (id, interval));
             }
+        }
+    }
+
+    fn stop_looking(&mut self, events: &dyn EventImpl) {
+        if let Some((timeout, _)) = self.timer.take() {
+            events.remove_timeout(timeout);
         }
     }
 }
@@ -193,8 +215,6 @@ impl Drop for Callbacks {
     fn drop(&mut self) {
         let feed = self.feed.get_mut().unwrap_or_else(PoisonError::into_inner);
         feed.unwatch(self.events);
-        if let Some((timeout, _)) = feed.retry.take() {
-            self.events.remove_timeout(timeout);
-        }
+        feed.stop_looking(self.events);
     }
 }

@@ -115,7 +115,7 @@ impl Connection {
     /// completion of a name in a shell.
     ///
     /// # Errors
-    /// As [`Connection::open`], and when no daemon runs.
+    /// As [`Connection::open`], when no daemon runs, and when the daemon is on another host.
     pub fn open_running(uri: &str) -> Result<Connection> {
         Connection::open_as(uri, &How::Unfelt)
     }
@@ -140,6 +140,14 @@ impl Connection {
                 Box::new(QemuLink::open(Dialer::without_starter(mode, true))?)
             }
             Target::Qemu(mode) => Box::new(QemuLink::open(Dialer::from_env(mode, read_only))?),
+            // Another host may take its time, which would be felt.
+            Target::Remote(address) if matches!(how, How::Unfelt) && !address.is_local() => {
+                return Err(Error::new(
+                    ErrorCode::NO_CONNECT,
+                    api::ErrorDomain::RPC,
+                    "another host is not asked in passing",
+                ));
+            }
             Target::Remote(address) => Box::new(RemoteLink::open(RemoteDialer::new(*address, read_only, asking))?),
             Target::TestDefault => Box::new(TestLink::open_default(read_only)?),
             Target::TestFile(path) => Box::new(TestLink::open_file(&path, read_only)?),

@@ -124,9 +124,9 @@ impl FakeLibvirtd {
                     shared.open.lock().unwrap().push(socket.try_clone().unwrap());
                     let shared = Arc::clone(&shared);
                     std::thread::spawn(move || {
-                        // However a connection ends, the client's end of it is told.
+                        let end = HangUp(&socket);
                         let _ = serve(&socket, &shared);
-                        let _ = socket.shutdown(Shutdown::Both);
+                        drop(end);
                     });
                 }
             })
@@ -178,6 +178,15 @@ impl Drop for FakeLibvirtd {
         for socket in self.shared.open.lock().unwrap().drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
         }
+    }
+}
+
+/// However a connection ends, by a test's panic too, the client's end of it is told.
+struct HangUp<'a>(&'a UnixStream);
+
+impl Drop for HangUp<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Both);
     }
 }
 
@@ -247,7 +256,8 @@ fn answer(
 ) -> Result<bool, WireError> {
     let header = &frame.header;
     if header.program == bulkhead::PROGRAM && !shared.ours {
-        let text = format!("Cannot find program {} version {}", header.program, header.version);
+        // libvirt translates this one into the language of its host.
+        let text = format!("Programm {} Version {} kann nicht gefunden werden", header.program, header.version);
         conn.queue_error(header, &Error::new(api::ErrorCode::RPC, api::ErrorDomain::RPC, text))?;
         return Ok(true);
     }

@@ -18,7 +18,7 @@ use rcgen::{
 use wire::{
     Conn, WireError,
     client::Client,
-    tls::{Handshake, Pems, Progress, ServerCheck, Tls, TlsError, client_config, server_config},
+    tls::{Handshake, Pems, Progress, ServerCheck, Tls, TlsError, TlsVersions, client_config, server_config},
 };
 
 mod support;
@@ -119,7 +119,7 @@ fn handshake(client: Arc<rustls::ClientConfig>, server: Arc<rustls::ServerConfig
 
 /// What a client and a server with these files get.
 fn meet(client: &Pems<'_>, server: &Pems<'_>, check: ServerCheck) -> (Opened, Opened) {
-    handshake(client_config(client, check).unwrap(), server_config(server, false).unwrap())
+    handshake(client_config(client, check, TlsVersions::default()).unwrap(), server_config(server, false).unwrap())
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_client_without_a_certificate_is_not_let_in() {
     assert!(matches!(b, Err(TlsError::Handshake(_))), "{b:?}");
     // But where nobody is asked for one.
     let open = server_config(&pems(&root, &theirs, ""), true).unwrap();
-    let (a, b) = handshake(client_config(&bare, ServerCheck::Full).unwrap(), open);
+    let (a, b) = handshake(client_config(&bare, ServerCheck::Full, TlsVersions::default()).unwrap(), open);
     assert!(a.is_ok());
     assert_eq!(b.unwrap().1, None);
 }
@@ -227,7 +227,7 @@ fn a_server_that_hangs_up_instead_of_its_byte_refuses() {
         handshake.complete(PATIENCE).unwrap();
         // The name is not on its list.
     });
-    let config = client_config(&pems(&root, &ours, ""), ServerCheck::Full).unwrap();
+    let config = client_config(&pems(&root, &ours, ""), ServerCheck::Full, TlsVersions::default()).unwrap();
     let refused = Handshake::client(config, "localhost", a).unwrap().complete(PATIENCE);
     assert!(matches!(refused, Err(TlsError::Refused)), "{refused:?}");
     server.join().unwrap();
@@ -295,7 +295,7 @@ fn files_that_are_wrong_are_named() {
     assert!(text(&Pems { revoked: b"no", ..good }).contains("revoked"));
     let other = authority.issue("localhost", 3);
     assert!(server_config(&Pems { key: other.key.as_bytes(), ..good }, false).is_err());
-    let config = client_config(&good, ServerCheck::Full).unwrap();
+    let config = client_config(&good, ServerCheck::Full, TlsVersions::default()).unwrap();
     let (a, _b) = sockets();
     assert!(matches!(Handshake::client(config, "not a host", a), Err(TlsError::HostName(_))));
 }

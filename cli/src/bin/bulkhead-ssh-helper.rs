@@ -9,8 +9,8 @@ use std::{
     env,
     io::{self, Write},
     net::Shutdown,
-    os::unix::net::UnixStream,
-    process::ExitCode,
+    os::unix::{net::UnixStream, process::CommandExt},
+    process::{Command, ExitCode},
     thread,
 };
 
@@ -24,7 +24,11 @@ fn main() -> ExitCode {
     };
     match libclient::local_socket(uri, read_only) {
         Ok(socket) => carry(socket).map_or_else(|error| complain(&error.to_string()), |()| ExitCode::SUCCESS),
-        Err(error) => complain(&error.full_text()),
+        Err(error) => {
+            // libvirt's own helper may start a daemon where none runs. It returns only if it is not there.
+            let _not_there = Command::new("virt-ssh-helper").args(&arguments).exec();
+            complain(&error.full_text())
+        }
     }
 }
 

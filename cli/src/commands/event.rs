@@ -99,7 +99,14 @@ impl Event {
         let mut printed = 0u64;
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let next = stream.next(left).map_err(|source| CliError::Ask { what: "wait for events", source })?;
+            let next = match stream.next(left) {
+                // A host may be away for longer than a stream waits, to be booted for one.
+                Err(error) if self.loop_ && is_absence(&error) && left.is_none_or(|left| !left.is_zero()) => {
+                    session.warn(&format!("{}; waiting on", error.message));
+                    continue;
+                }
+                next => next.map_err(|source| CliError::Ask { what: "wait for events", source })?,
+            };
             let Some(event) = next else { return self.timed_out(printed) };
             if wanted(&event) {
                 show(session, &event)?;
@@ -123,6 +130,12 @@ impl Event {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether an error says that nobody is there now.
+fn is_absence(error: &libclient::Error) -> bool {
+    use libclient::ErrorCode;
+    [ErrorCode::SYSTEM_ERROR, ErrorCode::RPC, ErrorCode::OPERATION_TIMEOUT].contains(&error.code)
 }
 
 /// One event, sent at once: whoever reads us waits for it.

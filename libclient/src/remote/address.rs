@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use api::{Error, ErrorCode, ErrorDomain};
 
+use wire::tls::TlsVersions;
+
 use crate::{Result, Uri};
 
 /// Parameters that are for this side only: they do not reach the far side.
@@ -93,11 +95,69 @@ pub(crate) struct Ssh {
     pub(crate) netcat: Option<String>,
     pub(crate) proxy: Proxy,
     pub(crate) key_file: Option<String>,
-    /// Unknown host keys are taken.
-    pub(crate) no_verify: bool,
+    pub(crate) host_keys: HostKeys,
+    /// Where the keys of known hosts are.
+    pub(crate) known_hosts: Option<String>,
+    /// ssh's names of the ways to log in, in order.
+    pub(crate) methods: Option<String>,
     /// Nobody is there to be asked for a password.
     pub(crate) no_tty: bool,
     pub(crate) sockets: Sockets,
+}
+
+/// What is done with the key of a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum HostKeys {
+    /// What ssh's own configuration says.
+    #[default]
+    Usual,
+    /// An unknown host's is taken and remembered.
+    TakeNew,
+    /// Any is taken.
+    Ignore,
+}
+
+impl HostKeys {
+    fn of(uri: &Uri) -> Result<HostKeys> {
+        if uri.switch("no_verify")? {
+            return Ok(HostKeys::Ignore);
+        }
+        match uri.parameter("known_hosts_verify") {
+            None | Some("normal") => Ok(HostKeys::Usual),
+            Some("auto") => Ok(HostKeys::TakeNew),
+            Some("ignore") => Ok(HostKeys::Ignore),
+            Some(other) => Err(unknown(uri, "known_hosts_verify", other, "normal, auto or ignore")),
+        }
+    }
+
+    /// ssh's option for it.
+    pub(super) fn option(self) -> Option<&'static str> {
+        match self {
+            HostKeys::Usual => None,
+            HostKeys::TakeNew => Some("StrictHostKeyChecking=accept-new"),
+            HostKeys::Ignore => Some("StrictHostKeyChecking=no"),
+        }
+    }
+}
+
+/// libvirt's names of the ways to log in, as ssh has them.
+fn methods(uri: &Uri) -> Result<Option<String>> {
+    let Some(words) = uri.parameter("sshauth") else { return Ok(None) };
+    let mut methods: Vec<&str> = Vec::new();
+    for word in words.split(',') {
+        let method = match word {
+            "agent" | "privkey" => "publickey",
+            "password" => "password",
+            "keyboard-interactive" => "keyboard-interactive",
+            other => {
+                return Err(unknown(uri, "sshauth", other, "of agent, privkey, password and keyboard-interactive"));
+            }
+        };
+        if !methods.contains(&method) {
+            methods.push(method);
+        }
+    }
+    Ok(Some(methods.join(",")))
 }
 
 /// What connects to the socket on the far side.
@@ -120,6 +180,35 @@ pub(crate) struct Tls {
     pub(crate) pki_path: Option<PathBuf>,
     /// The far side's certificate is not looked at.
     pub(crate) no_verify: bool,
+    pub(crate) versions: TlsVersions,
+}
+
+/// What libvirt's `tls_priority` says of the protocol's versions, in the words of GnuTLS. Of the rest of those words, those
+/// are taken that ask for no more than what this client does anyway; others are errors, since whoever writes them counts
+/// on them.
+fn versions(uri: &Uri) -> Result<TlsVersions> {
+    let mut versions = TlsVersions::default();
+    for word in uri.parameter("tls_priority").into_iter().flat_map(|text| text.split(':')) {
+        match word {
+            "NORMAL" | "SECURE128" | "SECURE192" | "PFS" | "@SYSTEM" | "@LIBVIRT,SYSTEM" | "%SERVER_PRECEDENCE" => {}
+            // What has never been there.
+            "-VERS-TLS1.0" | "-VERS-TLS1.1" | "-VERS-SSL3.0" | "-VERS-DTLS-ALL" => {}
+            "-VERS-ALL" | "-VERS-TLS-ALL" => versions = TlsVersions { v12: false, v13: false },
+            "+VERS-TLS1.2" => versions.v12 = true,
+            "+VERS-TLS1.3" => versions.v13 = true,
+            "-VERS-TLS1.2" => versions.v12 = false,
+            "-VERS-TLS1.3" => versions.v13 = false,
+            other => {
+                return Err(unknown(uri, "tls_priority", other, "among what this client can do")
+                    .with_hint("it has TLS 1.2 and 1.3 with strong ciphers only; -VERS-TLS1.2 leaves 1.3"));
+            }
+        }
+    }
+    if versions == (TlsVersions { v12: false, v13: false }) {
+        return Err(invalid(uri, "tls_priority leaves no version of TLS that this client has".into())
+            .with_hint("it has 1.2 and 1.3: add +VERS-TLS1.3"));
+    }
+    Ok(versions)
 }
 
 impl Address {
@@ -134,9 +223,11 @@ impl Address {
                 }
                 Way::Unix(Sockets::of(uri, root)?)
             }
-            "ssh" => Way::Ssh(Ssh::of(uri, root)?),
+            // The other two are libraries that speak ssh; here it is the system's ssh that does.
+            "ssh" | "libssh" | "libssh2" => Way::Ssh(Ssh::of(uri, root)?),
             "tls" => Way::Tls(Tls {
                 port: uri.port.unwrap_or(TLS_PORT),
+                versions: versions(uri)?,
                 pki_path: uri.parameter("pkipath").map(PathBuf::from),
                 no_verify: uri.switch("no_verify")?,
             }),
@@ -154,7 +245,7 @@ impl Address {
                     ErrorDomain::RPC,
                     format!("there is no transport \"{other}\" for {uri}"),
                 )
-                .with_hint("the transports are unix, ssh, tls, tcp and ext"));
+                .with_hint("the transports are unix, ssh (libssh, libssh2), tls, tcp and ext"));
             }
         };
         Ok(Address {
@@ -166,6 +257,11 @@ impl Address {
             mechanism: uri.parameter("auth").and_then(mechanism),
             way,
         })
+    }
+
+    /// Whether it is a socket of this host.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self.way, Way::Unix(_))
     }
 
     /// The host, for connecting to it.
@@ -241,7 +337,9 @@ impl Ssh {
             netcat,
             proxy,
             key_file: uri.parameter("keyfile").map(str::to_owned),
-            no_verify: uri.switch("no_verify")?,
+            host_keys: HostKeys::of(uri)?,
+            known_hosts: uri.parameter("known_hosts").map(str::to_owned),
+            methods: methods(uri)?,
             no_tty: uri.switch("no_tty")?,
             sockets,
         })
@@ -322,7 +420,13 @@ mod tests {
     #[test]
     fn a_host_without_a_transport_is_reached_by_tls() {
         let found = address("qemu://host/system?pkipath=/p");
-        assert_eq!(found.way, Way::Tls(Tls { port: 16514, pki_path: Some("/p".into()), no_verify: false }));
+        let tls = |versions| Way::Tls(Tls { port: 16514, pki_path: Some("/p".into()), no_verify: false, versions });
+        assert_eq!(found.way, tls(TlsVersions::default()));
+        let newest = TlsVersions { v12: false, v13: true };
+        for priority in ["NORMAL:-VERS-ALL:%2BVERS-TLS1.3", "SECURE128:-VERS-TLS1.0:-VERS-TLS1.2"] {
+            let found = address(&format!("qemu+tls://h/system?pkipath=/p&tls_priority={priority}"));
+            assert_eq!(found.way, tls(newest));
+        }
         assert_eq!(found.host(), "host");
         assert_eq!(address("qemu+tcp:///system").way, Way::Tcp { port: 16509 });
         assert_eq!(address("qemu+tcp:///system").host(), "localhost");
@@ -371,6 +475,10 @@ mod tests {
             ("qemu+ext:///system", "\"command\" is missing"),
             ("qemu+unix:///system?mode=both", "\"mode\" is \"both\""),
             ("qemu+ssh://h/system?proxy=socks", "\"proxy\" is \"socks\""),
+            ("qemu+tls://h/system?tls_priority=NORMAL:-VERS-ALL", "leaves no version of TLS"),
+            ("qemu+tls://h/system?tls_priority=NORMAL:%2BARCFOUR-128", "\"tls_priority\" is \"+ARCFOUR-128\""),
+            ("qemu+ssh://h/system?known_hosts_verify=perhaps", "\"known_hosts_verify\" is \"perhaps\""),
+            ("qemu+libssh://h/system?sshauth=rsh", "\"sshauth\" is \"rsh\""),
             ("qemu+tls://h/system?no_verify=perhaps", "\"no_verify\" is \"perhaps\""),
         ] {
             let error = refusal(text);

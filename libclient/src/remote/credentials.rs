@@ -201,16 +201,17 @@ impl Sasl for Login<'_> {
     }
 }
 
-/// The file that was named, or the first of those that libvirt's clients read.
+/// The file that was named, by the environment before the URI as with libvirt, or the first of those that libvirt's clients
+/// read. One that nobody named and this user may not read is none of his.
 fn file_of(named: Option<&Path>) -> Option<PathBuf> {
-    if let Some(named) = named {
-        return Some(named.to_path_buf());
-    }
     let set = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if let Some(named) = set("LIBVIRT_AUTH_FILE").or_else(|| named.map(Path::to_path_buf)) {
+        return Some(named);
+    }
     let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
     let own = config.map(|dir| dir.join("libvirt/auth.conf"));
-    let places = [set("LIBVIRT_AUTH_FILE"), own, Some(PathBuf::from("/etc/libvirt/auth.conf"))];
-    places.into_iter().flatten().find(|path| path.exists())
+    let places = [own, Some(PathBuf::from("/etc/libvirt/auth.conf"))];
+    places.into_iter().flatten().find(|path| File::open(path).is_ok())
 }
 
 fn read(path: &Path) -> Result<String, CredentialsError> {
@@ -233,7 +234,7 @@ fn section(text: &str, host: &str) -> Option<Section> {
         .or_else(|| value(text, "auth-libvirt-default", "credentials"))?;
     let title = format!("credentials-{credentials}");
     let of = |key: &str| value(text, &title, key).map(str::to_owned);
-    Some(Section { name: of("username").or_else(|| of("authname")), password: of("password") })
+    Some(Section { name: of("authname").or_else(|| of("username")), password: of("password") })
 }
 
 /// A key's value in the section of a title.

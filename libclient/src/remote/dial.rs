@@ -41,7 +41,7 @@ pub(super) struct Stream {
 
 /// Why there is no byte stream.
 #[derive(Debug, ThisError)]
-enum DialError {
+pub(super) enum DialError {
     #[error("there is no {names} in {dirs}")]
     NoSocket { dirs: Shown, names: String },
     #[error("{} refuses", path.display())]
@@ -77,13 +77,13 @@ pub(super) fn dial(address: &Address, read_only: bool, unattended: bool) -> Resu
     let host = address.host();
     let (place, dialled) = match &address.way {
         Way::Unix(sockets) => {
-            let path = socket_path(sockets, &sockets.names(read_only));
-            let shown = path
-                .as_ref()
-                .ok()
-                .or(sockets.path.as_ref().map(PathBuf::from).as_ref())
-                .map(|p| p.display().to_string());
-            (shown.map_or("a libvirt socket".into(), |path| format!("the socket '{path}'")), path.and_then(dial_unix))
+            let connected = connect_local(sockets, &sockets.names(read_only));
+            let shown = match &connected {
+                Ok((path, _)) | Err(DialError::Socket { path, .. }) => Some(path.display().to_string()),
+                Err(_) => sockets.path.clone(),
+            };
+            let place = shown.map_or("a libvirt socket".into(), |path| format!("the socket '{path}'"));
+            (place, connected.map(|(_, socket)| (Box::new(Unix::new(socket)) as Box<dyn Transport + Send>, None)))
         }
         Way::Ssh(way) => {
             let mut way = way.clone();
@@ -124,16 +124,34 @@ pub fn local_socket(uri: &str, read_only: bool) -> Result<UnixStream> {
     // changes, a session's too.
     let ro = if read_only { "-ro" } else { "" };
     let names: Vec<String> = sockets.names(false).iter().map(|name| format!("{name}{ro}")).collect();
-    let socket = socket_path(sockets, &names)
-        .and_then(|path| UnixStream::connect(&path).map_err(|source| DialError::Socket { path, source }));
-    socket.map_err(|failure| told(failure, "a libvirt socket"))
+    let socket = connect_local(sockets, &names);
+    socket.map(|(_, socket)| socket).map_err(|failure| told(failure, "a libvirt socket"))
 }
 
 type Dialled = Result<(Box<dyn Transport + Send>, Option<Said>), DialError>;
 
-fn dial_unix(path: PathBuf) -> Dialled {
-    let socket = UnixStream::connect(&path).map_err(|source| DialError::Socket { path, source })?;
-    Ok((Box::new(Unix::new(socket)), None))
+/// Connects to the socket that is meant, or to one of those that may be.
+fn connect_local(sockets: &Sockets, names: &[String]) -> Result<(PathBuf, UnixStream), DialError> {
+    connect_first(socket_paths(sockets, names)?)
+}
+
+/// Connects to the first where somebody listens: what a dead daemon left behind must not hide another one.
+pub(super) fn connect_first(paths: Vec<PathBuf>) -> Result<(PathBuf, UnixStream), DialError> {
+    let mut failure = None;
+    for path in paths {
+        match UnixStream::connect(&path) {
+            Ok(socket) => return Ok((path, socket)),
+            Err(source) => {
+                let left_behind = source.kind() == io::ErrorKind::ConnectionRefused;
+                failure.get_or_insert(DialError::Socket { path, source });
+                if !left_behind {
+                    break;
+                }
+            }
+        }
+    }
+    // There is at least one path.
+    Err(failure.unwrap_or(DialError::Setup(Errno::NOENT.into())))
 }
 
 fn dial_helper(command: Command, secure: bool) -> Dialled {
@@ -172,15 +190,16 @@ fn tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
     Err(failure)
 }
 
-/// The socket that is meant, or the first of those that may be that is there.
-fn socket_path(sockets: &Sockets, names: &[String]) -> Result<PathBuf, DialError> {
+/// The socket that is meant, or those that may be and are there, in order; never none.
+fn socket_paths(sockets: &Sockets, names: &[String]) -> Result<Vec<PathBuf>, DialError> {
     if let Some(path) = &sockets.path {
-        return Ok(PathBuf::from(path));
+        return Ok(vec![PathBuf::from(path)]);
     }
     let root = rustix::process::geteuid().is_root();
     let dirs = socket_dirs(sockets.session, root, &|name| env::var_os(name).map(PathBuf::from));
-    let mut paths = dirs.iter().flat_map(|dir| names.iter().map(|name| dir.join(name)));
-    paths.find(|path| path.exists()).ok_or_else(|| DialError::NoSocket { dirs: Shown(dirs), names: names.join(", ") })
+    let paths = dirs.iter().flat_map(|dir| names.iter().map(|name| dir.join(name)));
+    let there: Vec<PathBuf> = paths.filter(|path| path.exists()).collect();
+    if there.is_empty() { Err(DialError::NoSocket { dirs: Shown(dirs), names: names.join(", ") }) } else { Ok(there) }
 }
 
 /// Where libvirt's daemons and the gateway listen, in the order in which they are tried.
@@ -205,7 +224,7 @@ fn socket_dirs(session: bool, root: bool, variable: &dyn Fn(&str) -> Option<Path
 
 /// Paths, as an error lists them.
 #[derive(Debug)]
-struct Shown(Vec<PathBuf>);
+pub(super) struct Shown(Vec<PathBuf>);
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

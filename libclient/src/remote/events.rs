@@ -6,14 +6,15 @@
 use std::{
     collections::VecDeque,
     os::fd::{AsFd, BorrowedFd},
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread,
     time::{Duration, SystemTime},
 };
 
-use api::{Event, EventFamily, Op, bulkhead, remote};
+use api::{Error, ErrorCode, ErrorDomain, Event, EventFamily, Op, bulkhead, remote};
 use wire::client::CallError;
 
-use super::{Dialer, FOREIGN, OURS, Session, is_foreign};
+use super::{Dialer, FOREIGN, OPEN_PATIENCE, OURS, Session};
 use crate::{
     Result,
     link::EventSource,
@@ -35,6 +36,72 @@ pub(super) struct RemoteEvents {
     queue: VecDeque<bulkhead::DomainEventMsg>,
     first_new: Option<u64>,
     generation: u64,
+    /// A connection is being made.
+    redial: Option<Redial>,
+    /// How long the next try waits before it begins.
+    step: Duration,
+    /// Why the last try failed.
+    failure: Option<Error>,
+}
+
+/// A connection on which events flow, and what a daemon of ours said of its log.
+type Subscribed = (Session, Option<bulkhead::EventsSubscribeRet>);
+
+fn subscribe(session: Session, since: Option<u64>) -> Result<Subscribed> {
+    match session.ask_within(bulkhead::EventsSubscribeArgs { since }, OPEN_PATIENCE) {
+        Ok(ret) => {
+            session.found(OURS);
+            Ok((session, Some(ret)))
+        }
+        Err(error) if session.is_foreign(&error) => {
+            session.found(FOREIGN);
+            let args = remote::ConnectDomainEventCallbackRegisterAnyArgs { event_id: lifecycle(), dom: None };
+            session.ask_within(args, OPEN_PATIENCE)?;
+            Ok((session, None))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether trying again is of no use.
+fn is_refusal(error: &Error) -> bool {
+    [ErrorCode::AUTH_FAILED, ErrorCode::AUTH_CANCELLED, ErrorCode::AUTH_UNAVAILABLE, ErrorCode::INVALID_ARG]
+        .contains(&error.code)
+}
+
+/// A connection that is being made by a thread of its own. Left alone, the thread ends by the patience of each of its steps.
+struct Redial(mpsc::Receiver<Result<Subscribed>>);
+
+impl Redial {
+    fn begin(dialer: &Arc<Dialer>, since: Option<u64>, after: Duration) -> Result<Redial> {
+        let (sender, receiver) = mpsc::channel();
+        let dialer = Arc::clone(dialer);
+        let work = move || {
+            // A wait that fails is a short one.
+            let _ = wait::pause(after);
+            // Nobody may be there any more to take it.
+            let _ = sender.send(dialer.redial().and_then(|session| subscribe(session, since)));
+        };
+        let spawned = thread::Builder::new().name("bulkhead-redial".into()).spawn(work);
+        spawned.map(|_| Redial(receiver)).map_err(|source| {
+            Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::RPC, "cannot connect again").with_cause(source)
+        })
+    }
+
+    /// What came of it, or itself when nothing has until the deadline.
+    fn wait(self, deadline: Deadline) -> std::result::Result<Result<Subscribed>, Redial> {
+        let received = match deadline.left() {
+            Some(left) => self.0.recv_timeout(left),
+            None => self.0.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+        };
+        match received {
+            Ok(result) => Ok(result),
+            Err(mpsc::RecvTimeoutError::Timeout) => Err(self),
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                Ok(Err(Error::new(ErrorCode::INTERNAL_ERROR, ErrorDomain::RPC, "the thread that connects again died")))
+            }
+        }
+    }
 }
 
 impl RemoteEvents {
@@ -47,27 +114,22 @@ impl RemoteEvents {
             queue: VecDeque::new(),
             first_new: None,
             generation: 0,
+            redial: None,
+            step: Duration::ZERO,
+            failure: None,
         };
-        source.subscribe()?;
+        source.take_session(subscribe(dialer.dial()?, since)?);
         Ok(source)
     }
 
-    fn subscribe(&mut self) -> Result<()> {
-        let session = self.dialer.dial()?;
-        match session.ask(bulkhead::EventsSubscribeArgs { since: self.last }) {
-            Ok(ret) => {
-                session.found(OURS);
-                self.resume(&ret);
-            }
-            Err(error) if is_foreign(&error) => {
-                session.found(FOREIGN);
-                self.register(&session)?;
-            }
-            Err(error) => return Err(error),
+    /// Takes a connection on which events flow.
+    fn take_session(&mut self, (session, ret): Subscribed) {
+        match ret {
+            Some(ret) => self.resume(&ret),
+            None => self.count(),
         }
         self.session = Some(session);
         self.generation += 1;
-        Ok(())
     }
 
     /// Goes on in a log with numbers.
@@ -82,29 +144,44 @@ impl RemoteEvents {
         self.first_new.get_or_insert(ret.next);
     }
 
-    /// Has a daemon of libvirt's tell of lifecycles. What happened before is not to be had.
-    fn register(&mut self, session: &Session) -> Result<()> {
-        let args = remote::ConnectDomainEventCallbackRegisterAnyArgs { event_id: lifecycle(), dom: None };
-        session.ask(args)?;
+    /// Goes on where nobody gives numbers. What happened before is not to be had.
+    fn count(&mut self) {
         self.lost |= self.last.is_some();
         let last = *self.last.get_or_insert(0);
         self.first_new.get_or_insert(last.saturating_add(1));
-        Ok(())
     }
 
-    /// Subscribes again as soon as a daemon is there.
+    /// Subscribes again as soon as a daemon is there, as far as that is possible until the deadline. A host may take long
+    /// to say nothing: the tries are made by a thread, so that who has no time is not held up.
     fn resubscribe(&mut self, deadline: Deadline) -> Result<()> {
-        let mut step = RETRY.0;
         loop {
-            match self.subscribe() {
-                Ok(()) => return Ok(()),
-                Err(error) if deadline.passed() => return Err(error),
-                Err(_) => {}
+            let redial = match self.redial.take() {
+                Some(redial) => redial,
+                None => Redial::begin(&self.dialer, self.last, self.step)?,
+            };
+            match redial.wait(deadline) {
+                Ok(Ok(subscribed)) => {
+                    self.step = Duration::ZERO;
+                    self.take_session(subscribed);
+                    return Ok(());
+                }
+                Ok(Err(error)) => {
+                    self.step = (self.step * 2).clamp(RETRY.0, RETRY.1);
+                    // Neither a wrong password nor a wrong name gets better by itself.
+                    let hopeless = is_refusal(&error);
+                    self.failure = Some(error.clone());
+                    if hopeless || deadline.passed() {
+                        return Err(error);
+                    }
+                }
+                Err(under_way) => {
+                    self.redial = Some(under_way);
+                    return Err(self.failure.clone().unwrap_or_else(|| {
+                        let text = format!("the connection to {} is being made again", self.dialer.address.uri);
+                        Error::new(ErrorCode::OPERATION_TIMEOUT, ErrorDomain::RPC, text)
+                    }));
+                }
             }
-            let time = deadline.left().map_or(step, |left| left.min(step));
-            // A wait that fails is a short one: there is a deadline.
-            let _ = wait::pause(time);
-            step = (step * 2).min(RETRY.1);
         }
     }
 
@@ -115,6 +192,8 @@ impl RemoteEvents {
                 Event::DomainEventCallbackLifecycle(event) => self.counted(event.msg),
                 _ => continue,
             };
+            // A daemon of ours leaves no number out.
+            self.lost |= self.last.is_some_and(|last| event.sequence > last.saturating_add(1));
             if self.last.is_none_or(|last| event.sequence > last) {
                 self.last = Some(event.sequence);
                 self.queue.push_back(event);
@@ -177,5 +256,9 @@ impl EventSource for RemoteEvents {
 
     fn generation(&self) -> u64 {
         self.generation
+    }
+
+    fn pulse(&self) -> Option<Duration> {
+        self.dialer.pulse()
     }
 }

@@ -41,8 +41,12 @@ use credentials::{Credentials, Login};
 pub use dial::local_socket;
 use helper::Said;
 
-/// What a daemon answers to a call of a program that it does not have.
-const NO_PROGRAM: &str = "Cannot find program";
+/// What a daemon answers to a call that its program does not have; libvirt does not translate this one.
+const NO_PROCEDURE: &str = "unknown procedure";
+/// A host behind a network can vanish without a word, so it is asked for a sign of life even if the program does not say so.
+const KEEPALIVE: (Duration, u32) = (wire::keepalive::INTERVAL, wire::keepalive::COUNT);
+/// How long a daemon may take to open its hypervisor or to begin with events.
+const OPEN_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a daemon may take to let somebody in: a person may be asked there.
 const LOGIN_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a daemon may take to say good-bye.
@@ -79,12 +83,28 @@ impl Dialer {
     pub(crate) fn new(address: Address, read_only: bool, asking: Asking) -> Dialer {
         let unattended = matches!(asking, Asking::Nobody);
         let ask = if let Asking::Program(ask) = asking { Some(ask) } else { None };
-        Dialer { address, read_only, unattended, credentials: Credentials::new(ask), keepalive: Mutex::new(None) }
+        // On this host the kernel tells.
+        let keepalive = (!address.is_local()).then_some(KEEPALIVE);
+        Dialer { address, read_only, unattended, credentials: Credentials::new(ask), keepalive: Mutex::new(keepalive) }
+    }
+
+    /// How often the far side is asked for a sign of life.
+    fn pulse(&self) -> Option<Duration> {
+        lock(&self.keepalive).map(|(interval, _)| interval)
     }
 
     /// Connects, logs in and opens the hypervisor.
     fn dial(&self) -> Result<Session> {
-        let stream = dial::dial(&self.address, self.read_only, self.unattended)?;
+        self.dial_as(self.unattended)
+    }
+
+    /// As [`Dialer::dial`], without asking anybody who sits at the terminal.
+    fn redial(&self) -> Result<Session> {
+        self.dial_as(true)
+    }
+
+    fn dial_as(&self, unattended: bool) -> Result<Session> {
+        let stream = dial::dial(&self.address, self.read_only, unattended)?;
         let place = stream.place;
         let client = Client::new(stream.transport).map_err(|source| {
             Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::RPC, format!("failed to connect to {place}"))
@@ -93,12 +113,15 @@ impl Dialer {
         let mut session = Session { client, place, said: stream.said, kind: AtomicU8::new(UNKNOWN), open: false };
         let mut login = Login::new(&self.credentials, &self.address, session.client.is_secure());
         session.client.login(Some(&mut login), LOGIN_PATIENCE).map_err(|failure| {
-            self.credentials.forget();
+            // A daemon that went away meanwhile has not said that they are wrong.
+            if !matches!(failure, LoginError::Call(CallError::Lost(_) | CallError::Silent(_))) {
+                self.credentials.forget();
+            }
             session.no_login(failure)
         })?;
         session.client.set_keepalive(*lock(&self.keepalive));
         let name = Some(self.address.name.clone()).filter(|name| !name.is_empty());
-        session.ask(remote::ConnectOpenArgs { name, flags: self.read_only.into() })?;
+        session.ask_within(remote::ConnectOpenArgs { name, flags: self.read_only.into() }, OPEN_PATIENCE)?;
         session.open = true;
         Ok(session)
     }
@@ -140,6 +163,13 @@ impl Session {
         O::ret_of(reply).ok_or_else(|| error::strange_answer(O::OP, "it is of another call"))
     }
 
+    /// As [`Session::ask`], but not for ever.
+    fn ask_within<O: Operation>(&self, args: O, patience: Duration) -> Result<O::Ret> {
+        let answer = self.client.call_within(&args.into_call(), Vec::new(), patience);
+        let (reply, _) = answer.map_err(|failure| self.no_answer(failure, O::OP))?;
+        O::ret_of(reply).ok_or_else(|| error::strange_answer(O::OP, "it is of another call"))
+    }
+
     /// Asks the far side whether it is Bulkhead's, once.
     fn is_ours(&self) -> Result<bool> {
         match self.kind.load(Ordering::Relaxed) {
@@ -147,9 +177,9 @@ impl Session {
             FOREIGN => Ok(false),
             // A question that changes nothing: no event flows on this connection.
             _ => match self.call(&bulkhead::EventsUnsubscribeArgs {}.into_call(), Vec::new()) {
-                Err(error) if is_foreign(&error) => Ok(self.found(FOREIGN)),
-                Err(error) if self.client.lost().is_some() => Err(error),
-                _ => Ok(self.found(OURS)),
+                Ok(_) => Ok(self.found(OURS)),
+                Err(error) if self.is_foreign(&error) => Ok(self.found(FOREIGN)),
+                Err(error) => Err(error),
             },
         }
     }
@@ -181,9 +211,9 @@ impl Session {
             return fallback::answer(self, call);
         }
         match self.forward(call, fds) {
-            Err(error) if is_foreign(&error) => {
+            Err(error) if self.is_foreign(&error) => {
                 // A daemon of ours may lack one call of the program.
-                if error.message.starts_with(NO_PROGRAM) {
+                if error.code == ErrorCode::RPC && !error.message.starts_with(NO_PROCEDURE) {
                     self.found(FOREIGN);
                 }
                 fallback::answer(self, call)
@@ -195,6 +225,14 @@ impl Session {
                 answer
             }
         }
+    }
+
+    /// Whether the answer to a call of the program `bulkhead` says that the far side has no such program or call. Its words
+    /// are in the language of that host; what its server says by itself has this code and domain, and none of this side's
+    /// causes.
+    fn is_foreign(&self, error: &Error) -> bool {
+        let by_its_server = error.code == ErrorCode::RPC && error.domain == ErrorDomain::RPC && error.causes.is_empty();
+        error.code == ErrorCode::NO_SUPPORT || (by_its_server && self.client.lost().is_none())
     }
 
     fn no_answer(&self, failure: CallError, op: Op) -> Error {
@@ -253,11 +291,6 @@ impl Session {
     }
 }
 
-/// Whether an error says that the far side has no such program or call.
-fn is_foreign(error: &Error) -> bool {
-    error.code == ErrorCode::NO_SUPPORT || error.message.starts_with(NO_PROGRAM)
-}
-
 /// A connection that is made again when it was lost: the call that was under way fails, the next one dials.
 pub(crate) struct RemoteLink {
     dialer: Arc<Dialer>,
@@ -292,6 +325,12 @@ impl Link for RemoteLink {
         if matches!(call, Call::ConnectGetUri(_)) && !self.dialer.address.name.is_empty() {
             let uri = self.dialer.address.uri.clone();
             return Ok((Reply::ConnectGetUri(remote::ConnectGetUriRet { uri }), Vec::new()));
+        }
+        if call.op().info().stream.is_some() {
+            // Its packets would come and nobody would ever end it.
+            let text = format!("{} begins a stream, which this call does not carry", call.op().info().api);
+            let error = Error::new(ErrorCode::OPERATION_UNSUPPORTED, ErrorDomain::RPC, text);
+            return Err(error.with_hint("a console is opened by Domain::open_console"));
         }
         let session = self.session()?;
         if call.op().info().program == bulkhead::PROGRAM {

@@ -67,10 +67,11 @@ impl Files {
         let mut files = SYSTEM.map(PathBuf::from);
         if let Some(home) = home {
             let own = inside(&home.join(".pki/libvirt"));
-            // The authority's belong together, and so do certificate and key.
-            for pair in [0..2, 2..4] {
-                let there = own.get(pair.clone()).is_some_and(|own| own.first().is_some_and(|path| exists(path)));
-                if let (true, Some(to), Some(from)) = (there, files.get_mut(pair.clone()), own.get(pair)) {
+            // Each for itself, so that the administrator's list of the revoked holds for a user's authority too; but a
+            // certificate is of no use without its key.
+            for together in [0..1, 1..2, 2..4] {
+                let there = own.get(together.clone()).is_some_and(|own| own.iter().all(|path| exists(path)));
+                if let (true, Some(to), Some(from)) = (there, files.get_mut(together.clone()), own.get(together)) {
                     to.clone_from_slice(from);
                 }
             }
@@ -102,7 +103,7 @@ pub(super) fn secure(
     let certificate = optional(&files.certificate)?.unwrap_or_default();
     let key = if certificate.is_empty() { Vec::new() } else { required(&files.key)? };
     let pems = Pems { authority: &authority, revoked: &revoked, certificate: &certificate, key: &key };
-    let mut handshake = Handshake::client(client_config(&pems, check)?, host, socket)?;
+    let mut handshake = Handshake::client(client_config(&pems, check, tls.versions)?, host, socket)?;
     handshake.complete(patience)?;
     Ok(handshake.accept()?)
 }
@@ -127,6 +128,7 @@ fn required(path: &Path) -> Result<Vec<u8>, PkiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wire::tls::TlsVersions;
 
     #[test]
     fn files_are_the_named_ones_the_user_s_or_the_administrator_s() {
@@ -140,7 +142,11 @@ mod tests {
         let system = find(None, Some("/h"), &[]);
         assert_eq!(system.authority, Path::new("/etc/pki/CA/cacert.pem"));
         assert_eq!(system.key, Path::new("/etc/pki/libvirt/private/clientkey.pem"));
-        let mixed = find(None, Some("/h"), &["clientcert.pem"]);
+        let alone = find(None, Some("/h"), &["cacert.pem", "clientcert.pem"]);
+        assert_eq!(alone.authority, Path::new("/h/.pki/libvirt/cacert.pem"));
+        assert_eq!(alone.revoked, Path::new("/etc/pki/CA/cacrl.pem"), "the administrator's list goes on to hold");
+        assert_eq!(alone.certificate, Path::new("/etc/pki/libvirt/clientcert.pem"), "without its key it is of no use");
+        let mixed = find(None, Some("/h"), &["clientcert.pem", "clientkey.pem"]);
         assert_eq!(mixed.authority, Path::new("/etc/pki/CA/cacert.pem"));
         assert_eq!(mixed.certificate, Path::new("/h/.pki/libvirt/clientcert.pem"));
         assert_eq!(mixed.key, Path::new("/h/.pki/libvirt/clientkey.pem"));
@@ -152,7 +158,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let tls = Tls { port: 1, pki_path: Some(dir.path().to_path_buf()), no_verify: false };
+        let tls = Tls {
+            port: 1,
+            pki_path: Some(dir.path().to_path_buf()),
+            no_verify: false,
+            versions: TlsVersions::default(),
+        };
         let error = secure(&tls, "localhost", socket, Duration::from_secs(1)).unwrap_err();
         assert!(matches!(error, PkiError::Authority { .. }), "{error:?}");
     }

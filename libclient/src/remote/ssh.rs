@@ -28,8 +28,14 @@ fn arguments(ssh: &Ssh, host: &str, user: Option<&str>) -> Vec<OsString> {
     if let Some(key) = &ssh.key_file {
         add(&["-i", key]);
     }
-    if ssh.no_verify {
-        add(&["-o", "StrictHostKeyChecking=no"]);
+    if let Some(check) = ssh.host_keys.option() {
+        add(&["-o", check]);
+    }
+    if let Some(file) = &ssh.known_hosts {
+        add(&["-o", &format!("UserKnownHostsFile={file}")]);
+    }
+    if let Some(methods) = &ssh.methods {
+        add(&["-o", &format!("PreferredAuthentications={methods}")]);
     }
     if ssh.no_tty {
         add(&["-o", "BatchMode=yes"]);
@@ -47,11 +53,12 @@ fn quoted(word: &str) -> String {
 /// What runs on the far side: a helper that knows its way, or netcat on the daemon's socket.
 fn script(ssh: &Ssh, name: &str, read_only: bool) -> String {
     let option = if read_only { "-r " } else { "" };
+    let nameless = name.is_empty();
     let name = quoted(name);
-    // A helper takes no path of a socket.
+    // A helper takes no path of a socket, and needs a URI to choose one by.
     let helpers = match ssh.proxy {
         Proxy::Netcat => String::new(),
-        Proxy::Auto if ssh.sockets.path.is_some() => String::new(),
+        Proxy::Auto if ssh.sockets.path.is_some() || nameless => String::new(),
         Proxy::Auto | Proxy::Native => {
             let tries = HELPERS.iter().map(|helper| {
                 format!("if command -v {helper} >/dev/null 2>&1; then exec {helper} {option}{name}; fi; ")
@@ -128,6 +135,11 @@ mod tests {
             words("qemu+ssh://ann@host:2222/system?keyfile=/k&no_verify=1&no_tty=1").join(" "),
             "-T -e none -p 2222 -l ann -i /k -o StrictHostKeyChecking=no -o BatchMode=yes -- host"
         );
+        assert_eq!(
+            words("qemu+libssh2://host/system?known_hosts=/k&known_hosts_verify=auto&sshauth=agent,password").join(" "),
+            "-T -e none -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=/k \
+             -o PreferredAuthentications=publickey,password -- host"
+        );
         assert_eq!(words("qemu+ssh://-oProxyCommand=x/system").last().unwrap(), "-oProxyCommand=x");
     }
 
@@ -166,6 +178,13 @@ mod tests {
             "bulkhead-ssh-helper qemu:///system?keep=it%27s"
         );
         assert_eq!(far_side(uri, true, &["bulkhead-ssh-helper"]), "bulkhead-ssh-helper -r qemu:///system?keep=it%27s");
+    }
+
+    #[test]
+    fn who_leaves_the_hypervisor_to_the_far_side_needs_no_helper() {
+        let uri = "remote+ssh://host/?netcat=mycat&proxy=auto";
+        let said = far_side(uri, false, &["mycat", "bulkhead-ssh-helper", "virt-ssh-helper"]);
+        assert_eq!(said, "mycat -q0 -U /var/run/libvirt/libvirt-sock");
     }
 
     #[test]

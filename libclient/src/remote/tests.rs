@@ -7,6 +7,7 @@ use std::{
     },
     path::PathBuf,
     sync::atomic::AtomicUsize,
+    time::Instant,
 };
 
 use api::{Event, Uuid};
@@ -492,6 +493,97 @@ fn a_gateway_s_events_are_asked_for_again_from_where_they_ended() {
         second.emit(&event(sequence));
     }
     assert_eq!(waiting.join().unwrap(), (vec![6, 7], false));
+}
+
+fn numbered(sequence: u64) -> Event {
+    let dom = dom("web", 1, 7);
+    Event::BulkheadDomainEvent(bulkhead::DomainEventMsg { sequence, dom, event: 2, ..Default::default() })
+}
+
+/// A gateway that has had four events.
+fn with_events(call: &Call, fds: Vec<OwnedFd>) -> Step {
+    match call {
+        Call::BulkheadEventsSubscribe(_) => {
+            reply(Reply::BulkheadEventsSubscribe, bulkhead::EventsSubscribeRet { next: 5, lost: false })
+        }
+        call => host(call, fds),
+    }
+}
+
+#[test]
+fn a_number_that_is_left_out_is_a_loss() {
+    let world = World::new();
+    let daemon = world.gateway(with_events);
+    let mut stream = world.connect().subscribe(None).unwrap();
+    daemon.wait_for_listeners(1);
+    daemon.emit(&numbered(5));
+    assert_eq!((stream.next(LONG).unwrap().unwrap().sequence, stream.lost()), (5, false));
+    daemon.emit(&numbered(7));
+    assert_eq!((stream.next(LONG).unwrap().unwrap().sequence, stream.lost()), (7, true));
+}
+
+#[test]
+fn a_daemon_that_says_nothing_holds_up_nobody_who_has_no_time() {
+    let world = World::new();
+    let first = world.gateway(with_events);
+    let connection = world.connect();
+    let mut stream = connection.subscribe(None).unwrap();
+    drop(first);
+    // Something listens there again, and does not answer.
+    let listener = std::os::unix::net::UnixListener::bind({
+        fs::remove_file(world.socket()).unwrap();
+        world.socket()
+    })
+    .unwrap();
+    let begin = Instant::now();
+    while stream.next(Some(Duration::ZERO)).is_ok() {
+        std::thread::yield_now();
+    }
+    let error = stream.next(Some(Duration::from_millis(20))).unwrap_err();
+    assert_eq!(error.code, ErrorCode::OPERATION_TIMEOUT, "{error:?}");
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    // What did connect gives up when the silent one ends, and the next try finds a daemon.
+    let (silent, _) = listener.accept().unwrap();
+    drop(listener);
+    let second = world.gateway(with_events);
+    drop(silent);
+    let waiting = std::thread::spawn(move || stream.next(LONG).unwrap().unwrap().sequence);
+    second.wait_for_listeners(1);
+    second.emit(&numbered(5));
+    assert_eq!(waiting.join().unwrap(), 5);
+}
+
+#[test]
+fn a_refusal_is_not_asked_for_again() {
+    let world = World::new();
+    let first = world.gateway(with_events);
+    let mut stream = world.connect().subscribe(None).unwrap();
+    drop(first);
+    let guarded = FakeLibvirtd::guarded(&world.socket(), ("ann", "secret"), host);
+    let error = stream.next(LONG).unwrap_err();
+    assert_eq!(error.code, ErrorCode::AUTH_FAILED, "{error:?}");
+    assert_eq!(guarded.accepted(), 1);
+}
+
+#[test]
+fn a_call_that_begins_a_stream_is_refused_here() {
+    let world = World::new();
+    let daemon = world.libvirtd(host);
+    let args = remote::DomainScreenshotArgs { dom: dom("web", 1, 7), screen: 0, flags: 0 };
+    let error = world.connect().invoke(args).unwrap_err();
+    assert_eq!(error.code, ErrorCode::OPERATION_UNSUPPORTED);
+    assert!(!daemon.calls().iter().any(|call| matches!(call, Call::DomainScreenshot(_))));
+}
+
+#[test]
+fn what_a_dead_daemon_left_behind_hides_no_other() {
+    let world = World::new();
+    let dead = world.dir.path().join("dead");
+    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+    let _daemon = world.libvirtd(host);
+    let (path, _) = dial::connect_first(vec![dead.clone(), world.socket()]).unwrap();
+    assert_eq!(path, world.socket());
+    assert!(dial::connect_first(vec![dead]).is_err());
 }
 
 #[test]

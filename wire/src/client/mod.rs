@@ -376,7 +376,9 @@ impl Inner {
     /// Reads what is there, waiting for it up to `left`, and hands it to whom it belongs.
     fn read_once(&self, left: Option<Duration>) -> Result<(), WireError> {
         if left.is_some_and(|left| left.is_zero()) {
-            return self.pump().map(drop);
+            // Who never waits still wants to know that nobody is there any more.
+            self.pump()?;
+            return self.tick();
         }
         if self.look.look(|| Ok::<_, WireError>(self.pump()?.then_some(())))?.is_some() {
             return Ok(());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -14,6 +14,7 @@ use rustls::{
         pem::{self, PemObject},
     },
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+    version,
 };
 
 use super::TlsError;
@@ -45,7 +46,11 @@ pub enum ServerCheck {
 ///
 /// # Errors
 /// What is wrong with the files.
-pub fn client_config(pems: &Pems<'_>, check: ServerCheck) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn client_config(
+    pems: &Pems<'_>,
+    check: ServerCheck,
+    versions: TlsVersions,
+) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match check {
         ServerCheck::None => Arc::new(Anybody(Arc::clone(&provider))),
@@ -60,7 +65,7 @@ pub fn client_config(pems: &Pems<'_>, check: ServerCheck) -> Result<Arc<ClientCo
         }
     };
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&versions.list())
         .map_err(TlsError::Versions)?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
@@ -73,6 +78,28 @@ pub fn client_config(pems: &Pems<'_>, check: ServerCheck) -> Result<Arc<ClientCo
     // Each connection is checked for itself.
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))
+}
+
+/// Which versions of TLS a client offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsVersions {
+    /// 1.2.
+    pub v12: bool,
+    /// 1.3.
+    pub v13: bool,
+}
+
+impl Default for TlsVersions {
+    fn default() -> TlsVersions {
+        TlsVersions { v12: true, v13: true }
+    }
+}
+
+impl TlsVersions {
+    fn list(self) -> Vec<&'static SupportedProtocolVersion> {
+        let newest_first = [(self.v13, &version::TLS13), (self.v12, &version::TLS12)];
+        newest_first.into_iter().filter_map(|(wanted, version)| wanted.then_some(version)).collect()
+    }
 }
 
 /// What a server needs for its connections. Every client must show a certificate of the authority; with

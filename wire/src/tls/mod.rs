@@ -27,7 +27,7 @@ use crate::transport::{Transport, TransportError};
 mod config;
 mod name;
 
-pub use config::{Pems, ServerCheck, client_config, server_config};
+pub use config::{Pems, ServerCheck, TlsVersions, client_config, server_config};
 
 /// The byte with which a server lets a client in.
 const VERDICT: u8 = 1;

@@ -1,7 +1,8 @@
 # The first process of libvirtd's namespaces: directories of its own, then libvirtd, until somebody ends both.
 #
-#     libvirtd.sh DIR [kerberos]     the socket, DIR/libvirt-sock, is seen outside; DIR/definitions has the domains that
-#                                    it knows; with "kerberos" it lets in who has a ticket of its own realm, by TCP too
+#     libvirtd.sh DIR [kerberos|tls]  the socket, DIR/libvirt-sock, is seen outside; DIR/definitions has the domains that
+#                                     it knows; with "kerberos" it lets in who has a ticket of its own realm, by TCP too;
+#                                     with "tls" it has what is in DIR/pki and lets in who has a certificate from there
 set -eu
 dir=$1
 listen=
@@ -27,11 +28,20 @@ if [ "${2:-}" = kerberos ]; then
     login=sasl
     listen=--listen
 fi
+tls=0
+if [ "${2:-}" = tls ]; then
+    ip link set lo up
+    tls=1
+    listen=--listen
+fi
 cat >/etc/libvirt/libvirtd.conf <<CONF
 unix_sock_dir = "$dir"
 auth_unix_rw = "$login"
 auth_unix_ro = "$login"
-listen_tls = 0
+listen_tls = $tls
+key_file = "$dir/pki/serverkey.pem"
+cert_file = "$dir/pki/servercert.pem"
+ca_file = "$dir/pki/cacert.pem"
 listen_tcp = 1
 listen_addr = "127.0.0.1"
 auth_tcp = "sasl"

@@ -23,6 +23,7 @@ pub use gateway::Gateway;
 pub use guest::{Disk, Guest, test_guest};
 pub use instance::{Domain, Instance, Output, run};
 pub use libvirtd::Libvirtd;
+pub use pki::{Authority, Identity, free_port};
 pub use process::{Handle, Process, Role, Signal, processes_of, rss_kib};
 pub use terminal::{PROMPT, Terminal};
 pub use wait::{
@@ -37,6 +38,7 @@ mod gateway;
 mod guest;
 mod instance;
 mod libvirtd;
+mod pki;
 mod process;
 mod terminal;
 mod wait;

@@ -17,6 +17,9 @@ use crate::{
     wait::{LONG, skip, wait_for_file, wait_until},
 };
 
+/// The word by which the script makes a realm, too.
+const KERBEROS: &str = "kerberos";
+
 /// A running libvirtd that nobody else sees: its own mounts, network and processes, all gone at its end.
 #[derive(Debug)]
 pub struct Libvirtd {
@@ -45,7 +48,24 @@ impl Libvirtd {
     /// When it does not come up.
     #[must_use]
     pub fn of_a_realm(test: &str) -> Option<Libvirtd> {
-        if Client::Kerberos.is_here(test) { Libvirtd::begin(test, |_| {}, true) } else { None }
+        if Client::Kerberos.is_here(test) { Libvirtd::begin(test, |_| {}, Some(KERBEROS)) } else { None }
+    }
+
+    /// Starts one that lets in by TLS, at its `localhost`, who has a certificate of the authority in `pki`: the files
+    /// `cacert.pem`, `servercert.pem` and `serverkey.pem`.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn with_certificates(test: &str, pki: &[(&str, &str)]) -> Option<Libvirtd> {
+        let write = |definitions: &Path| {
+            let dir = definitions.with_file_name("pki");
+            fs::create_dir(&dir).expect("a directory");
+            for (name, text) in pki {
+                fs::write(dir.join(name), text).expect("a file");
+            }
+        };
+        Libvirtd::begin(test, write, Some("tls"))
     }
 
     /// Starts one that knows the domains whose documents `define` puts into a directory.
@@ -54,10 +74,10 @@ impl Libvirtd {
     /// When it does not come up.
     #[must_use]
     pub fn knowing(test: &str, define: impl FnOnce(&Path)) -> Option<Libvirtd> {
-        Libvirtd::begin(test, define, false)
+        Libvirtd::begin(test, define, None)
     }
 
-    fn begin(test: &str, define: impl FnOnce(&Path), kerberos: bool) -> Option<Libvirtd> {
+    fn begin(test: &str, define: impl FnOnce(&Path), with: Option<&str>) -> Option<Libvirtd> {
         if !Client::Libvirtd.is_here(test) || !is_libvirt_9_0_0("/usr/sbin/libvirtd", test) {
             return None;
         }
@@ -71,7 +91,7 @@ impl Libvirtd {
         define(&definitions);
         let mut command = Command::new("/usr/bin/unshare");
         command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "/bin/sh"]);
-        command.arg(clients_dir().join("libvirtd.sh")).arg(root.path()).args(kerberos.then_some("kerberos"));
+        command.arg(clients_dir().join("libvirtd.sh")).arg(root.path()).args(with);
         command.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("HOME", root.path()).current_dir("/");
         let log = fs::File::create(root.path().join("output")).expect("a file");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("another descriptor")).stderr(log);
@@ -84,7 +104,7 @@ impl Libvirtd {
             let _ = child.wait();
             panic!("libvirtd does not come up: {}", said());
         };
-        Some(Libvirtd { child, inside, root, kerberos })
+        Some(Libvirtd { child, inside, root, kerberos: with == Some(KERBEROS) })
     }
 
     /// Its socket.

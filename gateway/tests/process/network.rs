@@ -9,76 +9,15 @@ use std::{
 };
 
 use api::{ErrorCode, remote};
-use bulkhead_tests::{Instance, LONG, run};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
-    KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
-};
+use bulkhead_tests::{Authority, Identity, Instance, LONG, free_port, run};
 use wire::{
     client::{Client, login::LoginError},
     sasl::{Scram, Verifier},
-    tls::{Handshake, Pems, ServerCheck, TlsError, client_config},
+    tls::{Handshake, Pems, ServerCheck, TlsError, TlsVersions, client_config},
     transport::Plain,
 };
 
 use crate::rig::{Rig, failed, has, hostname, open};
-
-/// An authority and what it signs.
-struct Authority {
-    certificate: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-/// A certificate and its key, PEM.
-struct Identity {
-    certificate: String,
-    key: String,
-}
-
-impl Authority {
-    fn new(name: &str) -> Authority {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages =
-            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.self_signed(&key).unwrap().pem();
-        Authority { certificate, issuer: Issuer::new(params, key) }
-    }
-
-    fn sign(&self, name: &str, serial: u64) -> Identity {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::OrganizationName, "Bulkhead");
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.serial_number = Some(SerialNumber::from(serial));
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
-        Identity { certificate, key: key.serialize_pem() }
-    }
-
-    fn revoke(&self, serial: u64) -> String {
-        let params = CertificateRevocationListParams {
-            this_update: date_time_ymd(2024, 1, 1),
-            next_update: date_time_ymd(2099, 1, 1),
-            crl_number: SerialNumber::from(1),
-            issuing_distribution_point: None,
-            revoked_certs: vec![RevokedCertParams {
-                serial_number: SerialNumber::from(serial),
-                revocation_time: date_time_ymd(2024, 1, 1),
-                reason_code: None,
-                invalidity_date: None,
-            }],
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        params.signed_by(&self.issuer).unwrap().pem().unwrap()
-    }
-}
-
-/// A port that nobody listens on.
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
 
 /// A session's gateway with a TLS port, and its authority.
 struct TlsRig {
@@ -122,7 +61,7 @@ impl TlsRig {
         let (certificate, key) =
             identity.map_or((&[][..], &[][..]), |identity| (identity.certificate.as_bytes(), identity.key.as_bytes()));
         let pems = Pems { authority: self.authority.certificate.as_bytes(), certificate, key, ..Pems::default() };
-        let config = client_config(&pems, ServerCheck::Full)?;
+        let config = client_config(&pems, ServerCheck::Full, TlsVersions::default())?;
         let mut handshake = Handshake::client(config, "localhost", tcp(self.port))?;
         handshake.complete(LONG)?;
         Ok(Client::new(Box::new(handshake.accept()?)).unwrap())

@@ -43,6 +43,10 @@ class Program:
         self.ids = [self.conn.domainEventRegisterAny(None, lifecycle, self.lifecycle, "any")]
         reboot = libvirt.VIR_DOMAIN_EVENT_ID_REBOOT
         self.ids.append(self.conn.domainEventRegisterAny(None, reboot, self.reboot, None))
+        balloon = libvirt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE
+        self.ids.append(self.conn.domainEventRegisterAny(None, balloon, self.balloon, None))
+        metadata = libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE
+        self.ids.append(self.conn.domainEventRegisterAny(None, metadata, self.metadata, None))
         if arguments.only:
             domain = self.conn.lookupByName(arguments.only)
             self.ids.append(self.conn.domainEventRegisterAny(domain, lifecycle, self.lifecycle, "only"))
@@ -56,6 +60,12 @@ class Program:
 
     def reboot(self, _, domain, __):
         say("reboot", domain.name())
+
+    def balloon(self, _, domain, actual, __):
+        say("balloon", domain.name(), actual)
+
+    def metadata(self, _, domain, kind, uri, __):
+        say("metadata", domain.name(), kind, uri)
 
     def closed(self, _, reason, __):
         say("closed", reason)

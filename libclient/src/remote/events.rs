@@ -10,13 +10,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use api::{Event, EventFamily, Op, bulkhead, remote};
+use api::{
+    Event, EventFamily, Op, bulkhead,
+    notice::{KINDS, Notice, Parts},
+    remote,
+};
 use wire::client::CallError;
 
 use super::{Dialer, FOREIGN, OURS, Session, is_foreign};
 use crate::{
     Result,
-    link::EventSource,
+    link::{EventSource, Numbered},
     wait::{self, Deadline},
 };
 
@@ -32,7 +36,7 @@ pub(super) struct RemoteEvents {
     /// The number of the last event that has arrived; what has none is counted on from here.
     last: Option<u64>,
     lost: bool,
-    queue: VecDeque<bulkhead::DomainEventMsg>,
+    queue: VecDeque<Numbered>,
     first_new: Option<u64>,
     generation: u64,
 }
@@ -82,10 +86,16 @@ impl RemoteEvents {
         self.first_new.get_or_insert(ret.next);
     }
 
-    /// Has a daemon of libvirt's tell of lifecycles. What happened before is not to be had.
+    /// Has a daemon of libvirt's tell of lifecycles, and of everything else that it has. What happened before is not to be
+    /// had.
     fn register(&mut self, session: &Session) -> Result<()> {
         let args = remote::ConnectDomainEventCallbackRegisterAnyArgs { event_id: lifecycle(), dom: None };
         session.ask(args)?;
+        for kind in KINDS {
+            let args = remote::ConnectDomainEventCallbackRegisterAnyArgs { event_id: kind as i32, dom: None };
+            // An old daemon does not have all of them.
+            let _ = session.ask(args);
+        }
         self.lost |= self.last.is_some();
         let last = *self.last.get_or_insert(0);
         self.first_new.get_or_insert(last.saturating_add(1));
@@ -111,12 +121,13 @@ impl RemoteEvents {
     fn take(&mut self, events: Vec<Event>) {
         for event in events {
             let event = match event {
-                Event::BulkheadDomainEvent(event) => event,
-                Event::DomainEventCallbackLifecycle(event) => self.counted(event.msg),
-                _ => continue,
+                Event::DomainEventCallbackLifecycle(event) => Some(Numbered::Life(self.counted(event.msg))),
+                event @ (Event::BulkheadDomainEvent(_) | Event::BulkheadDomainNotice(_)) => Numbered::of(event),
+                event => Notice::from_event(event).map(|(dom, notice)| Numbered::Notice(self.noticed(dom, notice))),
             };
-            if self.last.is_none_or(|last| event.sequence > last) {
-                self.last = Some(event.sequence);
+            let Some(event) = event else { continue };
+            if self.last.is_none_or(|last| event.sequence() > last) {
+                self.last = Some(event.sequence());
                 self.queue.push_back(event);
             }
         }
@@ -135,6 +146,21 @@ impl RemoteEvents {
             text: None,
         }
     }
+
+    /// The same for a notice.
+    fn noticed(&self, dom: remote::Domain, notice: Notice) -> bulkhead::DomainNoticeMsg {
+        let counted = self.counted(remote::DomainEventLifecycleMsg { dom, ..Default::default() });
+        let Parts { kind, number, texts } = notice.into_parts();
+        bulkhead::DomainNoticeMsg {
+            sequence: counted.sequence,
+            dom: counted.dom,
+            kind,
+            number,
+            texts,
+            seconds: counted.seconds,
+            nanos: counted.nanos,
+        }
+    }
 }
 
 /// libvirt's number of the lifecycle events.
@@ -144,7 +170,7 @@ fn lifecycle() -> i32 {
 }
 
 impl EventSource for RemoteEvents {
-    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<bulkhead::DomainEventMsg>> {
+    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Numbered>> {
         let deadline = Deadline::after(timeout);
         loop {
             if let Some(event) = self.queue.pop_front() {

@@ -83,6 +83,7 @@ mod driver;
 mod error;
 mod limits;
 pub mod look;
+pub mod notice;
 mod op;
 pub mod params;
 pub mod xdr;

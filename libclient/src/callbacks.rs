@@ -119,7 +119,9 @@ impl Callbacks {
             };
             // Without a connection the timer tries again; the source knows where to go on.
             let Ok(Some(event)) = next else { return };
-            self.tell(&event_of(&connection, event));
+            if let Some(event) = event_of(&connection, event) {
+                self.tell(&event);
+            }
         }
     }
 

@@ -73,6 +73,7 @@ pub use api;
 pub use api::{
     Error, ErrorCode, ErrorDomain,
     consts::{ConsoleFlags, CreateFlags, DefineFlags, DestroyFlags, ListDomains as ListFlags, UndefineFlags, XmlFlags},
+    notice::Notice,
 };
 pub use callbacks::CallbackId;
 pub use connection::Connection;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use api::{Call, Operation, Reply, bulkhead};
+use api::{Call, Event, Operation, Reply, bulkhead};
 
 use crate::{ConsoleStream, Result, error};
 
@@ -60,11 +60,47 @@ pub(crate) fn open_console<L: Link + ?Sized>(link: &L, args: bulkhead::DomainOpe
     ConsoleStream::new(fd).map_err(|_| error::strange_answer(op, "its file descriptor is no stream socket"))
 }
 
+/// Something that happened to a domain, by its number in the daemon's log.
+#[derive(Clone, Debug)]
+pub(crate) enum Numbered {
+    /// A change of its life.
+    Life(bulkhead::DomainEventMsg),
+    /// Something else.
+    Notice(bulkhead::DomainNoticeMsg),
+}
+
+impl Numbered {
+    /// What a message of our own program tells; none when it is another one.
+    pub(crate) fn of(event: Event) -> Option<Numbered> {
+        match event {
+            Event::BulkheadDomainEvent(event) => Some(Numbered::Life(event)),
+            Event::BulkheadDomainNotice(notice) => Some(Numbered::Notice(notice)),
+            _ => None,
+        }
+    }
+
+    /// Back to the message.
+    pub(crate) fn into_event(self) -> Event {
+        match self {
+            Numbered::Life(event) => Event::BulkheadDomainEvent(event),
+            Numbered::Notice(notice) => Event::BulkheadDomainNotice(notice),
+        }
+    }
+
+    /// Its number.
+    pub(crate) fn sequence(&self) -> u64 {
+        match self {
+            Numbered::Life(event) => event.sequence,
+            Numbered::Notice(notice) => notice.sequence,
+        }
+    }
+}
+
 /// Where a driver's events come from, one listener's share.
 pub(crate) trait EventSource: Send {
     /// The next event; `None` when there was none for `timeout`. A source that has lost its daemon connects again and
     /// goes on behind the last event that it gave; it fails when that cannot be done within `timeout`.
-    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<bulkhead::DomainEventMsg>>;
+    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Numbered>>;
 
     /// Whether events were asked for that are no longer to be had.
     fn lost(&self) -> bool;

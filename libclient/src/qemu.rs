@@ -14,7 +14,7 @@ use crate::{
     Result,
     dial::Dialer,
     error,
-    link::{EventSource, Link},
+    link::{EventSource, Link, Numbered},
     wait::{self, Deadline},
 };
 
@@ -93,7 +93,7 @@ struct QemuEvents {
     /// The last event that has arrived.
     last: Option<u64>,
     lost: bool,
-    queue: VecDeque<bulkhead::DomainEventMsg>,
+    queue: VecDeque<Numbered>,
     /// The number of the first event after the first subscription.
     first_new: Option<u64>,
     generation: u64,
@@ -140,9 +140,9 @@ impl QemuEvents {
 
     fn take(&mut self, events: Vec<Event>) {
         for event in events {
-            let Event::BulkheadDomainEvent(event) = event else { continue };
-            if self.last.is_none_or(|last| event.sequence > last) {
-                self.last = Some(event.sequence);
+            let Some(event) = Numbered::of(event) else { continue };
+            if self.last.is_none_or(|last| event.sequence() > last) {
+                self.last = Some(event.sequence());
                 self.queue.push_back(event);
             }
         }
@@ -150,7 +150,7 @@ impl QemuEvents {
 }
 
 impl EventSource for QemuEvents {
-    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<bulkhead::DomainEventMsg>> {
+    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Numbered>> {
         let deadline = Deadline::after(timeout);
         loop {
             if let Some(event) = self.queue.pop_front() {

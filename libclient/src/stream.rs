@@ -2,9 +2,14 @@
 
 use std::{fmt, os::fd::BorrowedFd, time::Duration};
 
-use api::bulkhead;
+use api::notice::Notice;
 
-use crate::{Connection, Domain, DomainEvent, EventDetail, EventKind, Result, link::EventSource, types::time_of};
+use crate::{
+    Connection, Domain, DomainEvent, EventDetail, EventKind, Result,
+    link::{EventSource, Numbered},
+    types::time_of,
+    wait::Deadline,
+};
 
 /// What happens to domains, in order. It survives its daemon: when that is restarted, the stream connects again and goes on
 /// behind the last event that it gave.
@@ -25,8 +30,15 @@ impl EventStream {
     /// When the daemon is gone and does not come back within `timeout`, a minute at most. The stream is as good as before:
     /// the next call tries again, and no event is lost.
     pub fn next(&mut self, timeout: Option<Duration>) -> Result<Option<DomainEvent>> {
-        let event = self.source.next(timeout)?;
-        Ok(event.map(|event| event_of(&self.connection, event)))
+        let deadline = Deadline::after(timeout);
+        let mut left = timeout;
+        while let Some(event) = self.source.next(left)? {
+            if let Some(event) = event_of(&self.connection, event) {
+                return Ok(Some(event));
+            }
+            left = timeout.and(deadline.left());
+        }
+        Ok(None)
     }
 
     /// Whether events that the stream should have given are gone: it was asked to begin further back than the daemon's log
@@ -58,15 +70,20 @@ impl fmt::Debug for EventStream {
     }
 }
 
-/// An event of the wire with a handle to its domain.
-pub(crate) fn event_of(connection: &Connection, event: bulkhead::DomainEventMsg) -> DomainEvent {
-    let kind = EventKind::from_number(event.event);
-    DomainEvent {
-        sequence: event.sequence,
-        domain: Domain::new(connection.clone(), event.dom),
-        kind,
-        detail: EventDetail::new(kind, event.detail),
-        time: time_of(event.seconds, event.nanos),
-        text: event.text,
-    }
+/// An event of the wire with a handle to its domain; none when it is a notice of a kind that this build does not know.
+pub(crate) fn event_of(connection: &Connection, event: Numbered) -> Option<DomainEvent> {
+    let (kind, detail, notice, text, sequence, dom, time) = match event {
+        Numbered::Life(event) => {
+            let kind = EventKind::from_number(event.event);
+            let time = time_of(event.seconds, event.nanos);
+            (kind, event.detail, None, event.text, event.sequence, event.dom, time)
+        }
+        Numbered::Notice(event) => {
+            let notice = Notice::of(&event)?;
+            let time = time_of(event.seconds, event.nanos);
+            (EventKind::Notice, 0, Some(notice), None, event.sequence, event.dom, time)
+        }
+    };
+    let domain = Domain::new(connection.clone(), dom);
+    Some(DomainEvent { sequence, domain, kind, detail: EventDetail::new(kind, detail), notice, time, text })
 }

@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration, time::SystemTime};
 
-use api::consts::{self, DomainState, LifecycleEvent};
+use api::{
+    consts::{self, DomainState, LifecycleEvent},
+    notice::Notice,
+};
 
 use crate::Domain;
 
@@ -149,6 +152,8 @@ pub enum EventKind {
     PmSuspended,
     /// Its kernel gave up.
     Crashed,
+    /// Something else than a change of its life: [`DomainEvent::notice`] says what.
+    Notice,
     /// A kind that this build has no name for.
     Other(i32),
 }
@@ -173,10 +178,11 @@ impl EventKind {
         nth(&EVENTS, number).unwrap_or(EventKind::Other(number))
     }
 
-    /// libvirt's number of the kind.
+    /// libvirt's number of the kind; -1 when it is no change of a life.
     #[must_use]
     pub fn number(self) -> i32 {
         match self {
+            EventKind::Notice => -1,
             EventKind::Defined => 0,
             EventKind::Undefined => 1,
             EventKind::Started => 2,
@@ -193,6 +199,9 @@ impl EventKind {
     /// The word that virsh prints.
     #[must_use]
     pub fn name(self) -> &'static str {
+        if self == EventKind::Notice {
+            return "Notice";
+        }
         LifecycleEvent::try_from(self.number()).map_or("unknown", LifecycleEvent::name)
     }
 }
@@ -248,6 +257,8 @@ pub struct DomainEvent {
     pub kind: EventKind,
     /// What exactly.
     pub detail: EventDetail,
+    /// What it was when it was no change of the domain's life; with [`EventKind::Notice`] only, and always.
+    pub notice: Option<Notice>,
     /// When, by the host's clock.
     pub time: SystemTime,
     /// What else is to be said.

@@ -7,8 +7,8 @@ use std::{
 };
 
 use libclient::{
-    Connection, ConsoleFlags, CreateFlags, DefineFlags, DestroyFlags, Domain, Error, ErrorCode, EventKind, EventStream,
-    ListFlags, State, UndefineFlags, Uuid, XmlFlags,
+    Connection, ConsoleFlags, CreateFlags, DefineFlags, DestroyFlags, Domain, DomainEvent, Error, ErrorCode, EventKind,
+    EventStream, ListFlags, State, UndefineFlags, Uuid, XmlFlags,
     api::remote::{DomainCreateArgs, DomainInjectNmiArgs},
 };
 
@@ -31,16 +31,26 @@ fn state(domain: &Domain) -> String {
     format!("{state} ({reason})")
 }
 
-/// The next events, as a person reads them.
+/// The next event of a domain's life; what else is told is passed over.
+fn next_of_life(stream: &mut EventStream, time: Option<Duration>) -> Option<DomainEvent> {
+    loop {
+        let event = stream.next(time).unwrap()?;
+        if event.notice.is_none() {
+            return Some(event);
+        }
+    }
+}
+
+/// The next events of domains' lives, as a person reads them.
 fn news(stream: &mut EventStream, count: usize) -> Vec<String> {
     (0..count)
-        .map(|_| stream.next(SOON).unwrap().unwrap())
+        .map(|_| next_of_life(stream, SOON).unwrap())
         .map(|event| format!("{} {} {}", event.domain.name(), event.kind, event.detail))
         .collect()
 }
 
 fn nothing_more(stream: &mut EventStream) {
-    assert!(stream.next(Some(Duration::ZERO)).unwrap().is_none());
+    assert!(next_of_life(stream, Some(Duration::ZERO)).is_none());
 }
 
 fn refused(result: Result<impl std::fmt::Debug, Error>, code: ErrorCode, message: &str) {

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use api::notice::Notice;
 use sandbox::{pidfd::Exit, policy::Role};
 use serde_json::{Value, json};
 use supervisor::{
@@ -27,6 +28,7 @@ use crate::{
     keys::Source,
     log::Log,
     machine::{Actions, Ended, Machine, Order, Step, Told},
+    notices,
     qemu::{self, Qemu},
     qmp::{AskError, Heard, OUTSTANDING_MAX, Qmp},
 };
@@ -149,6 +151,8 @@ pub struct Guest {
     /// The number of the last one.
     question: u32,
     balloon: BalloonState,
+    /// Some have been left out, and the log says so already.
+    too_many_notices: bool,
 }
 
 impl Guest {
@@ -190,6 +194,7 @@ impl Guest {
             measuring: Vec::new(),
             question: 0,
             balloon: BalloonState::default(),
+            too_many_notices: false,
         };
         // Both at once: QEMU finds them when it opens its monitor, and answers without a round trip between them.
         guest.ask("qmp_capabilities", None, Tag::Boot);
@@ -529,8 +534,14 @@ impl Guest {
     fn heard(&mut self, heard: Vec<Heard<Tag>>) {
         for heard in heard {
             match heard {
-                Heard::Event { name, data } if name == "BALLOON_CHANGE" => self.balloon_changed(&data),
                 Heard::Event { name, data } => {
+                    if name == "BALLOON_CHANGE" {
+                        self.balloon_changed(&data);
+                    }
+                    // As libvirt's daemon does, what happened is told before what becomes of the guest by it.
+                    if let Some(notice) = notices::from_event(&name, &data) {
+                        self.notice(notice);
+                    }
                     if let Some(told) = Told::from_event(&name, &data) {
                         self.told(told);
                     }
@@ -542,6 +553,21 @@ impl Guest {
                     self.failed(tag, Failure::Refused { command: command.to_owned(), description: refusal.desc });
                 }
                 Heard::Answer { tag, command, result: Ok(value) } => self.answered(tag, command, &value),
+            }
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        // Before the guest's life has begun, nothing happens to it: QEMU resets every machine once.
+        if !self.machine.is_started() {
+            return;
+        }
+        match self.events.notice(notice) {
+            Some(notice) => self.wire.notice(notice),
+            None if self.too_many_notices => {}
+            None => {
+                self.too_many_notices = true;
+                self.log.line("the guest makes more happen than is told; some of it is left out");
             }
         }
     }

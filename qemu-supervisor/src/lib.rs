@@ -12,6 +12,7 @@
 //! | [`qmp`] | QEMU's monitor |
 //! | [`words`] | QEMU's standard error |
 //! | [`machine`] | the guest's life as one table |
+//! | [`notices`] | what else QEMU tells that clients may listen to |
 //! | [`guest`] | a guest that runs, and the loop that serves it |
 //! | [`probe`] | asks a QEMU what it can do |
 //! | [`keys`] | how the poll tells its sources apart |
@@ -25,6 +26,7 @@ pub mod guest;
 pub mod keys;
 pub mod log;
 pub mod machine;
+pub mod notices;
 pub mod probe;
 pub mod qemu;
 pub mod qmp;

@@ -2,36 +2,102 @@
 //!
 //! The file has one JSON object a line, each written by one `write`. A full disk never ends a guest: what can't be written
 //! stays in memory, and the next line that can be written says how many are missing before it.
+//!
+//! Notices are numbered with the events and stand in the same file, but a guest can cause them without end: they have a ring
+//! of their own, a share of the file, and a rate beyond which they are not taken at all. So they never cost an event its
+//! place. A reader of an earlier release passes their lines over.
 
 use std::{
     collections::VecDeque,
     fs::File,
     io::{self, Read, Write},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     lifecycle::{Kind, State},
-    protocol::Event,
+    protocol::{Event, Notice},
 };
 
 /// How many events stay in memory, and how many [`read`] returns.
 pub const KEPT: usize = 1024;
 /// The longest text of an event, in bytes.
 pub const TEXT_MAX: usize = 2048;
+/// How many notices stay in memory, and how many [`read`] returns.
+pub const NOTICES_KEPT: usize = 256;
+/// The most texts of a notice, and the longest of them in bytes.
+const NOTICE_TEXTS: (usize, usize) = (4, 1024);
+/// How many notices a guest may cause at once.
+const NOTICES_AT_ONCE: u32 = 128;
+/// How long it takes until it may cause another one.
+const NOTICE_EVERY: Duration = Duration::from_millis(100);
+/// How far notices make the file grow.
+const NOTICES_FILE_MAX: usize = FILE_MAX / 4;
 /// How far the file grows: a guest that falls asleep and wakes up in a loop must not fill the host's disk. The end of the run
 /// is written even then.
 const FILE_MAX: usize = 1 << 20;
 /// How much of a file [`read`] looks at.
 const READ_MAX: u64 = 4 << 20;
 
+/// What the log has under a number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Recorded {
+    /// A change of the guest's life.
+    Event(Event),
+    /// Something else.
+    Notice(Notice),
+}
+
+impl Recorded {
+    /// Its number.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        match self {
+            Recorded::Event(event) => event.sequence,
+            Recorded::Notice(notice) => notice.sequence,
+        }
+    }
+}
+
+/// How many notices of a guest are taken: so many at once, and one more every 100 ms.
+#[derive(Debug)]
+pub struct Allowance {
+    most: u32,
+    left: u32,
+    /// When the last one was added.
+    since: Instant,
+}
+
+impl Allowance {
+    /// All of it.
+    #[must_use]
+    pub fn new(most: u32) -> Allowance {
+        Allowance { most, left: most, since: Instant::now() }
+    }
+
+    /// Takes one, if there is one.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let (most, each) = (self.most, NOTICE_EVERY);
+        let passed = now.saturating_duration_since(self.since);
+        let more = u32::try_from(passed.as_millis() / each.as_millis()).unwrap_or(u32::MAX);
+        if more > 0 {
+            self.since = now;
+            self.left = self.left.saturating_add(more).min(most);
+        }
+        let allowed = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        allowed
+    }
+}
+
 /// A line of the file.
 #[derive(Serialize, Deserialize)]
 struct Line {
     #[serde(flatten)]
-    event: Event,
+    what: Recorded,
     /// How many events before this one are missing, because they could not be written.
     #[serde(default, skip_serializing_if = "is_zero")]
     lost: u64,
@@ -46,9 +112,13 @@ fn is_zero(value: &u64) -> bool {
 #[derive(Debug)]
 pub struct EventLog {
     ring: VecDeque<Event>,
+    notices: VecDeque<Notice>,
+    allowance: Allowance,
     last: u64,
     file: Option<File>,
     written: usize,
+    /// How much of that are notices.
+    written_notices: usize,
     /// The file's last line has no end: the disk became full within it.
     torn: bool,
     lost: u64,
@@ -58,18 +128,26 @@ impl EventLog {
     /// A log without events that appends to `file`, which is open for appending.
     #[must_use]
     pub fn new(file: Option<File>) -> EventLog {
-        EventLog { ring: VecDeque::new(), last: 0, file, written: 0, torn: false, lost: 0 }
+        EventLog {
+            ring: VecDeque::new(),
+            notices: VecDeque::new(),
+            allowance: Allowance::new(NOTICES_AT_ONCE),
+            last: 0,
+            file,
+            written: 0,
+            written_notices: 0,
+            torn: false,
+            lost: 0,
+        }
     }
 
     /// Gives what has happened a number and a time, and keeps it.
     pub fn record(&mut self, kind: Kind, state: State, text: Option<String>) -> Event {
-        self.last += 1;
-        // A clock before 1970 is shown as 1970.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (sequence, seconds, nanos) = self.number();
         let event = Event {
-            sequence: self.last,
-            seconds: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
-            nanos: now.subsec_nanos(),
+            sequence,
+            seconds,
+            nanos,
             event: kind.event,
             detail: kind.detail,
             state: state.state,
@@ -80,8 +158,32 @@ impl EventLog {
             self.ring.pop_front();
         }
         self.ring.push_back(event.clone());
-        self.write(&event, kind.is_stopped());
+        self.write(&Recorded::Event(event.clone()), kind.is_stopped());
         event
+    }
+
+    /// The same with something that is no change of the guest's life. None when the guest causes too many of them: such a
+    /// one is not numbered, so that those that are have no gaps.
+    pub fn notice(&mut self, notice: api::notice::Notice) -> Option<Notice> {
+        if !self.allowance.take(Instant::now()) {
+            return None;
+        }
+        let (sequence, seconds, nanos) = self.number();
+        let api::notice::Parts { kind, number, texts } = notice.into_parts();
+        let notice = bounded(Notice { sequence, seconds, nanos, kind, number, texts });
+        if self.notices.len() == NOTICES_KEPT {
+            self.notices.pop_front();
+        }
+        self.notices.push_back(notice.clone());
+        self.write(&Recorded::Notice(notice.clone()), false);
+        Some(notice)
+    }
+
+    fn number(&mut self) -> (u64, i64, u32) {
+        self.last += 1;
+        // A clock before 1970 is shown as 1970.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        (self.last, i64::try_from(now.as_secs()).unwrap_or(i64::MAX), now.subsec_nanos())
     }
 
     /// The number of the newest event; 0 when there is none.
@@ -96,26 +198,38 @@ impl EventLog {
         self.lost
     }
 
-    /// The events after a number, as far as they are still in memory.
-    pub fn after(&self, sequence: u64) -> impl Iterator<Item = &Event> {
-        self.ring.iter().filter(move |event| event.sequence > sequence)
+    /// All that happened after a number, as far as it is still in memory, in order.
+    #[must_use]
+    pub fn after(&self, sequence: u64) -> Vec<Recorded> {
+        let events = self.ring.iter().cloned().map(Recorded::Event);
+        let notices = self.notices.iter().cloned().map(Recorded::Notice);
+        let mut all: Vec<Recorded> = events.chain(notices).filter(|what| what.sequence() > sequence).collect();
+        all.sort_by_key(Recorded::sequence);
+        all
     }
 
-    fn write(&mut self, event: &Event, is_last: bool) {
+    fn write(&mut self, what: &Recorded, is_last: bool) {
         let Some(file) = &mut self.file else { return };
         let mut bytes = Vec::new();
         if self.torn {
             bytes.push(b'\n');
         }
-        let line = Line { event: event.clone(), lost: self.lost };
+        let line = Line { what: what.clone(), lost: self.lost };
         let encoded = serde_json::to_writer(&mut bytes, &line);
         bytes.push(b'\n');
-        let allowed = is_last || self.written.saturating_add(bytes.len()) <= FILE_MAX;
+        let is_notice = matches!(what, Recorded::Notice(_));
+        let room = self.written.saturating_add(bytes.len()) <= FILE_MAX
+            && !(is_notice && self.written_notices.saturating_add(bytes.len()) > NOTICES_FILE_MAX);
+        let allowed = is_last || room;
         if encoded.is_err() || !allowed {
             self.lost += 1;
             return;
         }
-        match file.write(&bytes) {
+        let done = file.write(&bytes);
+        if is_notice {
+            self.written_notices += done.as_ref().copied().unwrap_or_default();
+        }
+        match done {
             Ok(written) if written == bytes.len() => {
                 self.written += written;
                 self.torn = false;
@@ -131,36 +245,61 @@ impl EventLog {
     }
 }
 
-/// Reads the log of a supervisor that is gone: the newest [`KEPT`] events, oldest first.
+/// Reads the log of a supervisor that is gone: the newest [`KEPT`] events and [`NOTICES_KEPT`] notices, oldest first.
 ///
 /// Lines that are torn, too long or out of order are passed over: the supervisor that wrote them had the rights of its guest.
 ///
 /// # Errors
 /// When the source can't be read.
-pub fn read(source: impl Read) -> io::Result<Vec<Event>> {
+pub fn read(source: impl Read) -> io::Result<Vec<Recorded>> {
     let mut bytes = Vec::new();
     source.take(READ_MAX).read_to_end(&mut bytes)?;
-    let mut events: VecDeque<Event> = VecDeque::new();
+    let (mut events, mut notices): (VecDeque<Recorded>, VecDeque<Recorded>) = (VecDeque::new(), VecDeque::new());
+    let mut last = None;
     for line in bytes.split(|byte| *byte == b'\n') {
-        let Ok(Line { mut event, .. }) = serde_json::from_slice(line) else { continue };
-        if events.back().is_some_and(|last| last.sequence >= event.sequence) {
+        let Ok(Line { what, .. }) = serde_json::from_slice(line) else { continue };
+        if last.is_some_and(|last| last >= what.sequence()) {
             continue;
         }
-        event.text = event.text.map(shortened);
-        if events.len() == KEPT {
-            events.pop_front();
+        last = Some(what.sequence());
+        let (what, ring, kept) = match what {
+            Recorded::Event(mut event) => {
+                event.text = event.text.map(shortened);
+                (Recorded::Event(event), &mut events, KEPT)
+            }
+            Recorded::Notice(notice) => (Recorded::Notice(bounded(notice)), &mut notices, NOTICES_KEPT),
+        };
+        if ring.len() == kept {
+            ring.pop_front();
         }
-        events.push_back(event);
+        ring.push_back(what);
     }
-    Ok(events.into())
+    let mut all: Vec<Recorded> = events.into_iter().chain(notices).collect();
+    all.sort_by_key(Recorded::sequence);
+    Ok(all)
+}
+
+/// A notice with no more in it than one may have.
+#[must_use]
+pub fn bounded(mut notice: Notice) -> Notice {
+    let (texts, longest) = NOTICE_TEXTS;
+    notice.texts.truncate(texts);
+    for text in &mut notice.texts {
+        cut(text, longest);
+    }
+    notice
 }
 
 fn shortened(mut text: String) -> String {
-    if text.len() > TEXT_MAX {
-        let end = (0..=TEXT_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    cut(&mut text, TEXT_MAX);
+    text
+}
+
+fn cut(text: &mut String, longest: usize) {
+    if text.len() > longest {
+        let end = (0..=longest).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         text.truncate(end);
     }
-    text
 }
 
 #[cfg(test)]
@@ -176,6 +315,10 @@ mod tests {
         log.record(Kind::STARTED_BOOTED, State::RUNNING_BOOTED, None)
     }
 
+    fn life(events: &[&Event]) -> Vec<Recorded> {
+        events.iter().map(|event| Recorded::Event((*event).clone())).collect()
+    }
+
     #[test]
     fn what_was_recorded_reads_back() {
         let dir = tempfile::tempdir().unwrap();
@@ -184,10 +327,10 @@ mod tests {
         let first = started(&mut log);
         let second = log.record(Kind::STOPPED_CRASHED, State::SHUTOFF_CRASHED, Some("killed\nby \"9\"".into()));
         assert_eq!((first.sequence, second.sequence, log.last()), (1, 2, 2));
-        assert_eq!(read(File::open(&path).unwrap()).unwrap(), [first.clone(), second.clone()]);
-        assert_eq!(log.after(0).collect::<Vec<_>>(), [&first, &second]);
-        assert_eq!(log.after(1).collect::<Vec<_>>(), [&second]);
-        assert_eq!(log.after(2).count(), 0);
+        assert_eq!(read(File::open(&path).unwrap()).unwrap(), life(&[&first, &second]));
+        assert_eq!(log.after(0), life(&[&first, &second]));
+        assert_eq!(log.after(1), life(&[&second]));
+        assert!(log.after(2).is_empty());
     }
 
     #[test]
@@ -195,7 +338,7 @@ mod tests {
         let mut bytes = Vec::new();
         let mut log = EventLog::new(None);
         for _ in 0..3 {
-            let line = Line { event: started(&mut log), lost: 0 };
+            let line = Line { what: Recorded::Event(started(&mut log)), lost: 0 };
             serde_json::to_writer(&mut bytes, &line).unwrap();
             bytes.extend(b"\n{\"sequence\": \xff}\n\n");
         }
@@ -205,7 +348,7 @@ mod tests {
         assert!(read(&bytes[..last_line]).unwrap().len() <= 3);
         for end in 0..whole {
             let events = read(&bytes[..end]).unwrap();
-            assert!(events.iter().zip(1..).all(|(event, sequence)| event.sequence == sequence));
+            assert!(events.iter().zip(1..).all(|(event, sequence)| event.sequence() == sequence));
         }
     }
 
@@ -215,8 +358,8 @@ mod tests {
         for _ in 0..KEPT + 10 {
             started(&mut log);
         }
-        assert_eq!(log.after(0).count(), KEPT);
-        assert_eq!(log.after(0).next().unwrap().sequence, 11);
+        assert_eq!(log.after(0).len(), KEPT);
+        assert_eq!(log.after(0)[0].sequence(), 11);
     }
 
     #[test]
@@ -225,7 +368,7 @@ mod tests {
         let mut log = EventLog::new(Some(File::options().append(true).open("/dev/full").unwrap()));
         started(&mut log);
         started(&mut log);
-        assert_eq!((log.lost(), log.after(0).count()), (2, 2));
+        assert_eq!((log.lost(), log.after(0).len()), (2, 2));
         let mut file = tempfile::tempfile().unwrap();
         log.file = Some(file.try_clone().unwrap());
         started(&mut log);
@@ -234,7 +377,7 @@ mod tests {
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
         assert!(text.ends_with("\"lost\":2}\n"), "{text}");
-        assert_eq!(read(text.as_bytes()).unwrap()[0].sequence, 3);
+        assert_eq!(read(text.as_bytes()).unwrap()[0].sequence(), 3);
     }
 
     #[test]
@@ -247,7 +390,7 @@ mod tests {
         log.torn = true;
         log.last = 2;
         let third = started(&mut log);
-        assert_eq!(read(File::open(&path).unwrap()).unwrap(), [first, third]);
+        assert_eq!(read(File::open(&path).unwrap()).unwrap(), life(&[&first, &third]));
     }
 
     #[test]
@@ -262,6 +405,61 @@ mod tests {
         assert!(log.lost() > 0);
         let end = log.record(Kind::STOPPED_SHUTDOWN, State::SHUTOFF_SHUTDOWN, None);
         assert!(path.metadata().unwrap().len() <= FILE_MAX as u64 + 1024);
-        assert_eq!(read(File::open(&path).unwrap()).unwrap().last(), Some(&end));
+        assert_eq!(read(File::open(&path).unwrap()).unwrap().last(), Some(&Recorded::Event(end)));
+    }
+
+    #[test]
+    fn notices_are_numbered_with_the_events_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events");
+        let mut log = log_in(&path);
+        let first = started(&mut log);
+        let second = log.notice(api::notice::Notice::RtcChange { offset: -7 }).unwrap();
+        let third = started(&mut log);
+        assert_eq!((second.sequence, second.kind, second.number, third.sequence), (2, 2, -7, 3));
+        let all = [Recorded::Event(first.clone()), Recorded::Notice(second), Recorded::Event(third.clone())];
+        assert_eq!(read(File::open(&path).unwrap()).unwrap(), all);
+        assert_eq!((log.after(0), log.after(2)), (all.to_vec(), life(&[&third])));
+        // As a reader of an earlier release does.
+        let text = std::fs::read_to_string(&path).unwrap();
+        let events: Vec<Event> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        assert_eq!(events, [first, third]);
+    }
+
+    #[test]
+    fn a_flood_of_notices_costs_no_event_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events");
+        let mut log = log_in(&path);
+        started(&mut log);
+        let device = "x".repeat(4 * NOTICE_TEXTS.1);
+        let flood = |log: &mut EventLog| {
+            let tray = || api::notice::Notice::TrayChange { device: device.clone(), reason: 0 };
+            (0..4 * NOTICES_KEPT).filter_map(|_| log.notice(tray())).count()
+        };
+        let taken = flood(&mut log);
+        assert!(taken >= 128 && taken < 2 * NOTICES_KEPT, "{taken} are taken at once");
+        for _ in 0..8 {
+            log.allowance.left = u32::MAX;
+            flood(&mut log);
+        }
+        let end = log.record(Kind::STOPPED_SHUTDOWN, State::SHUTOFF_SHUTDOWN, None);
+        assert_eq!(log.after(0).len(), 2 + NOTICES_KEPT);
+        assert!(path.metadata().unwrap().len() <= (NOTICES_FILE_MAX + 1024) as u64);
+        let back = read(File::open(&path).unwrap()).unwrap();
+        assert_eq!((back[0].sequence(), back.last()), (1, Some(&Recorded::Event(end))));
+        assert!(back.len() > 100);
+    }
+
+    #[test]
+    fn what_a_guest_causes_seldom_is_taken_for_ever() {
+        let mut allowance = Allowance::new(1);
+        let mut now = allowance.since;
+        assert!(allowance.take(now));
+        for _ in 0..1000 {
+            assert!(!allowance.take(now));
+            now += NOTICE_EVERY;
+            assert!(allowance.take(now));
+        }
     }
 }

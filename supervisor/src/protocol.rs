@@ -1,14 +1,17 @@
 //! What control and a guest's supervisor say to each other.
 //!
 //! Control asks with a serial and gets exactly one [`Answer`] of that serial; [`Message::Event`] comes with serial 0 when
-//! something happens. A supervisor outlives an upgrade of qemud, so a message here is never changed or moved: new ones are
+//! something happens, and so does [`Message::Notice`]. A supervisor outlives an upgrade of qemud, so a message here is never changed or moved: new ones are
 //! added at the end of an enum, and the recorded bytes of every message must decode for ever.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The versions of this edge that this build speaks: the present one and the one before.
-pub const VERSIONS: (u16, u16) = (1, 2);
+/// The versions of this edge that this build speaks: the present one and those before it that cost nothing to keep, the last
+/// one at least.
+pub const VERSIONS: (u16, u16) = (1, 3);
+/// The version that brought [`Message::Notice`].
+pub const NOTICES_SINCE: u16 = 3;
 
 /// Where QEMU finds what its supervisor hands to it. Control names these in the argument vector that it builds.
 pub mod qemu_fds {
@@ -311,6 +314,9 @@ pub enum Message {
     Answer(Result<Answer, Failure>),
     /// Something has happened; it is in the log already.
     Event(Event),
+    /// Something else has happened than a change of the guest's life; it is in the log already. Only for a control that
+    /// speaks [`NOTICES_SINCE`].
+    Notice(Notice),
 }
 
 /// What a request that worked brings.
@@ -349,6 +355,24 @@ pub struct Event {
     pub reason: i32,
     /// More, for people: how QEMU exited and its last words.
     pub text: Option<String>,
+}
+
+/// Something that happened to a guest and is no change of its life. `kind`, `number` and `texts` are those of
+/// [`api::notice::Parts`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    /// Counts on together with [`Event::sequence`].
+    pub sequence: u64,
+    /// Wall-clock time, seconds since the epoch.
+    pub seconds: i64,
+    /// Its nanoseconds.
+    pub nanos: u32,
+    /// libvirt's number of the kind of event.
+    pub kind: i32,
+    /// What it means depends on the kind.
+    pub number: i64,
+    /// As that.
+    pub texts: Vec<String>,
 }
 
 /// Why a request failed.

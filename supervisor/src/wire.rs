@@ -18,8 +18,9 @@ use rustix::{io::Errno, net::SocketFlags};
 use thiserror::Error;
 
 use crate::{
+    events::Recorded,
     poll::{Interest, Ready},
-    protocol::{Answer, Event, Failure, Message, Request, VERSIONS},
+    protocol::{Answer, Event, Failure, Message, NOTICES_SINCE, Notice, Request, VERSIONS},
 };
 
 /// How much may wait for a control that does not read before it is dropped: every event that is kept, with room to spare.
@@ -79,6 +80,8 @@ struct Control {
     channel: Channel<Message, Request>,
     /// It is told of events: always when it started the guest, otherwise once it has said which one it has last.
     events: bool,
+    /// The version that both speak, once it has said hello.
+    version: u16,
 }
 
 /// The edge. See the module's page.
@@ -127,12 +130,12 @@ impl Wire {
 
     fn meet_first(&mut self, socket: UnixStream) -> Result<Asked, WireError> {
         socket.set_read_timeout(Some(FIRST_WORD)).map_err(WireError::Socket)?;
-        let mut control = Control { number: 0, channel: Channel::new(socket), events: true };
+        let mut control = Control { number: 0, channel: Channel::new(socket), events: true, version: 0 };
         let theirs = control.channel.recv_hello().map_err(WireError::First)?;
         control.channel.queue_hello(&self.hello).map_err(WireError::First)?;
         let agreed = self.hello.agree(&theirs);
         let sent = control.channel.flush();
-        agreed.map_err(WireError::Version)?;
+        control.version = agreed.map_err(WireError::Version)?;
         sent.map_err(WireError::First)?;
         let message = control.channel.recv().map_err(WireError::First)?;
         control.channel.conn().socket().set_nonblocking(true).map_err(WireError::Socket)?;
@@ -204,14 +207,24 @@ impl Wire {
         }
     }
 
-    /// Answers [`Request::Events`]: sends these events and, from now on, all new ones. The answer comes behind them.
-    pub fn replay<'a>(&mut self, ticket: Ticket, events: impl Iterator<Item = &'a Event>) {
+    /// Tells the control of a notice, if it wants to know and knows what that is.
+    pub fn notice(&mut self, notice: Notice) {
+        if self.control.as_ref().is_some_and(|control| control.events && control.version >= NOTICES_SINCE) {
+            self.send(0, &Message::Notice(notice), Vec::new());
+        }
+    }
+
+    /// Answers [`Request::Events`]: sends these and, from now on, all new ones. The answer comes behind them.
+    pub fn replay(&mut self, ticket: Ticket, recorded: Vec<Recorded>) {
         match &mut self.control {
             Some(control) if u64::from(control.number) == ticket.control => control.events = true,
             _ => return,
         }
-        for event in events {
-            self.send(0, &Message::Event(event.clone()), Vec::new());
+        for what in recorded {
+            match what {
+                Recorded::Event(event) => self.send(0, &Message::Event(event), Vec::new()),
+                Recorded::Notice(notice) => self.notice(notice),
+            }
         }
         self.answer(ticket, Ok(Answer::Done), Vec::new());
     }
@@ -249,7 +262,7 @@ impl Wire {
         }
         let number = self.next_number;
         self.next_number = self.next_number.wrapping_add(1);
-        self.newcomer = Some(Control { number, channel: Channel::new(socket), events: false });
+        self.newcomer = Some(Control { number, channel: Channel::new(socket), events: false, version: 0 });
     }
 
     fn may_connect(&self, socket: &UnixStream) -> bool {
@@ -303,7 +316,7 @@ fn greet(newcomer: &mut Control, hello: &Hello) -> Result<bool, ()> {
     // Ours goes out in any case: the other side can tell then what it is that does not fit.
     newcomer.channel.queue_hello(hello).map_err(drop)?;
     newcomer.channel.flush().map_err(drop)?;
-    hello.agree(&theirs).map_err(drop)?;
+    newcomer.version = hello.agree(&theirs).map_err(drop)?;
     Ok(true)
 }
 
@@ -390,6 +403,32 @@ mod tests {
         assert!(matches!(stranger.recv(), Err(ConnError::Closed)));
         wire.event(&event());
         assert!(matches!(peer.recv().unwrap().value, Message::Event(_)));
+    }
+
+    #[test]
+    fn notices_go_to_a_control_that_knows_them_and_to_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut wire, mut peer) = wire(&dir);
+        let notice = |sequence| Notice { sequence, seconds: 0, nanos: 0, kind: 1, number: 0, texts: Vec::new() };
+        wire.notice(notice(2));
+        assert_eq!(peer.recv().unwrap().value, Message::Notice(notice(2)));
+
+        let mut older: Peer = Channel::new(UnixStream::connect(dir.path().join("socket")).unwrap());
+        older.queue_hello(&Hello::new("older", 1, NOTICES_SINCE - 1)).unwrap();
+        older.send(1, &Request::Events { after: 0 }, Vec::new()).unwrap();
+        let mut asked = Vec::new();
+        wire.ready(Part::Listener, READABLE, &mut asked);
+        wire.ready(Part::Control(1), READABLE, &mut asked);
+        wire.replay(asked[0].ticket, vec![Recorded::Event(event()), Recorded::Notice(notice(2))]);
+        wire.notice(notice(3));
+        wire.event(&Event { sequence: 4, ..event() });
+        older.recv_hello().unwrap();
+        let numbers = [(); 3].map(|()| match older.recv().unwrap().value {
+            Message::Event(event) => event.sequence,
+            Message::Answer(Ok(Answer::Done)) => 0,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(numbers, [1, 0, 4]);
     }
 
     #[test]

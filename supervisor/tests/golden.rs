@@ -9,7 +9,7 @@ use std::{fmt::Debug, path::PathBuf};
 
 use serde::{Serialize, de::DeserializeOwned};
 use supervisor::protocol::{
-    Abilities, Action, Answer, Balloon, Block, Boot, Copy, Event, Failure, Machine, Measure, Measured, Message,
+    Abilities, Action, Answer, Balloon, Block, Boot, Copy, Event, Failure, Machine, Measure, Measured, Message, Notice,
     OpenConsole, Probe, Request, Status,
 };
 
@@ -109,6 +109,7 @@ fn every_request_of_every_release_decodes() {
 fn message_name(message: &Message) -> &'static str {
     match message {
         Message::Event(_) => "event",
+        Message::Notice(_) => "notice",
         Message::Answer(Ok(Answer::Done)) => "answer-done",
         Message::Answer(Ok(Answer::Status(_))) => "answer-status",
         Message::Answer(Ok(Answer::Abilities(_))) => "answer-abilities",
@@ -198,6 +199,17 @@ fn event() -> Event {
     }
 }
 
+fn notice() -> Notice {
+    Notice {
+        sequence: 300,
+        seconds: 1_790_000_002,
+        nanos: 1,
+        kind: 4,
+        number: -1,
+        texts: vec!["/d/a.img".into(), "virtio-disk-vda".into(), String::new()],
+    }
+}
+
 #[test]
 fn every_message_of_every_release_decodes() {
     let text = String::from;
@@ -224,7 +236,7 @@ fn every_message_of_every_release_decodes() {
     ];
     let answers = answers.map(|answer| Message::Answer(Ok(answer)));
     let failures = failures.map(|failure| Message::Answer(Err(failure)));
-    for message in answers.iter().chain(&failures).chain([&Message::Event(event())]) {
+    for message in answers.iter().chain(&failures).chain(&[Message::Event(event()), Message::Notice(notice())]) {
         check(message_name(message), message);
     }
 }
@@ -232,5 +244,5 @@ fn every_message_of_every_release_decodes() {
 #[test]
 fn every_record_is_still_checked() {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1");
-    assert_eq!(std::fs::read_dir(directory).unwrap().count(), 18 + 18, "a recorded message is no longer checked");
+    assert_eq!(std::fs::read_dir(directory).unwrap().count(), 18 + 19, "a recorded message is no longer checked");
 }

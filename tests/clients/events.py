@@ -5,6 +5,7 @@
 Every line that it prints is one thing that happened; "ready" is the first. It reads commands, a line each:
 
     list            the names of all domains
+    title NAME      gives a domain a title
     alive           what libvirt thinks of the connection
     drop old        no more events in the old style
     quit            closes the connection and leaves
@@ -43,6 +44,10 @@ class Program:
         self.ids = [self.conn.domainEventRegisterAny(None, lifecycle, self.lifecycle, "any")]
         reboot = libvirt.VIR_DOMAIN_EVENT_ID_REBOOT
         self.ids.append(self.conn.domainEventRegisterAny(None, reboot, self.reboot, None))
+        balloon = libvirt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE
+        self.ids.append(self.conn.domainEventRegisterAny(None, balloon, self.balloon, None))
+        metadata = libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE
+        self.ids.append(self.conn.domainEventRegisterAny(None, metadata, self.metadata, None))
         if arguments.only:
             domain = self.conn.lookupByName(arguments.only)
             self.ids.append(self.conn.domainEventRegisterAny(domain, lifecycle, self.lifecycle, "only"))
@@ -56,6 +61,12 @@ class Program:
 
     def reboot(self, _, domain, __):
         say("reboot", domain.name())
+
+    def balloon(self, _, domain, actual, __):
+        say("balloon", domain.name(), actual)
+
+    def metadata(self, _, domain, kind, uri, __):
+        say("metadata", domain.name(), kind, uri)
 
     def closed(self, _, reason, __):
         say("closed", reason)
@@ -74,6 +85,9 @@ class Program:
         try:
             if line == "list":
                 say("list", *sorted(domain.name() for domain in self.conn.listAllDomains()))
+            elif line.startswith("title "):
+                domain = self.conn.lookupByName(line.split()[1])
+                domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_TITLE, "a title", None, None)
             elif line == "alive":
                 say("alive", self.conn.isAlive())
             elif line == "drop old":

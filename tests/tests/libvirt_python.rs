@@ -91,6 +91,37 @@ fn an_event_loop_hears_both_styles_and_its_filter() {
     events.leave();
 }
 
+/// Resets, notes and what a guest's balloon does are told as lifecycles are, and are numbered and kept with them.
+#[test]
+fn what_else_happens_is_heard_and_is_there_after_a_restart() {
+    if !Client::Python.is_here("what_else_happens_is_heard_and_is_there_after_a_restart") {
+        return;
+    }
+    let instance = Instance::session();
+    let gateway = Gateway::start(&instance);
+    instance.define(&Guest::tiny("a"));
+    instance.ok(&["start", "a"]);
+    let mut events = Events::start(&instance, &[&gateway.uri()]);
+    instance.ok(&["reset", "a"]);
+    events.until("reboot a");
+    events.ask("title a", "metadata a 1 None");
+    let (launcher, control) = (instance.launcher(), instance.control());
+    launcher.kill();
+    control.kill();
+    instance.ok(&["reset", "a"]);
+    events.until("reboot a");
+    events.leave();
+    instance.ok(&["destroy", "a"]);
+    let told = instance.ok(&["--output", "json", "event", "--all", "--since", "0"]);
+    let told: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(told.iter().zip(1u64..).all(|(event, number)| event["sequence"] == number), "no gaps: {told:?}");
+    let names: Vec<&str> = told.iter().filter_map(|event| event["event"].as_str()).collect();
+    assert!(names.iter().filter(|name| **name == "reboot").count() >= 2, "{names:?}");
+    let metadata = told.iter().find(|event| event["event"] == "metadata-change").unwrap();
+    assert_eq!(metadata["data"]["type"], "title");
+    assert_eq!(names.last(), Some(&"lifecycle"));
+}
+
 #[test]
 fn a_reader_hears_events_too() {
     if !Client::Python.is_here("a_reader_hears_events_too") {

@@ -146,6 +146,36 @@ numbers! {
     }
 }
 
+numbers! {
+    /// What is done when a watchdog has fired.
+    WatchdogEventAction {
+        None = 0 "none",
+        Pause = 1 "pause",
+        Reset = 2 "reset",
+        Poweroff = 3 "poweroff",
+        Shutdown = 4 "shutdown",
+        Debug = 5 "debug",
+        InjectNmi = 6 "inject-nmi",
+    }
+}
+
+numbers! {
+    /// What is done when a disk has failed.
+    IoErrorAction {
+        None = 0 "none",
+        Pause = 1 "pause",
+        Report = 2 "report",
+    }
+}
+
+numbers! {
+    /// What became of a drive's tray.
+    TrayChangeReason {
+        Opened = 0 "opened",
+        Closed = 1 "closed",
+    }
+}
+
 /// The word for a detail, which has a meaning only with its event.
 pub fn lifecycle_detail_name(event: i32, detail: i32) -> &'static str {
     let Ok(event) = LifecycleEvent::try_from(event) else {

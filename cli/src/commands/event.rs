@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use clap_complete::ArgValueCompleter;
-use libclient::{DomainEvent, EventStream};
+use libclient::api::consts::{DomainEventId, IoErrorAction, MetadataType, TrayChangeReason, WatchdogEventAction};
+use libclient::{DomainEvent, EventStream, Notice};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::complete;
 use crate::error::CliError;
@@ -18,7 +20,7 @@ pub(crate) struct Event {
     /// Events of this domain only: name, UUID or id
     #[arg(long, value_name = "DOMAIN", add = ArgValueCompleter::new(complete::any_domain))]
     domain: Option<String>,
-    /// The kind of events
+    /// The kind of events; lifecycle unless another one is named
     #[arg(long, value_enum, value_name = "EVENT")]
     event: Option<Kind>,
     /// Every kind of event
@@ -44,6 +46,36 @@ pub(crate) struct Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
     Lifecycle,
+    Reboot,
+    RtcChange,
+    Watchdog,
+    IoError,
+    IoErrorReason,
+    TrayChange,
+    PmWakeup,
+    PmSuspend,
+    BalloonChange,
+    PmSuspendDisk,
+    MetadataChange,
+}
+
+impl Kind {
+    fn id(self) -> DomainEventId {
+        match self {
+            Kind::Lifecycle => DomainEventId::Lifecycle,
+            Kind::Reboot => DomainEventId::Reboot,
+            Kind::RtcChange => DomainEventId::RtcChange,
+            Kind::Watchdog => DomainEventId::Watchdog,
+            Kind::IoError => DomainEventId::IoError,
+            Kind::IoErrorReason => DomainEventId::IoErrorReason,
+            Kind::TrayChange => DomainEventId::TrayChange,
+            Kind::PmWakeup => DomainEventId::PmWakeup,
+            Kind::PmSuspend => DomainEventId::PmSuspend,
+            Kind::BalloonChange => DomainEventId::BalloonChange,
+            Kind::PmSuspendDisk => DomainEventId::PmSuspendDisk,
+            Kind::MetadataChange => DomainEventId::MetadataChange,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -52,9 +84,11 @@ struct EventJson<'a> {
     time: String,
     event: &'static str,
     domain: DomainJson,
-    kind: &'static str,
-    detail: &'static str,
+    kind: Option<&'static str>,
+    detail: Option<&'static str>,
     text: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -84,8 +118,20 @@ impl Event {
             Some(_) if !self.loop_ => stream.first_new(),
             _ => 0,
         };
-        let wanted = |event: &DomainEvent| only.as_ref().is_none_or(|domain| domain.uuid() == event.domain.uuid());
-        self.print(session, stream, deadline, replay, wanted)
+        let of_domain = |event: &DomainEvent| only.as_ref().is_none_or(|domain| domain.uuid() == event.domain.uuid());
+        self.print(session, stream, deadline, replay, of_domain)
+    }
+
+    /// What an event is called, if it is of the kind that was asked for.
+    fn name_of(&self, event: &DomainEvent) -> Option<&'static str> {
+        let asked = if self.all { None } else { Some(self.event.unwrap_or(Kind::Lifecycle).id()) };
+        let is = match &event.notice {
+            None => DomainEventId::Lifecycle,
+            // Two kinds of libvirt's, of which one has it all.
+            Some(Notice::IoError { .. }) if asked != Some(DomainEventId::IoError) => DomainEventId::IoErrorReason,
+            Some(notice) => notice.kind(),
+        };
+        asked.is_none_or(|asked| asked == is).then(|| is.name())
     }
 
     fn print(
@@ -94,7 +140,7 @@ impl Event {
         mut stream: EventStream,
         deadline: Option<Instant>,
         replay: u64,
-        wanted: impl Fn(&DomainEvent) -> bool,
+        of_domain: impl Fn(&DomainEvent) -> bool,
     ) -> Result<(), CliError> {
         let mut printed = 0u64;
         loop {
@@ -102,14 +148,14 @@ impl Event {
             let next = match stream.next(left) {
                 // A host may be away for longer than a stream waits, to be booted for one.
                 Err(error) if self.loop_ && is_absence(&error) && left.is_none_or(|left| !left.is_zero()) => {
-                    session.warn(&format!("{}; waiting on", error.message));
+                    session.warn(format!("{}; waiting on", error.message));
                     continue;
                 }
                 next => next.map_err(|source| CliError::Ask { what: "wait for events", source })?,
             };
             let Some(event) = next else { return self.timed_out(printed) };
-            if wanted(&event) {
-                show(session, &event)?;
+            if let Some(name) = self.name_of(&event).filter(|_| of_domain(&event)) {
+                show(session, name, &event)?;
                 printed += 1;
             }
             if self.is_done(printed, event.sequence, replay) {
@@ -139,30 +185,89 @@ fn is_absence(error: &libclient::Error) -> bool {
 }
 
 /// One event, sent at once: whoever reads us waits for it.
-fn show(session: &mut Session, event: &DomainEvent) -> Result<(), CliError> {
+fn show(session: &mut Session, name: &'static str, event: &DomainEvent) -> Result<(), CliError> {
+    let is_life = event.notice.is_none();
     if session.out.is_json() {
         session.out.json_line(&EventJson {
             sequence: event.sequence,
             time: utc_time(event.time),
-            event: "lifecycle",
+            event: name,
             domain: DomainJson::of(&event.domain),
-            kind: event.kind.name(),
-            detail: event.detail.name(),
+            kind: is_life.then(|| event.kind.name()),
+            detail: is_life.then(|| event.detail.name()),
             text: event.text.as_deref(),
+            data: event.notice.as_ref().map(data),
         })?;
         return Ok(());
     }
     let text = event.text.as_deref().map(|text| format!(": {text}")).unwrap_or_default();
+    let what = match &event.notice {
+        Some(notice) => words(name, notice),
+        None => format!(": {} {}", event.kind.name(), event.detail.name()),
+    };
     session.out.line(format_args!(
-        "{} {} event 'lifecycle' for domain '{}': {} {}{text}",
+        "{} {} event '{name}' for domain '{}'{what}{text}",
         local_time(event.time),
         event.sequence,
         event.domain.name(),
-        event.kind.name(),
-        event.detail.name(),
     ))?;
     session.out.flush()?;
     Ok(())
+}
+
+fn watchdog(action: i32) -> &'static str {
+    WatchdogEventAction::try_from(action).map_or("unknown", WatchdogEventAction::name)
+}
+
+fn io_error(action: i32) -> &'static str {
+    IoErrorAction::try_from(action).map_or("unknown", IoErrorAction::name)
+}
+
+fn tray(reason: i32) -> &'static str {
+    TrayChangeReason::try_from(reason).map_or("unknown", TrayChangeReason::name)
+}
+
+fn metadata(kind: i32) -> &'static str {
+    MetadataType::try_from(kind).map_or("unknown", MetadataType::name)
+}
+
+/// What virsh says behind the domain's name.
+fn words(name: &str, notice: &Notice) -> String {
+    match notice {
+        Notice::RtcChange { offset } => format!(": {offset}"),
+        Notice::Watchdog { action } => format!(": {}", watchdog(*action)),
+        Notice::IoError { path, device, action, reason } => {
+            let why = if reason.is_empty() || name == DomainEventId::IoError.name() {
+                String::new()
+            } else {
+                format!(" due to {reason}")
+            };
+            format!(": {path} ({device}) {}{why}", io_error(*action))
+        }
+        Notice::TrayChange { device, reason } => format!(" disk {device}: {}", tray(*reason)),
+        Notice::BalloonChange { kib } => format!(": {kib}KiB"),
+        Notice::MetadataChange { kind, uri } => {
+            let uri = uri.as_deref().map(|uri| format!(", uri {uri}")).unwrap_or_default();
+            format!(": type {}{uri}", metadata(*kind))
+        }
+        // The kind says it all.
+        _ => String::new(),
+    }
+}
+
+/// The same for programs.
+fn data(notice: &Notice) -> Value {
+    match notice {
+        Notice::RtcChange { offset } => json!({"offset": offset}),
+        Notice::Watchdog { action } => json!({"action": watchdog(*action)}),
+        Notice::IoError { path, device, action, reason } => {
+            json!({"path": path, "device": device, "action": io_error(*action), "reason": reason})
+        }
+        Notice::TrayChange { device, reason } => json!({"device": device, "tray": tray(*reason)}),
+        Notice::BalloonChange { kib } => json!({"kib": kib}),
+        Notice::MetadataChange { kind, uri } => json!({"type": metadata(*kind), "uri": uri}),
+        _ => json!({}),
+    }
 }
 
 #[cfg(test)]
@@ -201,5 +306,46 @@ mod tests {
         assert!(seconds("-1").is_err());
         assert!(seconds("NaN").is_err());
         assert!(seconds("soon").is_err());
+    }
+
+    #[test]
+    fn a_kind_is_named_as_libvirt_names_it() {
+        for kind in Kind::value_variants() {
+            assert_eq!(kind.to_possible_value().unwrap().get_name(), kind.id().name());
+        }
+    }
+
+    #[test]
+    fn what_happened_is_said_as_virsh_says_it() {
+        let io = |reason: &str| Notice::IoError {
+            path: "/d/a.img".into(),
+            device: "virtio-disk-vda".into(),
+            action: 1,
+            reason: reason.into(),
+        };
+        let rows = [
+            ("reboot", Notice::Reboot, ""),
+            ("rtc-change", Notice::RtcChange { offset: -7 }, ": -7"),
+            ("watchdog", Notice::Watchdog { action: 6 }, ": inject-nmi"),
+            ("watchdog", Notice::Watchdog { action: 77 }, ": unknown"),
+            ("io-error", io("enospc"), ": /d/a.img (virtio-disk-vda) pause"),
+            ("io-error-reason", io("enospc"), ": /d/a.img (virtio-disk-vda) pause due to enospc"),
+            ("io-error-reason", io(""), ": /d/a.img (virtio-disk-vda) pause"),
+            (
+                "tray-change",
+                Notice::TrayChange { device: "ide-disk-hdc".into(), reason: 1 },
+                " disk ide-disk-hdc: closed",
+            ),
+            ("balloon-change", Notice::BalloonChange { kib: 512 }, ": 512KiB"),
+            ("metadata-change", Notice::MetadataChange { kind: 1, uri: None }, ": type title"),
+            (
+                "metadata-change",
+                Notice::MetadataChange { kind: 2, uri: Some("urn:k".into()) },
+                ": type element, uri urn:k",
+            ),
+        ];
+        for (name, notice, expected) in rows {
+            assert_eq!(words(name, &notice), expected, "{name}");
+        }
     }
 }

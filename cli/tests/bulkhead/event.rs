@@ -4,7 +4,10 @@ use crate::common::Bench;
 
 #[test]
 fn the_kinds_of_events_are_listed() {
-    Bench::new().run(&["event", "--list"]).gave("lifecycle\n");
+    Bench::new().run(&["event", "--list"]).gave(
+        "lifecycle\nreboot\nrtc-change\nwatchdog\nio-error\nio-error-reason\ntray-change\npm-wakeup\npm-suspend\n\
+         balloon-change\npm-suspend-disk\nmetadata-change\n",
+    );
 }
 
 #[test]

@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 
 use api::{
-    Error, ErrorCode, ErrorDomain, Event, EventFamily, EventId, Op, Uuid, bulkhead, consts::DomainEventId, remote,
+    Error, ErrorCode, ErrorDomain, Event, EventFamily, EventId, Op, Uuid, bulkhead, consts::DomainEventId,
+    notice::Notice, remote,
 };
 
 /// Registrations that one client may have.
@@ -114,28 +115,61 @@ impl Registrations {
         }
     }
 
-    /// The messages that a client gets when this has happened.
-    pub fn messages(&self, happened: &bulkhead::DomainEventMsg) -> impl Iterator<Item = Event> {
-        let msg = remote::DomainEventLifecycleMsg {
-            dom: happened.dom.clone(),
-            event: happened.event,
-            detail: happened.detail,
-        };
-        let lifecycle = DomainEventId::Lifecycle as i32;
-        let old = self.old_style.contains(&lifecycle).then(|| Event::DomainEventLifecycle(msg.clone()));
-        let uuid = happened.dom.uuid;
-        let wanted = self.new_style.iter().filter(move |registration| {
-            registration.event == lifecycle && registration.guest.is_none_or(|guest| guest == uuid)
-        });
-        let new = wanted.map(move |registration| {
-            let callback_id = registration.id;
-            Event::DomainEventCallbackLifecycle(remote::DomainEventCallbackLifecycleMsg {
-                callback_id,
-                msg: msg.clone(),
-            })
-        });
-        old.into_iter().chain(new)
+    /// The messages that a client gets when this has happened. Nothing comes of what is no numbered event, nor of a notice
+    /// of a kind that libvirt's protocol has no message for.
+    pub fn messages(&self, happened: &Event) -> Vec<Event> {
+        match happened {
+            Event::BulkheadDomainEvent(happened) => self.told(
+                happened.dom.uuid,
+                |event| (event == DomainEventId::Lifecycle as i32).then(|| old_lifecycle(happened)),
+                |event, id| (event == DomainEventId::Lifecycle as i32).then(|| lifecycle(happened, id)),
+            ),
+            Event::BulkheadDomainNotice(happened) => match Notice::of(happened) {
+                Some(notice) => self.told(
+                    happened.dom.uuid,
+                    |event| notice.old_event(&happened.dom, event),
+                    |event, id| notice.event(&happened.dom, event, id),
+                ),
+                None => Vec::new(),
+            },
+            _ => Vec::new(),
+        }
     }
+
+    /// What each registration makes of something that happened to a guest: those of the old style first.
+    fn told(
+        &self,
+        uuid: Uuid,
+        old: impl Fn(i32) -> Option<Event>,
+        new: impl Fn(i32, i32) -> Option<Event>,
+    ) -> Vec<Event> {
+        let old = self.old_style.iter().filter_map(|event| old(*event));
+        let wanted = self.new_style.iter().filter(|registration| registration.guest.is_none_or(|guest| guest == uuid));
+        old.chain(wanted.filter_map(|registration| new(registration.event, registration.id))).collect()
+    }
+}
+
+/// The number of a numbered event.
+#[must_use]
+pub fn sequence_of(event: &Event) -> Option<u64> {
+    match event {
+        Event::BulkheadDomainEvent(happened) => Some(happened.sequence),
+        Event::BulkheadDomainNotice(happened) => Some(happened.sequence),
+        _ => None,
+    }
+}
+
+fn lifecycle_of(happened: &bulkhead::DomainEventMsg) -> remote::DomainEventLifecycleMsg {
+    remote::DomainEventLifecycleMsg { dom: happened.dom.clone(), event: happened.event, detail: happened.detail }
+}
+
+fn old_lifecycle(happened: &bulkhead::DomainEventMsg) -> Event {
+    Event::DomainEventLifecycle(lifecycle_of(happened))
+}
+
+fn lifecycle(happened: &bulkhead::DomainEventMsg, callback_id: i32) -> Event {
+    let msg = lifecycle_of(happened);
+    Event::DomainEventCallbackLifecycle(remote::DomainEventCallbackLifecycleMsg { callback_id, msg })
 }
 
 /// How far the flow of numbered events has come, for one who reads it.
@@ -181,14 +215,17 @@ impl Cursor {
 mod tests {
     use super::*;
 
-    fn happened(sequence: u64, guest: u8) -> bulkhead::DomainEventMsg {
-        bulkhead::DomainEventMsg {
-            sequence,
-            dom: remote::Domain { name: "g".into(), uuid: [guest; 16], id: 3 },
-            event: 2,
-            detail: 0,
-            ..bulkhead::DomainEventMsg::default()
-        }
+    fn dom(guest: u8) -> remote::Domain {
+        remote::Domain { name: "g".into(), uuid: [guest; 16], id: 3 }
+    }
+
+    fn happened(sequence: u64, guest: u8) -> Event {
+        let dom = dom(guest);
+        Event::BulkheadDomainEvent(bulkhead::DomainEventMsg { sequence, dom, event: 2, ..Default::default() })
+    }
+
+    fn noticed(guest: u8, kind: i32) -> Event {
+        Event::BulkheadDomainNotice(bulkhead::DomainNoticeMsg { dom: dom(guest), kind, ..Default::default() })
     }
 
     fn ids(registrations: &Registrations, guest: u8) -> Vec<i32> {
@@ -197,7 +234,7 @@ mod tests {
             Event::DomainEventLifecycle(_) => -1,
             other => panic!("{other:?}"),
         };
-        registrations.messages(&happened(1, guest)).map(id).collect()
+        registrations.messages(&happened(1, guest)).into_iter().map(id).collect()
     }
 
     #[test]
@@ -224,6 +261,34 @@ mod tests {
         registrations.register(16, None).unwrap();
         registrations.deregister_old(0).unwrap();
         assert!(registrations.deregister_old(0).is_err());
+    }
+
+    #[test]
+    fn a_notice_goes_to_its_own_kind_in_each_style() {
+        let mut registrations = Registrations::new();
+        let reboot = registrations.register(1, None).unwrap();
+        let one = registrations.register(1, Some([1; 16])).unwrap();
+        let reason = registrations.register(6, None).unwrap();
+        registrations.register(0, None).unwrap();
+        registrations.register_old(4).unwrap();
+        registrations.register_old(1).unwrap();
+        let told = |guest, kind| {
+            let id = |event| match event {
+                Event::DomainEventReboot(msg) if msg.dom == dom(guest) => -1,
+                Event::DomainEventIoError(_) => -4,
+                Event::DomainEventCallbackReboot(msg) if msg.msg.dom == dom(guest) => msg.callback_id,
+                Event::DomainEventCallbackIoErrorReason(msg) => msg.callback_id,
+                other => panic!("{other:?}"),
+            };
+            registrations.messages(&noticed(guest, kind)).into_iter().map(id).collect::<Vec<_>>()
+        };
+        assert_eq!(told(1, 1), [-1, reboot, one]);
+        assert_eq!(told(2, 1), [-1, reboot]);
+        assert_eq!(told(1, 4), [-4, reason], "a disk's failure is two kinds of libvirt's");
+        for unheard in [2, 0, 6, 99, -1] {
+            assert!(told(1, unheard).is_empty());
+        }
+        assert!(registrations.messages(&happened(1, 1)).len() == 1, "and lives go on as before");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use rustix::{
 use super::{Done, Target};
 use crate::{
     Result,
-    link::EventSource,
+    link::{EventSource, Numbered},
     test_driver::{TestEvents, TestLink},
 };
 
@@ -90,7 +90,7 @@ impl TestDriven {
 
     pub(super) fn take_events(&mut self) -> Vec<Event> {
         let Some(source) = &mut self.events else { return Vec::new() };
-        std::iter::from_fn(|| source.take()).map(Event::BulkheadDomainEvent).collect()
+        std::iter::from_fn(|| source.take()).map(Numbered::into_event).collect()
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

@@ -486,6 +486,6 @@ mod tests {
             assert!(error.causes.iter().any(|c| c.contains(cause)), "{text}: {error:?}");
             assert!(error.hint.is_some());
         }
-        assert!(refusal("qemu+libssh2://h/system").hint.unwrap().contains("ssh"));
+        assert!(refusal("qemu+rsh://h/system").hint.unwrap().contains("ssh"));
     }
 }

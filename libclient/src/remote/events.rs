@@ -11,13 +11,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use api::{Error, ErrorCode, ErrorDomain, Event, EventFamily, Op, bulkhead, remote};
+use api::{
+    Error, ErrorCode, ErrorDomain, Event, EventFamily, Op, bulkhead,
+    notice::{KINDS, Notice, Parts},
+    remote,
+};
 use wire::client::CallError;
 
 use super::{Dialer, FOREIGN, OPEN_PATIENCE, OURS, Session};
 use crate::{
     Result,
-    link::EventSource,
+    link::{EventSource, Numbered},
     wait::{self, Deadline},
 };
 
@@ -33,7 +37,7 @@ pub(super) struct RemoteEvents {
     /// The number of the last event that has arrived; what has none is counted on from here.
     last: Option<u64>,
     lost: bool,
-    queue: VecDeque<bulkhead::DomainEventMsg>,
+    queue: VecDeque<Numbered>,
     first_new: Option<u64>,
     generation: u64,
     /// A connection is being made.
@@ -57,6 +61,11 @@ fn subscribe(session: Session, since: Option<u64>) -> Result<Subscribed> {
             session.found(FOREIGN);
             let args = remote::ConnectDomainEventCallbackRegisterAnyArgs { event_id: lifecycle(), dom: None };
             session.ask_within(args, OPEN_PATIENCE)?;
+            for kind in KINDS {
+                let args = remote::ConnectDomainEventCallbackRegisterAnyArgs { event_id: kind as i32, dom: None };
+                // An old daemon does not have all of them.
+                let _ = session.ask_within(args, OPEN_PATIENCE);
+            }
             Ok((session, None))
         }
         Err(error) => Err(error),
@@ -188,14 +197,15 @@ impl RemoteEvents {
     fn take(&mut self, events: Vec<Event>) {
         for event in events {
             let event = match event {
-                Event::BulkheadDomainEvent(event) => event,
-                Event::DomainEventCallbackLifecycle(event) => self.counted(event.msg),
-                _ => continue,
+                Event::DomainEventCallbackLifecycle(event) => Some(Numbered::Life(self.counted(event.msg))),
+                event @ (Event::BulkheadDomainEvent(_) | Event::BulkheadDomainNotice(_)) => Numbered::of(event),
+                event => Notice::from_event(event).map(|(dom, notice)| Numbered::Notice(self.noticed(dom, notice))),
             };
+            let Some(event) = event else { continue };
             // A daemon of ours leaves no number out.
-            self.lost |= self.last.is_some_and(|last| event.sequence > last.saturating_add(1));
-            if self.last.is_none_or(|last| event.sequence > last) {
-                self.last = Some(event.sequence);
+            self.lost |= self.last.is_some_and(|last| event.sequence() > last.saturating_add(1));
+            if self.last.is_none_or(|last| event.sequence() > last) {
+                self.last = Some(event.sequence());
                 self.queue.push_back(event);
             }
         }
@@ -214,6 +224,21 @@ impl RemoteEvents {
             text: None,
         }
     }
+
+    /// The same for a notice.
+    fn noticed(&self, dom: remote::Domain, notice: Notice) -> bulkhead::DomainNoticeMsg {
+        let counted = self.counted(remote::DomainEventLifecycleMsg { dom, ..Default::default() });
+        let Parts { kind, number, texts } = notice.into_parts();
+        bulkhead::DomainNoticeMsg {
+            sequence: counted.sequence,
+            dom: counted.dom,
+            kind,
+            number,
+            texts,
+            seconds: counted.seconds,
+            nanos: counted.nanos,
+        }
+    }
 }
 
 /// libvirt's number of the lifecycle events.
@@ -223,7 +248,7 @@ fn lifecycle() -> i32 {
 }
 
 impl EventSource for RemoteEvents {
-    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<bulkhead::DomainEventMsg>> {
+    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Numbered>> {
         let deadline = Deadline::after(timeout);
         loop {
             if let Some(event) = self.queue.pop_front() {

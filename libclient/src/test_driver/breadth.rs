@@ -3,7 +3,7 @@
 //! Figures that a real guest would make up by running are those of a guest that runs and does nothing: its virtual CPUs are
 //! busy since the start, its disks are still, its memory is all in use.
 
-use std::time::SystemTime;
+use std::{cell::Cell, time::SystemTime};
 
 use api::{
     Answer, Error, ErrorCode, ErrorDomain, Op, Operation,
@@ -11,6 +11,7 @@ use api::{
         AllDomainStats, DomainStats, InterfaceAddressesSource, JobType, ListDomains, MemoryFlags, MemoryStatTag,
         MessageTypes, MetadataType, ModificationImpact, VcpuFlags, VcpuState,
     },
+    notice::Notice,
     params::{self, Params},
     remote,
 };
@@ -208,7 +209,9 @@ impl Machine {
             return Err(error(ErrorCode::INVALID_ARG, "memory in virDomainSetMemoryFlags must not be zero"));
         }
         let maximum = flags.contains(MemoryFlags::MAXIMUM);
+        let ballooned = Cell::new(false);
         self.change(dom, flags.bits(), |domain, live| {
+            ballooned.set(ballooned.get() || live);
             if maximum && live {
                 return Err(invalid("cannot resize the maximum memory on an active domain"));
             }
@@ -221,7 +224,12 @@ impl Machine {
                 domain.current_memory_kib = kib;
             }
             Ok(())
-        })
+        })?;
+        if ballooned.get() {
+            let place = self.find(dom)?;
+            self.tell(place, Notice::BalloonChange { kib });
+        }
+        Ok(().into())
     }
 
     // Notes and names.
@@ -266,7 +274,11 @@ impl Machine {
                 }
             }
             Ok(())
-        })
+        })?;
+        let place = self.find(&args.dom)?;
+        let uri = args.uri.clone().filter(|_| kind == MetadataType::Element);
+        self.tell(place, Notice::MetadataChange { kind: kind.number(), uri });
+        Ok(().into())
     }
 
     pub(super) fn rename_by(

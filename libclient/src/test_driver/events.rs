@@ -8,13 +8,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use api::{Error, ErrorCode, ErrorDomain, Op, Operation, bulkhead, remote};
+use api::{
+    Error, ErrorCode, ErrorDomain, Op, Operation, bulkhead,
+    notice::{Notice, Parts},
+    remote,
+};
 use rustix::event::EventfdFlags;
 
 use super::{Context, TestLink, lock, machine::Machine};
 use crate::{
     Result, error,
-    link::EventSource,
+    link::{EventSource, Numbered},
     wait::{self, Deadline},
 };
 
@@ -44,7 +48,7 @@ impl Bell {
 #[derive(Default)]
 pub(crate) struct Log {
     last: u64,
-    events: VecDeque<bulkhead::DomainEventMsg>,
+    events: VecDeque<Numbered>,
     bells: Vec<Weak<Bell>>,
 }
 
@@ -56,22 +60,27 @@ impl Log {
 
     /// Whether events after `since` are gone.
     pub(crate) fn has_lost(&self, since: u64) -> bool {
-        let oldest = self.events.front().map_or(self.next(), |event| event.sequence);
+        let oldest = self.events.front().map_or(self.next(), Numbered::sequence);
         since.saturating_add(1) < oldest
     }
 
     pub(crate) fn add(&mut self, dom: remote::Domain, event: i32, detail: i32) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.last += 1;
-        self.events.push_back(bulkhead::DomainEventMsg {
-            sequence: self.last,
-            dom,
-            event,
-            detail,
-            seconds: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
-            nanos: now.subsec_nanos(),
-            text: None,
-        });
+        let (seconds, nanos) = now();
+        let sequence = self.next();
+        let text = None;
+        self.push(Numbered::Life(bulkhead::DomainEventMsg { sequence, dom, event, detail, seconds, nanos, text }));
+    }
+
+    pub(crate) fn notice(&mut self, dom: remote::Domain, notice: Notice) {
+        let (seconds, nanos) = now();
+        let sequence = self.next();
+        let Parts { kind, number, texts } = notice.into_parts();
+        self.push(Numbered::Notice(bulkhead::DomainNoticeMsg { sequence, dom, kind, number, texts, seconds, nanos }));
+    }
+
+    fn push(&mut self, event: Numbered) {
+        self.last = event.sequence();
+        self.events.push_back(event);
         if self.events.len() > KEPT {
             self.events.pop_front();
         }
@@ -82,10 +91,15 @@ impl Log {
         self.bells.push(Arc::downgrade(bell));
     }
 
-    fn after(&self, since: u64) -> Option<&bulkhead::DomainEventMsg> {
-        let at = self.events.partition_point(|event| event.sequence <= since);
+    fn after(&self, since: u64) -> Option<&Numbered> {
+        let at = self.events.partition_point(|event| event.sequence() <= since);
         self.events.get(at)
     }
+}
+
+fn now() -> (i64, u32) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (i64::try_from(now.as_secs()).unwrap_or(i64::MAX), now.subsec_nanos())
 }
 
 /// One listener: a place in the log, so that one who does not listen costs nothing.
@@ -113,13 +127,13 @@ impl TestEvents {
     }
 
     /// The next event that has happened; the bell is silent when there is none.
-    pub(crate) fn take(&mut self) -> Option<bulkhead::DomainEventMsg> {
+    pub(crate) fn take(&mut self) -> Option<Numbered> {
         let mut machine = lock(&self.machine);
         let log = machine.log();
         self.lost |= log.has_lost(self.since);
         let event = log.after(self.since).cloned();
         match &event {
-            Some(event) => self.since = event.sequence,
+            Some(event) => self.since = event.sequence(),
             None => self.bell.silence(),
         }
         event
@@ -127,7 +141,7 @@ impl TestEvents {
 }
 
 impl EventSource for TestEvents {
-    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<bulkhead::DomainEventMsg>> {
+    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Numbered>> {
         let deadline = Deadline::after(timeout);
         loop {
             if let Some(event) = self.take() {

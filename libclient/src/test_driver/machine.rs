@@ -11,6 +11,7 @@ use api::{
         PausedReason, ResumedDetail, RunningReason, ShutdownDetail, ShutoffReason, StartedDetail, StoppedDetail,
         SuspendedDetail, UndefinedDetail,
     },
+    notice::Notice,
     remote,
 };
 use model::{CrashAction, Domain, DomainType, DumpOptions, LifecycleAction, Live};
@@ -281,6 +282,13 @@ impl Machine {
         }
     }
 
+    /// Tells that something else happened to a guest than a change of its life.
+    pub(super) fn tell(&mut self, place: Place, notice: Notice) {
+        if let Some(guest) = self.guests.get(place) {
+            self.log.notice(guest.dom(), notice);
+        }
+    }
+
     /// Reads a document for this host.
     fn read(xml: &str) -> Result<Domain> {
         let mut domain = Domain::parse(xml).map_err(not_understood)?.value;
@@ -484,6 +492,7 @@ impl Machine {
         match action {
             LifecycleAction::Restart | LifecycleAction::RenameRestart => {
                 self.at_work(place)?.boot();
+                self.tell(place, Notice::Reboot);
                 Ok(())
             }
             LifecycleAction::Destroy | LifecycleAction::Preserve => {
@@ -494,11 +503,13 @@ impl Machine {
     }
 
     pub(crate) fn reset(&mut self, dom: &remote::Domain) -> Result<()> {
-        let running = self.guest(dom)?.running()?;
+        let place = self.find(dom)?;
+        let running = self.at(place)?.running()?;
         running.since = Instant::now();
         if running.state == DomainState::Crashed {
             running.boot();
         }
+        self.tell(place, Notice::Reboot);
         Ok(())
     }
 

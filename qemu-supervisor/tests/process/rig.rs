@@ -15,9 +15,10 @@ use rustix::{
     process::{Pid, Signal},
 };
 use supervisor::{
+    events::Recorded,
     launch::{self, Assignment},
     lifecycle::Kind,
-    protocol::{Action, Answer, Boot, Event, Failure, Message, Request, Status},
+    protocol::{Action, Answer, Boot, Event, Failure, Message, Notice, Request, Status},
     wire::control_channel,
 };
 use tempfile::TempDir;
@@ -32,13 +33,14 @@ pub struct Control {
     channel: Channel<Request, Message>,
     serial: u64,
     pub events: Vec<Event>,
+    pub notices: Vec<Notice>,
 }
 
 impl Control {
     pub fn new(socket: UnixStream) -> Control {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let channel = control_channel("test", socket).unwrap();
-        Control { channel, serial: 0, events: Vec::new() }
+        Control { channel, serial: 0, events: Vec::new(), notices: Vec::new() }
     }
 
     pub fn hear_hello(&mut self) {
@@ -58,6 +60,7 @@ impl Control {
             let message = self.channel.recv().unwrap();
             match message.value {
                 Message::Event(event) => self.events.push(event),
+                Message::Notice(notice) => self.notices.push(notice),
                 Message::Answer(answer) => {
                     assert_eq!(message.serial, serial, "{answer:?}");
                     return (answer, message.fds);
@@ -92,6 +95,21 @@ impl Control {
             match self.channel.recv().unwrap_or_else(|error| panic!("no {kind:?}: {error:?}, {:?}", self.events)).value
             {
                 Message::Event(event) => self.events.push(event),
+                Message::Notice(notice) => self.notices.push(notice),
+                Message::Answer(answer) => panic!("nothing was asked: {answer:?}"),
+            }
+        }
+    }
+
+    /// Waits for a notice of this kind; what comes before it is kept.
+    pub fn notice(&mut self, kind: i32) -> Notice {
+        loop {
+            if let Some(at) = self.notices.iter().position(|notice| notice.kind == kind) {
+                return self.notices.remove(at);
+            }
+            match self.channel.recv().unwrap_or_else(|error| panic!("no {kind}: {error:?}, {:?}", self.notices)).value {
+                Message::Event(event) => self.events.push(event),
+                Message::Notice(notice) => self.notices.push(notice),
                 Message::Answer(answer) => panic!("nothing was asked: {answer:?}"),
             }
         }
@@ -101,7 +119,7 @@ impl Control {
     pub fn closed(&mut self) {
         loop {
             match self.channel.recv() {
-                Ok(message) => assert!(matches!(message.value, Message::Event(_)), "{message:?}"),
+                Ok(message) => assert!(matches!(message.value, Message::Event(_) | Message::Notice(_)), "{message:?}"),
                 Err(ipc::ConnError::Closed) => return,
                 Err(error) => panic!("{error:?}"),
             }
@@ -173,8 +191,17 @@ impl Rig {
     }
 
     /// What a control reads when the supervisor is gone.
-    pub fn recorded(&self) -> Vec<Event> {
+    pub fn everything_recorded(&self) -> Vec<Recorded> {
         supervisor::events::read(File::open(self.dir.path().join("events")).unwrap()).unwrap()
+    }
+
+    /// The events of it.
+    pub fn recorded(&self) -> Vec<Event> {
+        let events = self.everything_recorded().into_iter().filter_map(|what| match what {
+            Recorded::Event(event) => Some(event),
+            Recorded::Notice(_) => None,
+        });
+        events.collect()
     }
 
     /// The kinds of all recorded events.

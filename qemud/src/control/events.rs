@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use api::{
     Event, Reply, bulkhead,
     consts::{DomainEventId, LifecycleEvent, ShutoffReason, StoppedDetail},
+    notice::{Notice, Parts},
     remote,
 };
 use ipc::{Kind, codec, server::PeerKey};
@@ -13,7 +14,7 @@ use uuid::Uuid;
 use super::{
     Control,
     driver::Asked,
-    journal::{Entry, Journal},
+    journal::{Entry, Journal, NO_LIFECYCLE},
 };
 
 /// Callbacks that one connection may register.
@@ -85,10 +86,8 @@ impl Control {
         }
         let mut calls = Vec::new();
         for (key, callbacks) in &self.subscribers.callbacks {
-            // Nothing else than the life cycle is told yet.
-            let lifecycle_only = callbacks.iter().filter(|callback| callback.event == DomainEventId::Lifecycle as i32);
-            let wanted = lifecycle_only.filter(|callback| callback.guest.is_none_or(|guest| guest == entry.uuid));
-            calls.extend(wanted.map(|callback| (*key, lifecycle(&entry, callback.id))));
+            let wanted = callbacks.iter().filter(|callback| callback.guest.is_none_or(|guest| guest == entry.uuid));
+            calls.extend(wanted.filter_map(|callback| Some((*key, called_back(&entry, callback)?))));
         }
         for (key, event) in calls {
             self.send_event(key, &event);
@@ -109,6 +108,31 @@ impl Control {
             seconds: i64::try_from(now.as_secs()).unwrap_or_default(),
             nanos: now.subsec_nanos(),
             text: None,
+            notice: None,
+        });
+    }
+
+    /// A notice that is control's own.
+    pub(super) fn publish_notice(&mut self, uuid: Uuid, notice: Notice) {
+        let run = self.active(&uuid).map(|guest| (guest.id, guest.name.clone()));
+        let defined = || self.definitions.by_uuid(&uuid).map(|summary| summary.name.clone());
+        let (id, name) = match run {
+            Some((id, name)) => (Some(id), name),
+            None => (None, defined().unwrap_or_default()),
+        };
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        self.publish(Entry {
+            sequence: 0,
+            uuid,
+            name,
+            id,
+            run_sequence: None,
+            event: NO_LIFECYCLE,
+            detail: 0,
+            seconds: i64::try_from(now.as_secs()).unwrap_or_default(),
+            nanos: now.subsec_nanos(),
+            text: None,
+            notice: Some(notice.into_parts()),
         });
     }
 
@@ -144,20 +168,40 @@ fn handle(entry: &Entry) -> remote::Domain {
 }
 
 fn numbered(entry: &Entry) -> Event {
-    Event::BulkheadDomainEvent(bulkhead::DomainEventMsg {
-        sequence: entry.sequence,
-        dom: handle(entry),
-        event: entry.event,
-        detail: entry.detail,
-        seconds: entry.seconds,
-        nanos: entry.nanos,
-        text: entry.text.clone(),
-    })
+    let (sequence, dom, seconds, nanos) = (entry.sequence, handle(entry), entry.seconds, entry.nanos);
+    match entry.notice.clone() {
+        Some(Parts { kind, number, texts }) => Event::BulkheadDomainNotice(bulkhead::DomainNoticeMsg {
+            sequence,
+            dom,
+            kind,
+            number,
+            texts,
+            seconds,
+            nanos,
+        }),
+        None => Event::BulkheadDomainEvent(bulkhead::DomainEventMsg {
+            sequence,
+            dom,
+            event: entry.event,
+            detail: entry.detail,
+            seconds,
+            nanos,
+            text: entry.text.clone(),
+        }),
+    }
 }
 
-fn lifecycle(entry: &Entry, callback_id: i32) -> Event {
-    let msg = remote::DomainEventLifecycleMsg { dom: handle(entry), event: entry.event, detail: entry.detail };
-    Event::DomainEventCallbackLifecycle(remote::DomainEventCallbackLifecycleMsg { callback_id, msg })
+/// What a callback is told of this, if it wants to hear of it.
+fn called_back(entry: &Entry, callback: &Callback) -> Option<Event> {
+    if let Some(parts) = entry.notice.clone() {
+        return Notice::from_parts(parts)?.event(&handle(entry), callback.event, callback.id);
+    }
+    let lifecycle = callback.event == DomainEventId::Lifecycle as i32;
+    lifecycle.then(|| {
+        let msg = remote::DomainEventLifecycleMsg { dom: handle(entry), event: entry.event, detail: entry.detail };
+        let callback_id = callback.id;
+        Event::DomainEventCallbackLifecycle(remote::DomainEventCallbackLifecycleMsg { callback_id, msg })
+    })
 }
 
 /// Why each guest that is off stopped, as far as the journal tells.

@@ -10,15 +10,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::consts::{DomainState, LifecycleEvent, ShutoffReason, StoppedDetail};
+use api::{
+    consts::{DomainEventId, DomainState, LifecycleEvent, ShutoffReason, StoppedDetail},
+    notice::Parts,
+};
 use ipc::{ConnError, edge::Channel};
 use mio::{Interest, Token, unix::SourceFd};
 use model::Domain;
-use supervisor::protocol::{Answer, Event, Failure, Message, Request};
+use supervisor::{
+    events::{Allowance, Recorded, bounded},
+    protocol::{Answer, Event, Failure, Message, Notice, Request},
+};
 use uuid::Uuid;
 
 pub use super::process::Process;
-use super::{Control, FIRST_SUPERVISOR, Then, definitions::chain};
+use super::{
+    Control, FIRST_SUPERVISOR, Then,
+    definitions::chain,
+    journal::{Entry, NO_LIFECYCLE},
+};
 use crate::{edge::ToLauncher, qemu::plan::DiskInUse};
 
 /// Messages of one supervisor that are taken before others have their turn.
@@ -27,6 +37,11 @@ const MESSAGES_A_TURN: usize = 64;
 const MAX_JOBS: usize = 64;
 /// What a supervisor has on top of its own deadline for QEMU before control gives up on the supervisor itself.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// Notices that a guest may cause at once: more than its supervisor keeps, so none of an honest one's is left out.
+pub const NOTICES: u32 = 512;
+/// The longest path of a notice, in characters.
+const MAX_PATH: usize = 4096;
 
 /// Why a guest's supervisor has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -101,6 +116,8 @@ pub struct Guest {
     pub early_end: Option<GuestError>,
     /// What waits for the run's supervisor to be gone.
     pub on_end: Vec<Then<()>>,
+    /// How many notices are taken from it.
+    notices: Allowance,
     link: Option<Link>,
     jobs: VecDeque<Job>,
     job_running: bool,
@@ -148,6 +165,7 @@ impl Guest {
             process: None,
             early_end: None,
             on_end: Vec::new(),
+            notices: Allowance::new(NOTICES),
             link: None,
             jobs: VecDeque::new(),
             job_running: false,
@@ -267,6 +285,7 @@ impl Control {
     fn take_message(&mut self, id: u32, serial: u64, message: Message, fds: Vec<OwnedFd>) {
         match message {
             Message::Event(event) => self.take_event(id, &event),
+            Message::Notice(notice) => self.take_notice(id, notice),
             Message::Answer(result) => {
                 let link = self.guests.get_mut(&id).and_then(|g| g.link.as_mut());
                 let Some(waiting) = link.and_then(|link| link.waiting.remove(&serial)) else { return };
@@ -300,6 +319,32 @@ impl Control {
         }
     }
 
+    /// Takes over a notice of a run: journal, clients. Each is taken once, and not more than a guest may cause.
+    fn take_notice(&mut self, id: u32, notice: Notice) {
+        let Some(guest) = self.guests.get_mut(&id) else { return };
+        if notice.sequence <= self.journal.seen(id) || !guest.notices.take(Instant::now()) {
+            return;
+        }
+        let mut notice = bounded(notice);
+        if let Some(domain) = &guest.domain {
+            name_disk(&mut notice, domain);
+        }
+        let entry = Entry {
+            sequence: 0,
+            uuid: guest.uuid,
+            name: guest.name.clone(),
+            id: Some(guest.id),
+            run_sequence: Some(notice.sequence),
+            event: NO_LIFECYCLE,
+            detail: 0,
+            seconds: notice.seconds,
+            nanos: notice.nanos,
+            text: None,
+            notice: Some(Parts { kind: notice.kind, number: notice.number, texts: notice.texts }),
+        };
+        self.publish(entry);
+    }
+
     fn lose_link(&mut self, id: u32, error: &ConnError) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let Some(link) = guest.link.take() else { return };
@@ -321,8 +366,11 @@ impl Control {
     pub(super) fn run_ended(&mut self, id: u32, how: Option<String>) {
         if self.guests.contains_key(&id) {
             self.hear_supervisor(Token(FIRST_SUPERVISOR + id as usize));
-            for event in self.logged_events(id) {
-                self.take_event(id, &event);
+            for what in self.logged_events(id) {
+                match what {
+                    Recorded::Event(event) => self.take_event(id, &event),
+                    Recorded::Notice(notice) => self.take_notice(id, notice),
+                }
             }
         }
         self.lose_link(id, &ConnError::Closed);
@@ -366,7 +414,7 @@ impl Control {
         self.take_event(id, &event);
     }
 
-    fn logged_events(&self, id: u32) -> Vec<Event> {
+    fn logged_events(&self, id: u32) -> Vec<Recorded> {
         let path = self.instance.guest_event_log(id);
         let events = fs::File::open(&path).and_then(supervisor::events::read);
         events.unwrap_or_else(|error| {
@@ -459,8 +507,8 @@ impl Link {
     }
 }
 
-fn journal_entry(guest: &Guest, event: &Event) -> super::journal::Entry {
-    super::journal::Entry {
+fn journal_entry(guest: &Guest, event: &Event) -> Entry {
+    Entry {
         sequence: 0,
         uuid: guest.uuid,
         name: guest.name.clone(),
@@ -471,5 +519,61 @@ fn journal_entry(guest: &Guest, event: &Event) -> super::journal::Entry {
         seconds: event.seconds,
         nanos: event.nanos,
         text: event.text.clone(),
+        notice: None,
+    }
+}
+
+/// QEMU names the node or the device of a disk that has failed; clients know it by its source and by the device.
+fn name_disk(notice: &mut Notice, domain: &Domain) {
+    if notice.kind != DomainEventId::IoError as i32 {
+        return;
+    }
+    let [path, device, ..] = notice.texts.as_mut_slice() else { return };
+    // As the planner calls them: `diskN` and `diskN-file`, and the device `BUS-disk-TARGET`.
+    let node = device.strip_prefix("disk").map(|rest| rest.strip_suffix("-file").unwrap_or(rest));
+    let found = match node.and_then(|index| index.parse::<usize>().ok()) {
+        Some(index) => domain.devices.disks.get(index),
+        None => {
+            let target = device.rsplit_once("-disk-").map(|(_, target)| target.to_owned());
+            domain.devices.disks.iter().find(|disk| Some(&disk.target.dev) == target.as_ref())
+        }
+    };
+    if let Some(disk) = found {
+        *path = disk.source_path().unwrap_or_default().chars().take(MAX_PATH).collect();
+        *device = format!("{}-disk-{}", disk.target.bus.as_str(), disk.target.dev);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_failed_has_its_source_and_its_device_s_name() {
+        let disk = |file: &str, target: &str| {
+            format!(
+                "<disk type='file' device='disk'><source file='{file}'/><target dev='{target}' bus='virtio'/></disk>"
+            )
+        };
+        let xml = format!(
+            "<domain type='qemu'><name>a</name><memory>65536</memory><os><type>hvm</type></os><devices>{}{}</devices></domain>",
+            disk("/d/a.img", "vda"),
+            disk("/d/b.img", "vdb")
+        );
+        let domain = Domain::parse(&xml).unwrap().value;
+        let named = |kind, device: &str| {
+            let texts = vec![String::new(), device.to_owned(), "enospc".to_owned()];
+            let mut notice = Notice { sequence: 1, seconds: 0, nanos: 0, kind, number: 1, texts };
+            name_disk(&mut notice, &domain);
+            notice.texts
+        };
+        let second = ["/d/b.img", "virtio-disk-vdb", "enospc"];
+        for name in ["disk1", "disk1-file", "virtio-disk-vdb"] {
+            assert_eq!(named(4, name), second, "{name}");
+        }
+        for name in ["disk9", "", "disk", "virtio-disk-vdz", "other"] {
+            assert_eq!(named(4, name), ["", name, "enospc"]);
+        }
+        assert_eq!(named(10, "disk1"), ["", "disk1", "enospc"], "no disk's failure");
     }
 }

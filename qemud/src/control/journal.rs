@@ -1,25 +1,31 @@
-//! The journal: every lifecycle event of every guest under one sequence number.
+//! The journal: every event of every guest under one sequence number, changes of its life and notices of anything else.
 //!
 //! It is what lets a client ask "what have I missed?". It is a file of JSON lines in the run-time directory, so it survives
 //! qemud's death but not the host's reboot, like the guests it tells of. An event that came from a supervisor carries the
 //! run and its number there: after a restart control knows from the journal which events of each run it has seen, and asks
 //! the supervisors, or the logs of those that died, for the rest.
 //!
+//! A guest can cause notices without end. So they are kept apart from the changes of lives, for each guest apart from the
+//! others: whoever makes much happen pushes out what happened to it before, and nothing else.
+//!
 //! A full disk costs the file's newest lines, never a guest: the events are still in memory and still go to the clients.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
+use api::notice::Parts;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Events that are kept for those who ask.
+/// Changes of lives that are kept for those who ask.
 const KEPT: usize = 8192;
+/// Notices that are kept, of one guest and of all: as many as a guest may cause at once ([`super::guests::NOTICES`]).
+const NOTICES_KEPT: (usize, usize) = (512, 8192);
 /// A journal file longer than this is written anew from what is kept.
 const COMPACT_AT: u64 = 8 << 20;
 /// No line is longer; what is, is no event.
@@ -38,7 +44,7 @@ pub struct Entry {
     pub id: Option<u32>,
     /// The number that the run's supervisor gave to the event; none when the event is control's own.
     pub run_sequence: Option<u64>,
-    /// libvirt's lifecycle event.
+    /// libvirt's lifecycle event; [`NO_LIFECYCLE`] when it is something else.
     pub event: i32,
     /// libvirt's detail.
     pub detail: i32,
@@ -48,7 +54,14 @@ pub struct Entry {
     pub nanos: u32,
     /// More, for people.
     pub text: Option<String>,
+    /// What it is when it is no change of the guest's life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<Parts>,
 }
+
+/// The lifecycle event of an entry that is none. A daemon of an earlier release reads such an entry as an event without a
+/// name, and goes on with the right number.
+pub const NO_LIFECYCLE: i32 = -1;
 
 /// The journal of one instance.
 pub struct Journal {
@@ -56,7 +69,16 @@ pub struct Journal {
     /// None once the file cannot be written; tried again at each event.
     file: Option<File>,
     length: u64,
-    entries: VecDeque<Entry>,
+    /// Beyond this length the file is written anew.
+    compact_at: u64,
+    entries: BTreeMap<u64, Entry>,
+    /// The numbers of those that are changes of lives, oldest first.
+    lives: VecDeque<u64>,
+    /// The numbers of the others, oldest first.
+    notices: HashMap<Uuid, VecDeque<u64>>,
+    notices_kept: usize,
+    /// The highest number of those that are no longer here.
+    gone: u64,
     next: u64,
     /// The file ends within a line: a write was cut off.
     torn: bool,
@@ -77,7 +99,12 @@ impl Journal {
             path: path.to_path_buf(),
             file: None,
             length: 0,
-            entries: VecDeque::new(),
+            compact_at: COMPACT_AT,
+            entries: BTreeMap::new(),
+            lives: VecDeque::new(),
+            notices: HashMap::new(),
+            notices_kept: 0,
+            gone: 0,
             next: 1,
             torn: false,
             failing: false,
@@ -111,17 +138,56 @@ impl Journal {
     }
 
     fn remember(&mut self, entry: Entry) {
-        self.next = entry.sequence + 1;
+        if entry.sequence > self.next {
+            self.gone = entry.sequence - 1;
+        }
+        self.next = entry.sequence.saturating_add(1);
         if let Some(id) = entry.id {
             self.highest_run = self.highest_run.max(id);
             if let Some(sequence) = entry.run_sequence {
                 self.seen.insert(id, sequence);
             }
         }
-        if self.entries.len() == KEPT {
-            self.entries.pop_front();
+        if entry.notice.is_some() {
+            self.notices.entry(entry.uuid).or_default().push_back(entry.sequence);
+            self.notices_kept += 1;
+            self.drop_notice(entry.uuid);
+        } else {
+            self.lives.push_back(entry.sequence);
+            if self.lives.len() > KEPT {
+                let oldest = self.lives.pop_front();
+                self.forget(oldest);
+            }
         }
-        self.entries.push_back(entry);
+        self.entries.insert(entry.sequence, entry);
+    }
+
+    /// Makes room for a notice of this guest, if there is need.
+    fn drop_notice(&mut self, uuid: Uuid) {
+        let (of_one, of_all) = NOTICES_KEPT;
+        let count = |guest: &Uuid| self.notices.get(guest).map_or(0, VecDeque::len);
+        let from = if count(&uuid) > of_one {
+            Some(uuid)
+        } else if self.notices_kept > of_all {
+            self.notices.keys().copied().max_by_key(count)
+        } else {
+            None
+        };
+        let Some(from) = from else { return };
+        let Some(numbers) = self.notices.get_mut(&from) else { return };
+        let oldest = numbers.pop_front();
+        if numbers.is_empty() {
+            self.notices.remove(&from);
+        }
+        self.notices_kept = self.notices_kept.saturating_sub(1);
+        self.forget(oldest);
+    }
+
+    fn forget(&mut self, sequence: Option<u64>) {
+        if let Some(sequence) = sequence {
+            self.entries.remove(&sequence);
+            self.gone = self.gone.max(sequence);
+        }
     }
 
     /// The number of the next event.
@@ -149,11 +215,10 @@ impl Journal {
 
     /// The kept events after `since`, and whether some after it are no longer kept.
     pub fn after(&self, since: u64) -> (bool, impl Iterator<Item = &Entry>) {
-        let oldest = self.entries.front().map_or(self.next, |entry| entry.sequence);
         // A number from before the host's reboot is ahead of this journal: everything may have been missed.
-        let lost = since.saturating_add(1) < oldest || since >= self.next;
+        let lost = since < self.gone || since >= self.next;
         let since = if since >= self.next { 0 } else { since };
-        (lost, self.entries.iter().filter(move |entry| entry.sequence > since))
+        (lost, self.entries.range(since.saturating_add(1)..).map(|(_, entry)| entry))
     }
 
     /// Numbers an event and adds it, to the file first.
@@ -180,7 +245,7 @@ impl Journal {
         let mut line = if self.torn { vec![b'\n'] } else { Vec::new() };
         serde_json::to_writer(&mut line, entry)?;
         line.push(b'\n');
-        if self.length > COMPACT_AT {
+        if self.length > self.compact_at {
             self.compact()?;
         }
         let file = match &mut self.file {
@@ -198,7 +263,7 @@ impl Journal {
     fn compact(&mut self) -> io::Result<()> {
         let temporary = self.path.with_extension("new");
         let mut text = Vec::new();
-        for entry in &self.entries {
+        for entry in self.entries.values() {
             serde_json::to_writer(&mut text, entry)?;
             text.push(b'\n');
         }
@@ -207,6 +272,8 @@ impl Journal {
         self.file = None;
         self.torn = false;
         self.length = u64::try_from(text.len()).unwrap_or_default();
+        // Where much is kept, it is not written anew with every event.
+        self.compact_at = COMPACT_AT.max(self.length.saturating_mul(2));
         Ok(())
     }
 }
@@ -227,7 +294,14 @@ mod tests {
             seconds: 5,
             nanos: 6,
             text: None,
+            notice: None,
         }
+    }
+
+    fn notice(guest: u128) -> Entry {
+        let notice = Some(Parts { kind: 2, number: -5, texts: vec!["x".into()] });
+        let uuid = Uuid::from_u128(guest);
+        Entry { uuid, id: None, run_sequence: None, event: NO_LIFECYCLE, notice, ..entry(1, 1) }
     }
 
     #[test]
@@ -274,5 +348,75 @@ mod tests {
         let mut journal = Journal::open(&dir.path().join("no/such/dir/events")).unwrap();
         assert_eq!(journal.add(entry(1, 1)).sequence, 1);
         assert_eq!(journal.after(0).1.count(), 1);
+    }
+
+    #[test]
+    fn lines_of_an_earlier_release_are_read_and_ours_keep_its_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events");
+        let uuid = Uuid::nil();
+        let line = format!(
+            r#"{{"sequence":1,"uuid":"{uuid}","name":"a","id":3,"run_sequence":1,"event":2,"detail":0,"seconds":5,"nanos":6,"text":null}}"#
+        );
+        fs::write(&path, format!("{line}\n")).unwrap();
+        let mut journal = Journal::open(&path).unwrap();
+        assert_eq!((journal.next_sequence(), journal.after(0).1.next().unwrap().notice.clone()), (2, None));
+        let added = journal.add(notice(7));
+        assert_eq!(Journal::open(&path).unwrap().after(1).1.collect::<Vec<_>>(), [&added]);
+        let text = fs::read_to_string(&path).unwrap();
+        let mut lines = text.lines();
+        assert_eq!(serde_json::to_string(&entry(1, 1)).unwrap().matches("notice").count(), 0);
+        assert_eq!(lines.next(), Some(line.as_str()));
+        assert!(lines.next().unwrap().contains(r#""event":-1,"#), "{text}");
+    }
+
+    #[test]
+    fn a_guest_that_makes_much_happen_pushes_out_its_own_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events");
+        let mut journal = Journal::open(&path).unwrap();
+        journal.add(entry(1, 1));
+        let quiet = journal.add(notice(1)).sequence;
+        for _ in 0..2 * NOTICES_KEPT.0 {
+            journal.add(notice(2));
+        }
+        let last = journal.add(entry(1, 2)).sequence;
+        let check = |journal: &Journal| {
+            let kept: Vec<u64> = journal.after(0).1.map(|entry| entry.sequence).collect();
+            assert_eq!((kept[0], kept[1], kept.last().copied()), (1, quiet, Some(last)));
+            assert_eq!(kept.len(), 3 + NOTICES_KEPT.0);
+            assert!(journal.after(quiet).0 && !journal.after(kept[2] - 1).0);
+        };
+        check(&journal);
+        check(&Journal::open(&path).unwrap());
+        // What is written anew has holes, and they are known.
+        journal.compact().unwrap();
+        check(&Journal::open(&path).unwrap());
+    }
+
+    #[test]
+    fn many_guests_share_what_is_kept_of_notices() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(&dir.path().join("events")).unwrap();
+        let quiet = journal.add(notice(0)).sequence;
+        let (of_one, of_all) = NOTICES_KEPT;
+        for turn in 0..of_one {
+            for guest in 1..=(2 * of_all / of_one) as u128 {
+                journal.add(notice(guest));
+            }
+            assert!(journal.after(0).1.count() <= of_all + 1, "turn {turn}");
+        }
+        assert_eq!(journal.after(0).1.next().map(|entry| entry.sequence), Some(quiet));
+    }
+
+    #[test]
+    fn lives_are_kept_up_to_their_own_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(&dir.path().join("no/such/dir/events")).unwrap();
+        for number in 0..KEPT as u64 + 10 {
+            journal.add(entry(1, number));
+        }
+        assert_eq!(journal.after(0).1.count(), KEPT);
+        assert!(journal.after(9).0 && !journal.after(10).0);
     }
 }

@@ -6,6 +6,7 @@ use api::{
     consts::{
         DefinedDetail, LifecycleEvent, MemoryFlags, MetadataType, ModificationImpact, UndefinedDetail, VcpuFlags,
     },
+    notice::Notice,
     remote,
 };
 use model::{Domain, MetadataError};
@@ -252,6 +253,8 @@ impl Control {
         if affected.config {
             self.change_definition(&uuid, "change the metadata of", change)?;
         }
+        let uri = args.uri.clone().filter(|_| kind == MetadataType::Element);
+        self.publish_notice(uuid, Notice::MetadataChange { kind: kind as i32, uri });
         Ok(().into())
     }
 

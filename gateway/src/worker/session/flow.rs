@@ -7,6 +7,7 @@ use libclient::driven::Done;
 use wire::{Header, WireError};
 
 use super::{Cursor, Fault, Over, Pending, Purpose, Registrations, Session, internal};
+use crate::worker::events::sequence_of;
 
 /// The flow of events from the driver.
 #[derive(Default)]
@@ -109,13 +110,13 @@ impl Session {
             return Ok(());
         }
         for event in self.link.take_events() {
-            let Event::BulkheadDomainEvent(happened) = &event else { continue };
-            if self.flow.registrations.as_mut().is_some_and(|cursor| cursor.pass(happened.sequence)) {
-                for message in self.registrations.messages(happened) {
+            let Some(sequence) = sequence_of(&event) else { continue };
+            if self.flow.registrations.as_mut().is_some_and(|cursor| cursor.pass(sequence)) {
+                for message in self.registrations.messages(&event) {
                     self.conn.queue_event(&message)?;
                 }
             }
-            if self.flow.client.as_mut().is_some_and(|cursor| cursor.pass(happened.sequence)) {
+            if self.flow.client.as_mut().is_some_and(|cursor| cursor.pass(sequence)) {
                 self.conn.queue_event(&event)?;
             }
         }

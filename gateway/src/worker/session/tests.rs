@@ -382,6 +382,47 @@ fn events_come_once_for_each_registration() {
 }
 
 #[test]
+fn what_else_happens_goes_to_those_who_registered_for_it() {
+    let mut rig = Rig::open(Rights::Full);
+    let mut registered = [0; 4];
+    for (id, event) in registered.iter_mut().zip([0, 1, 13, 23]) {
+        let Reply::ConnectDomainEventCallbackRegisterAny(ret) = rig.ok(&register(event)) else { panic!() };
+        *id = ret.callback_id;
+    }
+    let dom = test_domain(&mut rig);
+    rig.ok(&Call::DomainReset(remote::DomainResetArgs { dom: dom.clone(), flags: 0 }));
+    rig.ok(&Call::DomainSetMemory(remote::DomainSetMemoryArgs { dom: dom.clone(), memory: 1024 }));
+    rig.ok(&Call::DomainSetMetadata(remote::DomainSetMetadataArgs {
+        dom: dom.clone(),
+        r#type: 1,
+        metadata: Some("a title".into()),
+        ..Default::default()
+    }));
+    rig.ok(&Call::DomainSuspend(remote::DomainSuspendArgs { dom: dom.clone() }));
+    let told: Vec<(i32, bool)> = rig
+        .events()
+        .into_iter()
+        .map(|event| match event {
+            Event::DomainEventCallbackReboot(msg) => (msg.callback_id, msg.msg.dom.uuid == dom.uuid),
+            Event::DomainEventCallbackBalloonChange(msg) => (msg.callback_id, msg.msg.actual == 1024),
+            Event::DomainEventCallbackMetadataChange(msg) => (msg.callback_id, (msg.r#type, msg.nsuri) == (1, None)),
+            Event::DomainEventCallbackLifecycle(msg) => (msg.callback_id, msg.msg.event == 3),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let [lifecycle, reboot, balloon, metadata] = registered;
+    assert_eq!(told, [reboot, balloon, metadata, lifecycle].map(|id| (id, true)));
+
+    rig.ok(&Call::ConnectDomainEventRegisterAny(remote::ConnectDomainEventRegisterAnyArgs { event_id: 1 }));
+    rig.ok(&Call::DomainReset(remote::DomainResetArgs { dom, flags: 0 }));
+    let events = rig.events();
+    assert!(
+        matches!(&events[..], [Event::DomainEventReboot(_), Event::DomainEventCallbackReboot(_)]),
+        "both styles: {events:?}"
+    );
+}
+
+#[test]
 fn the_old_style_of_events_has_its_own_messages() {
     let mut rig = Rig::open(Rights::Full);
     rig.ok(&Call::ConnectDomainEventRegister(remote::ConnectDomainEventRegisterArgs {}));
@@ -450,6 +491,12 @@ impl FakeQemud {
 
     fn event(&mut self, sequence: u64) {
         let event = Event::BulkheadDomainEvent(bulkhead::DomainEventMsg { sequence, ..Default::default() });
+        self.0.queue_with(IpcKind::Event, 0, Vec::new(), |out| ipc_codec::encode_event(&event, out)).unwrap();
+        self.0.flush().unwrap();
+    }
+
+    fn notice(&mut self, sequence: u64, kind: i32) {
+        let event = Event::BulkheadDomainNotice(bulkhead::DomainNoticeMsg { sequence, kind, ..Default::default() });
         self.0.queue_with(IpcKind::Event, 0, Vec::new(), |out| ipc_codec::encode_event(&event, out)).unwrap();
         self.0.flush().unwrap();
     }
@@ -573,6 +620,29 @@ fn who_counts_events_is_cut_off_when_some_are_gone_and_so_asks_again() {
     let ret = bulkhead::EventsSubscribeRet { next: 2, lost: false };
     qemud.reply(serial, &Reply::BulkheadEventsSubscribe(ret));
     assert!(matches!(rig.pass(), Err(Over::Broken(_))));
+}
+
+#[test]
+fn notices_and_events_have_one_sequence_across_a_restart() {
+    let mut rig = Rig::new();
+    let mut qemud = open_qemud(&mut rig);
+    rig.send(&register(1), Vec::new());
+    rig.pass().unwrap();
+    assert_eq!(qemud.subscription(&mut rig, 8), None);
+    rig.pass().unwrap();
+    rig.received();
+    qemud.notice(8, 1);
+    qemud.event(9);
+    qemud.notice(9, 1);
+    qemud.notice(10, 99);
+    let events = rig.events();
+    assert!(matches!(&events[..], [Event::DomainEventCallbackReboot(_)]), "each number once: {events:?}");
+    drop(qemud);
+    rig.pass().unwrap();
+    rig.pass().unwrap();
+    assert_eq!(rig.session.take_dial(), Some(true));
+    let mut qemud = FakeQemud::dialed(&mut rig);
+    assert_eq!(qemud.subscription(&mut rig, 12), Some(10), "behind the last, which had no message");
 }
 
 #[test]

@@ -104,7 +104,9 @@ impl Listener {
             }),
             Listener::Tcp(listener) => listener.accept().map(|(socket, address)| {
                 // Small questions and small answers: each goes at once. A worker's transport must not block.
-                let set = socket.set_nodelay(true).and_then(|()| socket.set_nonblocking(true));
+                // A host that vanishes must not keep its place for ever.
+                let keep = || rustix::net::sockopt::set_socket_keepalive(&socket, true).map_err(io::Error::from);
+                let set = socket.set_nodelay(true).and_then(|()| socket.set_nonblocking(true)).and_then(|()| keep());
                 (socket.into(), set.map(|()| Peer::Remote(address)))
             }),
         }
@@ -414,8 +416,9 @@ impl Acceptor {
         {
             self.workers.authorized(key, word);
         }
-        if let Some(key) = heard.unasked {
+        if let Some(key) = heard.done {
             self.polkit.forget(key);
+            self.dials.forget(key);
         }
     }
 

@@ -113,8 +113,8 @@ pub struct Heard {
     pub dial: Option<(Key, Rights, bool)>,
     /// It wants to know what polkit says.
     pub question: Option<Question>,
-    /// It waits for polkit no more.
-    pub unasked: Option<Key>,
+    /// It waits for nobody's answer any more.
+    pub done: Option<Key>,
 }
 
 /// Every worker.
@@ -305,7 +305,7 @@ impl Workers {
             }
             heard.dial = None;
             heard.question = None;
-            heard.unasked = Some(key);
+            heard.done = Some(key);
             heard.released = heard.released.or(self.forget(key));
         }
         heard
@@ -355,6 +355,7 @@ impl Workers {
                         let (peer, rights) = (*peer, *rights);
                         heard.released = Some(peer);
                         heard.dial = None;
+                        heard.done = Some(key);
                         let until = Instant::now() + self.limits.keep;
                         worker.duty = Duty::Kept { who: peer.who(), rights, until };
                         self.kept.push(key);
@@ -508,6 +509,11 @@ impl Dials {
         let (due, rest) = std::mem::take(&mut self.waiting).into_iter().partition(due);
         self.waiting = rest;
         due
+    }
+
+    /// This worker waits no more.
+    pub fn forget(&mut self, key: Key) {
+        self.waiting.retain(|waiting| waiting.key != key);
     }
 
     /// Takes out all of them.

@@ -37,7 +37,11 @@ enum State {
     /// qemud, and no connection to it now.
     Down,
     /// The acceptor was asked for one.
-    Dialing { queued: Vec<Queued> },
+    Dialing {
+        queued: Vec<Queued>,
+        /// The bytes that the client has sent meanwhile.
+        bytes: usize,
+    },
     /// There is one.
     Up(Box<Driven>),
 }
@@ -113,7 +117,7 @@ impl Link {
     /// Asks for a connection, if none is on its way.
     pub fn dial_now(&mut self, again: bool) {
         if !matches!(self.state, State::Dialing { .. }) {
-            self.state = State::Dialing { queued: Vec::new() };
+            self.state = State::Dialing { queued: Vec::new(), bytes: 0 };
             self.second_hand = false;
             self.dial = Some(again);
         }
@@ -138,7 +142,7 @@ impl Link {
                 self.unsent = true;
                 Ok(())
             }
-            State::Dialing { queued } => {
+            State::Dialing { queued, .. } => {
                 // The same rule as the driver's, before the call is let wait.
                 api::check_access(&call, self.read_only)?;
                 queued.push(Queued { token, call, fds });
@@ -152,7 +156,10 @@ impl Link {
 
     /// Takes the acceptor's answer. What waited is submitted behind `first`, or has failed.
     pub fn dialed(&mut self, answer: Result<UnixStream, Error>, first: Option<(u64, Call)>, done: &mut Vec<Done>) {
-        let State::Dialing { queued } = mem::replace(&mut self.state, State::Down) else { return };
+        if !matches!(self.state, State::Dialing { .. }) {
+            return;
+        }
+        let State::Dialing { queued, .. } = mem::replace(&mut self.state, State::Down) else { return };
         let failed = |token, error: &Error| Done { token, result: Err(error.clone()) };
         match answer.and_then(|socket| Driven::qemu(socket, self.read_only)) {
             Ok(driven) => {
@@ -169,6 +176,22 @@ impl Link {
                 let tokens = first.into_iter().chain(queued.iter().map(|queued| queued.token));
                 done.extend(tokens.map(|token| failed(token, &error)));
             }
+        }
+    }
+
+    /// Notes the size of a call that may be let wait.
+    pub fn weigh(&mut self, size: usize) {
+        if let State::Dialing { bytes, .. } = &mut self.state {
+            *bytes = bytes.saturating_add(size);
+        }
+    }
+
+    /// Bytes that wait for the driver, or for a connection to it.
+    pub fn backlog(&self) -> usize {
+        match &self.state {
+            State::Up(driven) => driven.backlog(),
+            State::Dialing { bytes, .. } => *bytes,
+            State::Closed | State::Down => 0,
         }
     }
 

@@ -121,6 +121,8 @@ impl Worker {
                     refuser.add(socket.into(), peer, code, reason);
                     return self.acceptor.with(|channel| refuser.run(channel));
                 }
+                // What the last client has not waited for.
+                (ToWorker::Dialed | ToWorker::NotDialed { .. } | ToWorker::Authorized(_), _) => {}
                 _ => return Err(WorkerError::Nonsense),
             }
         }

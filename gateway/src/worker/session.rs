@@ -27,7 +27,7 @@ use wire::{
 
 mod flow;
 
-use self::flow::Flow;
+use self::flow::{Flow, Registered};
 use super::{
     events::{Cursor, Registrations},
     link::{Kept, Link, News},
@@ -41,6 +41,8 @@ const IN_FLIGHT: usize = 1024;
 /// Bytes that may wait for a client before nothing more is done for it, and before it is given up.
 const BACKLOG_PAUSE: usize = 256 << 10;
 const BACKLOG_DROP: usize = 64 << 20;
+/// Bytes of calls that may wait for the driver before the client is not read any more.
+const LINK_PAUSE: usize = 1 << 20;
 /// While a client is not read, a sign of life goes to it so often, because its pings are not seen either.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
@@ -216,6 +218,22 @@ impl Session {
             return Err(over);
         }
         loop {
+            self.work_once(now)?;
+            // What was sent has made room again, and nothing else would tell of it.
+            if self.paused.is_none() || !self.may_take() {
+                break;
+            }
+            self.paused = None;
+        }
+        match self.conn.backlog() {
+            0 if self.closing && !self.conn.wants_write() => Err(Over::Left),
+            backlog if backlog > BACKLOG_DROP => Err(Over::Broken(Fault::Backlog(backlog).into())),
+            _ => Ok(()),
+        }
+    }
+
+    fn work_once(&mut self, now: Instant) -> Result<(), Over> {
+        loop {
             self.take_done()?;
             self.take_events()?;
             self.take_frames(now)?;
@@ -231,12 +249,7 @@ impl Session {
         }
         self.tick(now)?;
         self.link.flush();
-        self.conn.flush()?;
-        match self.conn.backlog() {
-            0 if self.closing => Err(Over::Left),
-            backlog if backlog > BACKLOG_DROP => Err(Over::Broken(Fault::Backlog(backlog).into())),
-            _ => Ok(()),
-        }
+        Ok(self.conn.flush().map(drop)?)
     }
 
     /// Ends the session. What it leaves may serve the next one of the same user.
@@ -281,7 +294,9 @@ impl Session {
 
     /// The acceptor's answer.
     pub fn dialed(&mut self, answer: Result<UnixStream, Error>) {
-        let lost = answer.is_err() && self.wants_events();
+        // Who has been told of events before counts on being told of the next one; anybody else has an answer to wait for.
+        let cursors = [self.flow.registrations, self.flow.client];
+        let lost = answer.is_err() && cursors.into_iter().flatten().any(|cursor| cursor.last().is_some());
         let first = (answer.is_ok() && self.wants_events()).then(|| self.subscription());
         self.link.dialed(answer, first, &mut self.done);
         if lost && self.stage == Stage::Open {
@@ -304,7 +319,7 @@ impl Session {
         }
         let room = self.conn.backlog() < BACKLOG_PAUSE;
         let streams = self.streams.interests(room);
-        sources.extend(streams.map(|(fd, read, write)| PollFd::from_borrowed_fd(fd, flags(read, write))));
+        sources.extend(streams.map(|(_, fd, read, write)| PollFd::from_borrowed_fd(fd, flags(read, write))));
     }
 
     /// When [`Session::work`] has something to do even if nothing is ready.
@@ -319,6 +334,10 @@ impl Session {
         let mut told = told.iter().copied();
         let client = told.next().unwrap_or(PollFlags::empty());
         let driver = self.link.source().is_some().then(|| told.next()).flatten();
+        // The same as were polled: nothing has happened since.
+        let room = self.conn.backlog() < BACKLOG_PAUSE;
+        let places: Vec<usize> = self.streams.interests(room).map(|(place, ..)| place).collect();
+        let told = places.into_iter().zip(told);
         let result = self.ready_client(client, now).and_then(|()| self.ready_streams(told));
         if let Err(over) = result {
             self.over.get_or_insert(over);
@@ -339,8 +358,8 @@ impl Session {
         }
     }
 
-    fn ready_streams(&mut self, told: impl Iterator<Item = PollFlags>) -> Result<(), Over> {
-        for (place, flags) in told.enumerate() {
+    fn ready_streams(&mut self, told: impl Iterator<Item = (usize, PollFlags)>) -> Result<(), Over> {
+        for (place, flags) in told {
             if flags.is_empty() {
                 continue;
             }
@@ -410,7 +429,11 @@ impl Session {
 
     /// May the client be given more to do now?
     fn may_take(&self) -> bool {
-        !self.closing && self.pending.len() < IN_FLIGHT && self.conn.backlog() < BACKLOG_PAUSE && !self.streams.full()
+        !self.closing
+            && self.pending.len() < IN_FLIGHT
+            && self.conn.backlog() < BACKLOG_PAUSE
+            && self.link.backlog() < LINK_PAUSE
+            && !self.streams.full()
     }
 
     fn take_frames(&mut self, _: Instant) -> Result<(), Over> {
@@ -425,7 +448,10 @@ impl Session {
                 }
                 Meaning::Stream => {
                     let id = StreamId::from(&frame.header);
-                    self.streams.take(id, Packet::decode(frame)?, &mut self.conn)?;
+                    // What is of no stream, or of one that is over, is nobody's.
+                    if self.streams.has(id) {
+                        self.streams.take(id, Packet::decode(frame)?, &mut self.conn)?;
+                    }
                 }
                 Meaning::Reply | Meaning::Event | Meaning::Nothing => {}
             }
@@ -453,6 +479,7 @@ impl Session {
             return Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, "authentication required"));
         }
         let call = codec::decode_call(&frame)?;
+        self.link.weigh(frame.payload.len());
         match call {
             Call::AuthList(_) => Ok(Some(self.log_in())),
             Call::AuthSaslInit(_) => self.login.mechanisms().map(|ret| Some(Reply::AuthSaslInit(ret))),
@@ -499,7 +526,8 @@ impl Session {
             Call::ConnectDomainEventCallbackRegisterAny(args) => {
                 let callback_id = self.registrations.register(args.event_id, args.dom.map(|dom| dom.uuid))?;
                 let ret = remote::ConnectDomainEventCallbackRegisterAnyRet { callback_id };
-                Ok(self.registered(header, Reply::ConnectDomainEventCallbackRegisterAny(ret)))
+                let reply = Reply::ConnectDomainEventCallbackRegisterAny(ret);
+                Ok(self.registered(header, reply, Registered::New(callback_id)))
             }
             Call::ConnectDomainEventCallbackDeregisterAny(args) => {
                 self.registrations.deregister(args.callback_id)?;
@@ -507,7 +535,7 @@ impl Session {
             }
             Call::ConnectDomainEventRegisterAny(args) => {
                 self.registrations.register_old(args.event_id)?;
-                Ok(self.registered(header, Reply::ConnectDomainEventRegisterAny(())))
+                Ok(self.registered(header, Reply::ConnectDomainEventRegisterAny(()), Registered::Old(args.event_id)))
             }
             Call::ConnectDomainEventDeregisterAny(args) => {
                 self.registrations.deregister_old(args.event_id)?;
@@ -516,7 +544,7 @@ impl Session {
             Call::ConnectDomainEventRegister(_) => {
                 self.registrations.register_old(0)?;
                 let ret = remote::ConnectDomainEventRegisterRet { cb_registered: 1 };
-                Ok(self.registered(header, Reply::ConnectDomainEventRegister(ret)))
+                Ok(self.registered(header, Reply::ConnectDomainEventRegister(ret), Registered::Old(0)))
             }
             Call::ConnectDomainEventDeregister(_) => {
                 self.registrations.deregister_old(0)?;

@@ -163,15 +163,22 @@ fn compare(rig: &Rig, process: &Process, row: &Row) {
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
         assert_eq!(core.split_whitespace().nth(4), Some("0"), "{role} must not dump core");
     }
-    let mut found = descriptors(rig, pid);
     let mut table: BTreeMap<String, usize> =
         row.descriptors.iter().map(|(what, count)| ((*what).into(), *count)).collect();
     if role == "launcher" {
         // One for each child.
-        found.remove("rw [pidfd]");
         table.remove("rw [pidfd]");
     }
-    assert_eq!(found, table, "{role}: open descriptors on the left, the table on the right");
+    let found = || {
+        let mut found = descriptors(rig, pid);
+        if role == "launcher" {
+            found.remove("rw [pidfd]");
+        }
+        found
+    };
+    // A launcher lets go of what it handed to a child a moment after the child has it.
+    let _ = bulkhead_tests::wait_until(bulkhead_tests::LONG, || found() == table);
+    assert_eq!(found(), table, "{role}: open descriptors on the left, the table on the right");
 }
 
 /// The open descriptors of a process: how each is open, what it is, and how many are alike.

@@ -17,7 +17,7 @@ use std::{
 
 use api::{Call, Event, Op, Reply, look::Look, xdr::XdrError};
 use rustix::{
-    event::{PollFd, PollFlags, Timespec},
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd},
     io::Errno,
 };
 use thiserror::Error;
@@ -105,6 +105,8 @@ struct Inner {
     look: Look,
     /// The stream's descriptor once more, to poll without a lock.
     fd: OwnedFd,
+    /// Wakes the thread that reads for all, when another one has taken what it waits for.
+    bell: OwnedFd,
 }
 
 /// A connection to a server. Clones are the same connection; it ends with the last of them and of its streams.
@@ -124,6 +126,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
+}
+
 /// The moment a time from now; `None` if that is too far away to express, which is never.
 fn after(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
@@ -138,6 +144,7 @@ impl Client {
     pub fn new(transport: Box<dyn Transport + Send>) -> io::Result<Self> {
         let inner = Inner {
             fd: transport.as_fd().try_clone_to_owned()?,
+            bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             conn: Mutex::new(Conn::new(Layered::new(transport))),
             state: Mutex::new(State {
                 next_serial: 0,
@@ -403,12 +410,14 @@ impl Inner {
                 events |= PollFlags::OUT;
             }
         }
-        let timeout = timeout.map(|left| Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        });
-        match rustix::event::poll(&mut [PollFd::new(&self.fd, events)], timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+        let timeout = timeout.map(timespec);
+        let mut sources = [PollFd::new(&self.fd, events), PollFd::new(&self.bell, PollFlags::IN)];
+        match rustix::event::poll(&mut sources, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {
+                // Fails when it was not rung.
+                let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+                Ok(())
+            }
             Err(error) => Err(TransportError::Io(error.into()).into()),
         }
     }
@@ -479,12 +488,26 @@ impl Inner {
             return Ok(());
         }
         while lock(&self.conn).wants_write() && lock(&self.state).lost.is_none() {
-            self.poll(None)?;
+            self.tick()?;
+            self.poll_to_send()?;
             if self.pump()? {
                 self.arrived.notify_all();
+                // Who reads sleeps on the stream, where nothing is left to see.
+                let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
             }
         }
         Ok(())
+    }
+
+    /// Sleeps until there is room to write, something to read, or a sign of life is due.
+    fn poll_to_send(&self) -> Result<(), WireError> {
+        let due = lock(&self.state).keepalive.as_ref().map(Keepalive::deadline);
+        let timeout = due.map(|due| due.saturating_duration_since(Instant::now())).map(timespec);
+        let mut sources = [PollFd::new(&self.fd, PollFlags::IN | PollFlags::OUT)];
+        match rustix::event::poll(&mut sources, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(TransportError::Io(error.into()).into()),
+        }
     }
 
     fn tick(&self) -> Result<(), WireError> {

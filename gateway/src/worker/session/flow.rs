@@ -6,8 +6,17 @@ use api::{Call, Error, Event, Reply, bulkhead, remote};
 use libclient::driven::Done;
 use wire::{Header, WireError};
 
-use super::{Cursor, Fault, Over, Pending, Purpose, Registrations, Session, internal};
+use super::{Cursor, Fault, Over, Pending, Purpose, Session, internal};
 use crate::worker::events::sequence_of;
+
+/// What a registration is taken back by.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Registered {
+    /// Its number.
+    New(i32),
+    /// The number of the kind of event.
+    Old(i32),
+}
 
 /// The flow of events from the driver.
 #[derive(Default)]
@@ -17,7 +26,7 @@ pub(super) struct Flow {
     /// What the client has seen that asked for numbered events itself.
     pub(super) client: Option<Cursor>,
     /// The subscription is on its way, and these are answered when it is there.
-    pub(super) waiting: Vec<(Header, Reply)>,
+    pub(super) waiting: Vec<(Header, Reply, Registered)>,
     pub(super) subscribing: bool,
     /// The driver has been asked for events in this session.
     pub(super) used: bool,
@@ -29,13 +38,13 @@ impl Session {
     }
 
     /// The answer to a registration: at once when events flow already, else when they do.
-    pub(super) fn registered(&mut self, header: Header, reply: Reply) -> Option<Reply> {
+    pub(super) fn registered(&mut self, header: Header, reply: Reply, what: Registered) -> Option<Reply> {
         if self.flow.registrations.is_some() && !self.flow.subscribing {
             return Some(reply);
         }
-        self.flow.waiting.push((header, reply));
+        self.flow.waiting.push((header, reply, what));
         if !self.flow.subscribing {
-            self.flow.registrations = Some(Cursor::default());
+            self.flow.registrations.get_or_insert_default();
             let (token, call) = self.subscription();
             if let Err(error) = self.link.submit(token, call, Vec::new()) {
                 self.done.push(Done { token, result: Err(error) });
@@ -80,7 +89,7 @@ impl Session {
                 let cursors = [&mut self.flow.registrations, &mut self.flow.client];
                 let missed =
                     cursors.into_iter().flatten().fold(false, |missed, cursor| cursor.subscribed(&ret) | missed);
-                for (header, reply) in waiting {
+                for (header, reply, _) in waiting {
                     self.conn.queue_answer(&header, &Ok(reply), Vec::new())?;
                 }
                 if missed {
@@ -94,11 +103,16 @@ impl Session {
             }
             Err(error) if waiting.is_empty() => log::warn!("no events: {}", error.full_text()),
             Err(error) => {
-                // Those that wait have asked for what this driver does not have, and are told so.
-                self.registrations = Registrations::new();
-                self.flow.registrations = None;
-                for (header, _) in waiting {
+                // Those that wait have no events, and are told so; those that had them keep their place for when qemud is back.
+                for (header, _, what) in waiting {
+                    let _ = match what {
+                        Registered::New(id) => self.registrations.deregister(id),
+                        Registered::Old(event) => self.registrations.deregister_old(event),
+                    };
                     self.conn.queue_error(&header, &error)?;
+                }
+                if !self.registrations.any() {
+                    self.flow.registrations = None;
                 }
             }
         }

@@ -576,6 +576,99 @@ fn a_lost_qemud_fails_what_was_under_way_and_the_next_call_dials() {
 }
 
 #[test]
+fn a_long_answer_holds_up_no_call_behind_it() {
+    let mut rig = Rig::new();
+    let mut qemud = open_qemud(&mut rig);
+    let mut last = 0;
+    for _ in 0..4 {
+        last = rig.send(&hostname(), Vec::new());
+        rig.pass().unwrap();
+        let (call, _) = qemud.next();
+        let ret = remote::ConnectGetHostnameRet { hostname: "h".repeat(150 << 10) };
+        qemud.reply(call, &Reply::ConnectGetHostname(ret));
+        rig.pass().unwrap();
+    }
+    assert!(rig.session.paused.is_some(), "the client has not read anything");
+    for _ in 0..100 {
+        if rig.answer(last, Op::ConnectGetHostname).is_some() {
+            break;
+        }
+        rig.pass().unwrap();
+    }
+    // The clock stands still: nothing here waits for a timer.
+    rig.ok(&feature(8));
+}
+
+#[test]
+fn a_registration_without_qemud_is_an_error_and_not_the_end() {
+    let mut rig = Rig::new();
+    drop(open_qemud(&mut rig));
+    rig.pass().unwrap();
+    rig.pass().unwrap();
+    let serial = rig.send(&register(0), Vec::new());
+    rig.pass().unwrap();
+    assert_eq!(rig.session.take_dial(), Some(false));
+    rig.session.dialed(Err(Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::RPC, "nobody listens")));
+    rig.pass().unwrap();
+    let answer = rig.answer(serial, Op::ConnectDomainEventCallbackRegisterAny).unwrap();
+    assert_eq!(answer.unwrap_err().message, "nobody listens");
+    open_qemud_again_by_a_call(&mut rig);
+}
+
+fn open_qemud_again_by_a_call(rig: &mut Rig) {
+    rig.send(&hostname(), Vec::new());
+    rig.pass().unwrap();
+    assert_eq!(rig.session.take_dial(), Some(false));
+}
+
+#[test]
+fn a_registration_that_fails_takes_no_other_with_it() {
+    let mut rig = Rig::new();
+    let mut qemud = open_qemud(&mut rig);
+    rig.send(&register(0), Vec::new());
+    rig.pass().unwrap();
+    qemud.subscription(&mut rig, 5);
+    rig.pass().unwrap();
+    rig.received();
+    drop(qemud);
+    rig.pass().unwrap();
+    rig.pass().unwrap();
+    assert_eq!(rig.session.take_dial(), Some(true));
+    let mut qemud = FakeQemud::dialed(&mut rig);
+    qemud.next();
+    let second = rig.send(&register(0), Vec::new());
+    rig.pass().unwrap();
+    // It goes away once more before it has answered.
+    drop(qemud);
+    rig.pass().unwrap();
+    rig.pass().unwrap();
+    assert!(rig.answer(second, Op::ConnectDomainEventCallbackRegisterAny).unwrap().is_err());
+    assert_eq!(rig.session.take_dial(), Some(true), "the first one goes on to listen");
+    let mut qemud = FakeQemud::dialed(&mut rig);
+    assert_eq!(qemud.subscription(&mut rig, 6), Some(4));
+    qemud.event(5);
+    assert_eq!(rig.events().len(), 1);
+}
+
+#[test]
+fn calls_without_end_that_qemud_does_not_take_are_not_read() {
+    let mut rig = Rig::new();
+    rig.log_in();
+    rig.send(&open("", 0), Vec::new());
+    rig.pass().unwrap();
+    let text = "x".repeat(200 << 10);
+    for _ in 0..200 {
+        let args = remote::DomainLookupByNameArgs { name: text.clone() };
+        rig.serial += 1;
+        rig.client.queue_call(rig.serial, &Call::DomainLookupByName(args), Vec::new()).unwrap();
+        let _ = rig.client.flush().unwrap();
+        rig.pass().unwrap();
+    }
+    assert!(rig.session.link.backlog() < 2 << 20, "{}", rig.session.link.backlog());
+    assert!(rig.client.backlog() > 30 << 20, "the client keeps what nobody takes");
+}
+
+#[test]
 fn who_listens_gets_every_event_once_across_a_restart() {
     let mut rig = Rig::new();
     let mut qemud = open_qemud(&mut rig);

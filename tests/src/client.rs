@@ -209,3 +209,34 @@ impl Shell {
         assert_eq!(self.terminal.exit(), 0);
     }
 }
+
+/// Makes two tests of a function that takes an instance and its gateway: `NAME::session` and `NAME::system`. Each is marked
+/// as skipped where its instance or the client program cannot be.
+#[macro_export]
+macro_rules! on_session_and_system {
+    ($client:expr, $name:ident) => {
+        mod $name {
+            use bulkhead_tests::{Client, Gateway, Instance};
+
+            #[test]
+            fn session() {
+                if $client.is_here(concat!(stringify!($name), " (session)")) {
+                    let instance = Instance::session();
+                    let gateway = Gateway::start(&instance);
+                    super::$name(&instance, &gateway);
+                }
+            }
+
+            #[test]
+            fn system() {
+                const TEST: &str = concat!(stringify!($name), " (system)");
+                if $client.is_here(TEST)
+                    && let Some(instance) = Instance::system(TEST)
+                {
+                    let gateway = Gateway::start(&instance);
+                    super::$name(&instance, &gateway);
+                }
+            }
+        }
+    };
+}

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     instance::{Instance, Output, run},
     terminal::Terminal,
-    wait::skip,
+    wait::{LONG, skip, wait_until},
 };
 
 /// What virsh says when it waits for a command.
@@ -170,9 +170,7 @@ impl Virsh<'_> {
     /// Starts an interactive session.
     #[must_use]
     pub fn shell(&self) -> Shell {
-        let mut terminal = self.terminal(&[]);
-        terminal.expect(PROMPT);
-        Shell { terminal, prompt: PROMPT }
+        Shell::start(self.command(&[]))
     }
 }
 
@@ -185,6 +183,34 @@ pub struct Shell {
 }
 
 impl Shell {
+    /// Starts a command that is such a virsh.
+    #[must_use]
+    pub fn start(command: Command) -> Shell {
+        let mut terminal = Terminal::on_pty(command);
+        terminal.expect(PROMPT);
+        Shell { terminal, prompt: PROMPT }
+    }
+
+    /// Types a command that opens a console, and leaves that by its key; returns what comes up to the next prompt.
+    ///
+    /// # Panics
+    /// When neither a console is opened nor an error shown.
+    pub fn console(&mut self, line: &str) -> String {
+        let from = self.terminal.output.len();
+        self.terminal.line(line);
+        let opened = self.terminal.output.wait(LONG, |bytes| {
+            let text = String::from_utf8_lossy(&bytes[from..]).into_owned();
+            (text.contains("Escape character is") || text.contains("error:")).then(|| text.contains("Escape"))
+        });
+        assert!(opened.is_some(), "no console: {}", self.terminal.output.text());
+        if opened == Some(true) {
+            // It says so before the key counts.
+            assert!(wait_until(LONG, || self.terminal.is_passing_through()), "{}", self.terminal.output.text());
+            self.terminal.send(b"\x1d");
+        }
+        self.terminal.expect(self.prompt).replace("\r\n", "\n")
+    }
+
     /// Types a command, and returns what comes up to the next prompt, with lines that end in "\n".
     pub fn command(&mut self, line: &str) -> String {
         self.terminal.line(line);

@@ -1,6 +1,6 @@
 """Follows the events of a host, as a program with libvirt's own event loop does.
 
-    events.py URI [--only DOMAIN] [--keepalive SECONDS COUNT] [--read-only]
+    events.py URI [--only DOMAIN]... [--keepalive SECONDS COUNT] [--read-only]
 
 Every line that it prints is one thing that happened; "ready" is the first. It reads commands, a line each:
 
@@ -8,6 +8,9 @@ Every line that it prints is one thing that happened; "ready" is the first. It r
     title NAME      gives a domain a title
     alive           what libvirt thinks of the connection
     drop old        no more events in the old style
+    define FILE     the same for create; what a document describes
+    start DOMAIN    the same for suspend, resume, reboot, reset, nmi, shutdown, destroy, undefine
+    rename DOMAIN NAME
     quit            closes the connection and leaves
 """
 
@@ -48,9 +51,9 @@ class Program:
         self.ids.append(self.conn.domainEventRegisterAny(None, balloon, self.balloon, None))
         metadata = libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE
         self.ids.append(self.conn.domainEventRegisterAny(None, metadata, self.metadata, None))
-        if arguments.only:
-            domain = self.conn.lookupByName(arguments.only)
-            self.ids.append(self.conn.domainEventRegisterAny(domain, lifecycle, self.lifecycle, "only"))
+        for name in arguments.only:
+            domain = self.conn.lookupByName(name)
+            self.ids.append(self.conn.domainEventRegisterAny(domain, lifecycle, self.lifecycle, "only-" + name))
         libvirt.virEventAddHandle(0, libvirt.VIR_EVENT_HANDLE_READABLE, self.readable, None)
 
     def old(self, _, domain, event, detail, __):
@@ -95,8 +98,31 @@ class Program:
                 say("dropped")
             elif line == "quit":
                 self.over = True
+            else:
+                self.verb(*line.split(" "))
+                say("did", line)
         except libvirt.libvirtError as error:
             say("error", error.get_error_code(), error.get_error_message())
+
+    def verb(self, verb, what, name=None):
+        if verb in ("define", "create"):
+            with open(what, encoding="utf-8") as file:
+                document = file.read()
+            self.conn.defineXML(document) if verb == "define" else self.conn.createXML(document)
+            return
+        domain = self.conn.lookupByName(what)
+        {
+            "start": domain.create,
+            "suspend": domain.suspend,
+            "resume": domain.resume,
+            "reboot": domain.reboot,
+            "reset": domain.reset,
+            "nmi": domain.injectNMI,
+            "shutdown": domain.shutdown,
+            "destroy": domain.destroy,
+            "undefine": domain.undefine,
+            "rename": lambda: domain.rename(name),
+        }[verb]()
 
     def drop_old(self):
         if self.has_old:
@@ -118,7 +144,7 @@ class Program:
 
 parser = argparse.ArgumentParser()
 parser.add_argument("uri")
-parser.add_argument("--only")
+parser.add_argument("--only", action="append", default=[])
 parser.add_argument("--keepalive", nargs=2, type=int)
 parser.add_argument("--read-only", action="store_true")
 Program(parser.parse_args()).run()

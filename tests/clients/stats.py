@@ -34,6 +34,9 @@ for _ in range(int(sys.argv[2]) if len(sys.argv) > 2 else 1):
             "memory": domain.memoryStats() if domain.isActive() else None,
             "vcpus": domain.vcpus()[0] if domain.isActive() else None,
             "max_vcpus": domain.vcpusFlags(libvirt.VIR_DOMAIN_VCPU_MAXIMUM),
+            "cpu": domain.getCPUStats(True) if domain.isActive() else None,
+            "limits": domain.memoryParameters(),
+            "emulator": domain.emulatorPinInfo(),
         }
         for domain in domains
     }

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     instance::{Instance, Output, run},
     terminal::Terminal,
-    wait::skip,
+    wait::{LONG, skip, wait_until},
 };
 
 /// What virsh says when it waits for a command.
@@ -180,9 +180,7 @@ impl Virsh<'_> {
     /// Starts an interactive session.
     #[must_use]
     pub fn shell(&self) -> Shell {
-        let mut terminal = self.terminal(&[]);
-        terminal.expect(PROMPT);
-        Shell { terminal, prompt: PROMPT }
+        Shell::start(self.command(&[]))
     }
 }
 
@@ -195,6 +193,34 @@ pub struct Shell {
 }
 
 impl Shell {
+    /// Starts a command that is such a virsh.
+    #[must_use]
+    pub fn start(command: Command) -> Shell {
+        let mut terminal = Terminal::on_pty(command);
+        terminal.expect(PROMPT);
+        Shell { terminal, prompt: PROMPT }
+    }
+
+    /// Types a command that opens a console, and leaves that by its key; returns what comes up to the next prompt.
+    ///
+    /// # Panics
+    /// When neither a console is opened nor an error shown.
+    pub fn console(&mut self, line: &str) -> String {
+        let from = self.terminal.output.len();
+        self.terminal.line(line);
+        let opened = self.terminal.output.wait(LONG, |bytes| {
+            let text = String::from_utf8_lossy(&bytes[from..]).into_owned();
+            (text.contains("Escape character is") || text.contains("error:")).then(|| text.contains("Escape"))
+        });
+        assert!(opened.is_some(), "no console: {}", self.terminal.output.text());
+        if opened == Some(true) {
+            // It says so before the key counts.
+            assert!(wait_until(LONG, || self.terminal.is_passing_through()), "{}", self.terminal.output.text());
+            self.terminal.send(b"\x1d");
+        }
+        self.terminal.expect(self.prompt).replace("\r\n", "\n")
+    }
+
     /// Types a command, and returns what comes up to the next prompt, with lines that end in "\n".
     pub fn command(&mut self, line: &str) -> String {
         self.terminal.line(line);
@@ -218,4 +244,35 @@ impl Shell {
         self.terminal.line("quit");
         assert_eq!(self.terminal.exit(), 0);
     }
+}
+
+/// Makes two tests of a function that takes an instance and its gateway: `NAME::session` and `NAME::system`. Each is marked
+/// as skipped where its instance or the client program cannot be.
+#[macro_export]
+macro_rules! on_session_and_system {
+    ($client:expr, $name:ident) => {
+        mod $name {
+            use bulkhead_tests::{Client, Gateway, Instance};
+
+            #[test]
+            fn session() {
+                if $client.is_here(concat!(stringify!($name), " (session)")) {
+                    let instance = Instance::session();
+                    let gateway = Gateway::start(&instance);
+                    super::$name(&instance, &gateway);
+                }
+            }
+
+            #[test]
+            fn system() {
+                const TEST: &str = concat!(stringify!($name), " (system)");
+                if $client.is_here(TEST)
+                    && let Some(instance) = Instance::system(TEST)
+                {
+                    let gateway = Gateway::start(&instance);
+                    super::$name(&instance, &gateway);
+                }
+            }
+        }
+    };
 }

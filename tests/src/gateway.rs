@@ -105,6 +105,12 @@ impl Gateway {
         format!("test+unix:///default?socket={}", self.socket().display())
     }
 
+    /// The same through the socket for those who only read.
+    #[must_use]
+    pub fn read_only_test_uri(&self) -> String {
+        format!("test+unix:///default?socket={}", self.read_only_socket().display())
+    }
+
     /// What it has said.
     #[must_use]
     pub fn log(&self) -> String {

@@ -106,6 +106,16 @@ impl Guest {
     }
 }
 
+impl Guest {
+    /// The document of such a guest for libvirt's mock hypervisor, whose host is an old one.
+    #[must_use]
+    pub fn mock_xml(&self) -> String {
+        let text = self.xml().replace("type='qemu'>\n", "type='test'>\n");
+        let text = text.replace(" arch='x86_64' machine='q35'", " arch='i686'");
+        text.replace(" arch='aarch64' machine='virt'", " arch='i686'")
+    }
+}
+
 impl Disk {
     fn element(&self, letter: char) -> String {
         format!(

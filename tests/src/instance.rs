@@ -170,6 +170,12 @@ impl Instance {
         if self.system { "qemu:///system" } else { "qemu:///session" }
     }
 
+    /// Whether it is a host's, not a user's.
+    #[must_use]
+    pub fn is_system(&self) -> bool {
+        self.system
+    }
+
     fn place(&self, system: &str, session: &str) -> PathBuf {
         if self.system {
             self.root().join(system)

@@ -139,6 +139,16 @@ impl Terminal {
         !settings.local_modes.intersects(rustix::termios::LocalModes::ICANON | rustix::termios::LocalModes::ECHO)
     }
 
+    /// Whether even the keys that make signals are handed over, as for a console; a line editor leaves those.
+    ///
+    /// # Panics
+    /// When there is no pseudo-terminal.
+    #[must_use]
+    pub fn is_passing_through(&self) -> bool {
+        let settings = rustix::termios::tcgetattr(self.input.as_ref().expect("an open input")).expect("a terminal");
+        !settings.local_modes.contains(rustix::termios::LocalModes::ISIG)
+    }
+
     /// Waits for the end of the program and of its output, and returns its exit code (128 and the signal, when a signal
     /// ended it).
     ///

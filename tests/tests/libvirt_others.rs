@@ -7,31 +7,47 @@ use std::{
     fs,
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
     process::Command,
 };
 
 use bulkhead_tests::{
-    Client, Gateway, Guest, Instance, LONG, Output, Terminal, client_program, run, skip, wait_for_file, wait_until,
+    Client, Gateway, Guest, Instance, LONG, Output, Terminal, client_program, on_session_and_system, run, skip,
+    wait_for_file, wait_until,
 };
 
 /// A user whom every host has a name for, which a bus insists on.
 const NOBODY: u32 = 65_534;
 
+on_session_and_system!(Client::Perl, perl_lives_a_guests_life);
+
+fn perl_lives_a_guests_life(instance: &Instance, gateway: &Gateway) {
+    let document = instance.document(&Guest::tiny("a"));
+    a_life_in_perl(instance, gateway, &gateway.uri(), &document, "QEMU", &[]);
+}
+
+/// The mock hypervisor has a guest of its own, which runs.
 #[test]
-fn perl_lives_a_guests_life() {
-    if !Client::Perl.is_here("perl_lives_a_guests_life") {
+fn perl_lives_a_mock_guests_life() {
+    if !Client::Perl.is_here("perl_lives_a_mock_guests_life") {
         return;
     }
     let instance = Instance::session();
     let gateway = Gateway::start(&instance);
-    let document = instance.document(&Guest::tiny("a"));
-    let output = run(client_program(&instance, "sysvirt.pl", &[&gateway.uri(), document.to_str().unwrap(), "a"]));
+    let document = instance.file("mock.xml", Guest::tiny("a").mock_xml().as_bytes());
+    a_life_in_perl(&instance, &gateway, &gateway.test_uri(), &document, "TEST", &["test"]);
+}
+
+/// Runs the program at a hypervisor of a type, on which others run besides.
+fn a_life_in_perl(instance: &Instance, gateway: &Gateway, uri: &str, document: &Path, kind: &str, others: &[&str]) {
+    let output = run(client_program(instance, "sysvirt.pl", &[uri, document.to_str().unwrap(), "a"]));
     assert_eq!(output.code, 0, "{}{}\n{}", output.stdout, output.stderr, gateway.log());
-    let uri = format!("uri {}", gateway.uri());
+    let names: Vec<&str> = ["names", "a"].iter().chain(others).copied().collect();
+    let count = 1 + others.len();
     // Kinds, details, states and codes by libvirt's numbers.
     let expected = [
-        "type QEMU",
-        &uri,
+        &format!("type {kind}"),
+        &format!("uri {uri}"),
         "library 9000000",
         "event a 0 0",
         "state 5",
@@ -42,8 +58,8 @@ fn perl_lives_a_guests_life() {
         "state 3",
         "event a 4 0",
         "autostart 1",
-        "names a",
-        "active 1 of 1",
+        &names.join(" "),
+        &format!("active {count} of {count}"),
         "error 55 Requested operation is not valid: domain is already running",
         "event a 5 1",
         "event a 1 0",
@@ -53,7 +69,7 @@ fn perl_lives_a_guests_life() {
     assert_eq!(output.stdout.lines().collect::<Vec<_>>(), expected);
 }
 
-/// A bus, and libvirt-dbus on it, in the session of a user.
+/// A bus, and libvirt-dbus on it: in the session of a user, or the host's.
 struct Bus<'a> {
     instance: &'a Instance,
     address: String,
@@ -77,10 +93,19 @@ impl<'a> Bus<'a> {
         let mut daemon = Terminal::on_pipes(command);
         daemon.expect(&address);
         let mut bus = Bus { instance, address, service: None, _daemon: daemon };
-        let mut command = Command::new("/usr/sbin/libvirt-dbus");
-        command.arg("--session");
+        let mut command = if instance.is_system() {
+            // libvirt's library looks for a host's daemon in /run/libvirt, which on this host is not ours.
+            let script = "mount -t tmpfs tmpfs /run && ln -s \"$0\" /run/libvirt && exec libvirt-dbus --system";
+            let mut command = Command::new("/usr/bin/unshare");
+            command.args(["--mount", "/bin/sh", "-c", script]).arg(gateway.socket_dir());
+            command
+        } else {
+            let mut command = Command::new("/usr/sbin/libvirt-dbus");
+            command.arg("--session");
+            command
+        };
         bus.prepare(&mut command);
-        // libvirt's library looks for a session's daemon in the user's run-time directory.
+        // And for a session's in the user's run-time directory.
         command.env("XDG_RUNTIME_DIR", gateway.socket_dir().parent().unwrap());
         bus.service = Some(Terminal::on_pipes(command));
         let owner = ["/org/freedesktop/DBus", "org.freedesktop.DBus.NameHasOwner", "string:org.libvirt"];
@@ -90,7 +115,7 @@ impl<'a> Bus<'a> {
 
     fn prepare(&self, command: &mut Command) {
         self.instance.prepare(command, self.instance.uid());
-        command.env("DBUS_SESSION_BUS_ADDRESS", &self.address);
+        command.env("DBUS_SESSION_BUS_ADDRESS", &self.address).env("DBUS_SYSTEM_BUS_ADDRESS", &self.address);
     }
 
     fn send(&self, to: &str, words: &[&str]) -> Output {
@@ -121,10 +146,10 @@ impl<'a> Bus<'a> {
     }
 }
 
+/// Not `/org/libvirt/Test`: there libvirt's library asks its own mock, in libvirt-dbus's own process.
 #[test]
-fn a_bus_carries_calls_and_events() {
-    const TEST: &str = "a_bus_carries_calls_and_events";
-    const CONNECT: &str = "/org/libvirt/QEMU";
+fn a_users_bus_carries_calls_and_events() {
+    const TEST: &str = "a_users_bus_carries_calls_and_events";
     if !Client::Dbus.is_here(TEST) {
         return;
     }
@@ -137,7 +162,23 @@ fn a_bus_carries_calls_and_events() {
     }
     let Some(instance) = Instance::session_as(uid, TEST) else { return };
     let gateway = Gateway::start(&instance);
-    let bus = Bus::start(&instance, &gateway);
+    a_bus_carries_calls_and_events(&instance, &gateway);
+}
+
+#[test]
+fn the_hosts_bus_carries_calls_and_events() {
+    const TEST: &str = "the_hosts_bus_carries_calls_and_events";
+    if !Client::Dbus.is_here(TEST) {
+        return;
+    }
+    let Some(instance) = Instance::system(TEST) else { return };
+    let gateway = Gateway::start(&instance);
+    a_bus_carries_calls_and_events(&instance, &gateway);
+}
+
+fn a_bus_carries_calls_and_events(instance: &Instance, gateway: &Gateway) {
+    const CONNECT: &str = "/org/libvirt/QEMU";
+    let bus = Bus::start(instance, gateway);
     assert_eq!(bus.call(CONNECT, &["org.libvirt.Connect.ListDomains", "uint32:0"]), "array [ ]");
     let mut monitor = bus.monitor();
     let signal = |monitor: &mut Terminal, event: i32, detail: i32| {
@@ -200,27 +241,52 @@ fn sample(metrics: &str, name: &str, label: &str) -> f64 {
     found.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-#[test]
-fn figures_are_exported_for_prometheus() {
-    if !Client::Exporter.is_here("figures_are_exported_for_prometheus") {
-        return;
+/// The exporter at a URI.
+struct Exporter {
+    port: u16,
+    _program: Terminal,
+}
+
+impl Exporter {
+    fn start(instance: &Instance, uri: &str) -> Exporter {
+        let port = free_port();
+        let mut command = Command::new("/usr/bin/prometheus-libvirt-exporter");
+        command.args(["--libvirt.uri", uri, "--web.listen-address", &format!("127.0.0.1:{port}")]);
+        instance.prepare(&mut command, instance.uid());
+        let program = Terminal::on_pipes(command);
+        let up = wait_until(LONG, || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
+        assert!(up, "{}", program.messages.text());
+        Exporter { port, _program: program }
     }
-    let instance = Instance::session();
-    let gateway = Gateway::start(&instance);
+
+    /// One look at what it exports.
+    fn metrics(&self) -> String {
+        scrape(self.port).unwrap()
+    }
+
+    /// Every scrape is a connection of its own; what they show of a guest's processor time must move on. Returns how often
+    /// it did.
+    fn time_goes_on(&self, name: &str) -> u32 {
+        let (mut last, mut grown) = (0.0, 0);
+        for _ in 0..50 {
+            let label = format!("domain=\"{name}\"");
+            let time = sample(&self.metrics(), "libvirt_domain_info_cpu_time_seconds_total", &label);
+            assert!(time >= last, "{time} after {last}");
+            grown += u32::from(time > last);
+            last = time;
+        }
+        grown
+    }
+}
+
+on_session_and_system!(Client::Exporter, figures_are_exported_for_prometheus);
+
+fn figures_are_exported_for_prometheus(instance: &Instance, gateway: &Gateway) {
     let disk = instance.file("disk.img", &[0; 65_536]);
     instance.create(&Guest::tiny("a").disk(&disk, "raw"));
     instance.create(&Guest::tiny("b"));
-    let port = free_port();
-    let mut command = Command::new("/usr/bin/prometheus-libvirt-exporter");
-    command.args(["--libvirt.uri", &gateway.uri(), "--web.listen-address", &format!("127.0.0.1:{port}")]);
-    instance.prepare(&mut command, instance.uid());
-    let exporter = Terminal::on_pipes(command);
-    assert!(
-        wait_until(LONG, || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()),
-        "{}",
-        exporter.messages.text()
-    );
-    let metrics = scrape(port).unwrap();
+    let exporter = Exporter::start(instance, &gateway.uri());
+    let metrics = exporter.metrics();
     assert_eq!((sample(&metrics, "libvirt_up", ""), sample(&metrics, "libvirt_domains_number", "")), (1.0, 2.0));
     for name in ["a", "b"] {
         let label = format!("domain=\"{name}\"");
@@ -228,16 +294,26 @@ fn figures_are_exported_for_prometheus() {
         assert_eq!(sample(&metrics, "libvirt_domain_info_maximum_memory_bytes", &label), 16.0 * 1024.0 * 1024.0);
         assert_eq!(sample(&metrics, "libvirt_domain_info_virtual_cpus", &label), 1.0);
     }
-    let (mut last, mut grown) = (0.0, 0);
-    // Every scrape is a connection of its own; what they show must move on.
-    for _ in 0..50 {
-        let time = sample(&scrape(port).unwrap(), "libvirt_domain_info_cpu_time_seconds_total", "domain=\"a\"");
-        assert!(time >= last, "{time} after {last}");
-        grown += u32::from(time > last);
-        last = time;
-    }
-    assert!(grown > 0);
+    assert!(exporter.time_goes_on("a") > 0);
     instance.ok(&["destroy", "b"]);
-    assert_eq!(sample(&scrape(port).unwrap(), "libvirt_domains_number", ""), 1.0);
+    assert_eq!(sample(&exporter.metrics(), "libvirt_domains_number", ""), 1.0);
     assert!(wait_for_file(&gateway.socket(), LONG));
+}
+
+#[test]
+fn figures_of_the_mock_hypervisor_are_exported() {
+    if !Client::Exporter.is_here("figures_of_the_mock_hypervisor_are_exported") {
+        return;
+    }
+    let instance = Instance::session();
+    let gateway = Gateway::start(&instance);
+    let exporter = Exporter::start(&instance, &gateway.test_uri());
+    let metrics = exporter.metrics();
+    assert_eq!((sample(&metrics, "libvirt_up", ""), sample(&metrics, "libvirt_domains_number", "")), (1.0, 1.0));
+    let label = "domain=\"test\"";
+    assert_eq!(sample(&metrics, "libvirt_domain_state_code", label), 1.0, "{metrics}");
+    assert_eq!(sample(&metrics, "libvirt_domain_info_maximum_memory_bytes", label), 8.0 * 1024.0 * 1024.0 * 1024.0);
+    assert_eq!(sample(&metrics, "libvirt_domain_info_virtual_cpus", label), 2.0);
+    // Its guest has run since the connection was opened.
+    assert!(sample(&metrics, "libvirt_domain_info_cpu_time_seconds_total", label) > 0.0, "{metrics}");
 }

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bulkhead_tests::{
-    Client, Gateway, Guest, Instance, LONG, PROMPT, Role, Signal, Terminal, boot_permit, client_program, run,
-    wait_until,
+    Client, Gateway, Guest, Instance, LONG, PROMPT, Role, Signal, Terminal, boot_permit, client_program,
+    on_session_and_system, run, wait_until,
 };
 use serde_json::Value;
 
@@ -27,6 +27,19 @@ impl Events {
         lines
     }
 
+    /// Every line from the beginning, once this one has come.
+    #[track_caller]
+    fn all_until(&mut self, line: &str) -> Vec<String> {
+        let wanted = format!("{line}\n");
+        let come = self
+            .0
+            .output
+            .wait(LONG, |bytes| bytes.windows(wanted.len()).any(|window| window == wanted.as_bytes()).then_some(()));
+        let text = self.0.output.text();
+        assert!(come.is_some(), "'{line}' did not come: {text}{}", self.0.messages.text());
+        text.lines().map(str::to_owned).collect()
+    }
+
     #[track_caller]
     fn ask(&mut self, command: &str, answer: &str) {
         self.0.line(command);
@@ -46,16 +59,12 @@ fn voice(lines: &[String], name: &str) -> Vec<String> {
     lines.iter().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned).collect()
 }
 
-#[test]
-fn an_event_loop_hears_both_styles_and_its_filter() {
-    if !Client::Python.is_here("an_event_loop_hears_both_styles_and_its_filter") {
-        return;
-    }
-    let instance = Instance::session();
-    let gateway = Gateway::start(&instance);
+on_session_and_system!(Client::Python, an_event_loop_hears_both_styles_and_its_filter);
+
+fn an_event_loop_hears_both_styles_and_its_filter(instance: &Instance, gateway: &Gateway) {
     instance.define(&Guest::tiny("a"));
     instance.define(&Guest::tiny("b"));
-    let mut events = Events::start(&instance, &[&gateway.uri(), "--only", "b", "--keepalive", "5", "3"]);
+    let mut events = Events::start(instance, &[&gateway.uri(), "--only", "b", "--keepalive", "5", "3"]);
     for verb in ["start", "suspend", "resume", "destroy"] {
         instance.ok(&[verb, "a"]);
         instance.ok(&[verb, "b"]);
@@ -76,14 +85,14 @@ fn an_event_loop_hears_both_styles_and_its_filter() {
     let any = voice(&lines, "any");
     assert_eq!(of(&any, "a")[..4], life("a"), "{lines:?}");
     assert_eq!(of(&any, "b"), life("b"), "{lines:?}");
-    assert_eq!(voice(&lines, "only"), life("b"), "{lines:?}");
+    assert_eq!(voice(&lines, "only-b"), life("b"), "{lines:?}");
     let old = voice(&lines, "old");
     assert_eq!((&of(&old, "a")[..4], of(&old, "b")), (&life("a")[..], life("b").to_vec()), "{lines:?}");
 
     events.ask("drop old", "dropped");
     instance.ok(&["start", "b"]);
     instance.ok(&["destroy", "b"]);
-    let lines = events.until("only b Stopped 1");
+    let lines = events.until("only-b b Stopped 1");
     assert!(voice(&lines, "old").is_empty(), "{lines:?}");
     assert!(voice(&lines, "any").contains(&"b Started 0".into()), "{lines:?}");
     events.ask("list", "list b");
@@ -122,47 +131,185 @@ fn what_else_happens_is_heard_and_is_there_after_a_restart() {
     assert_eq!(names.last(), Some(&"lifecycle"));
 }
 
-#[test]
-fn a_reader_hears_events_too() {
-    if !Client::Python.is_here("a_reader_hears_events_too") {
-        return;
-    }
-    let instance = Instance::session();
-    let gateway = Gateway::start(&instance);
-    let mut events = Events::start(&instance, &[&gateway.read_only_uri(), "--read-only"]);
+on_session_and_system!(Client::Python, a_reader_hears_events_too);
+
+fn a_reader_hears_events_too(instance: &Instance, gateway: &Gateway) {
+    let mut events = Events::start(instance, &[&gateway.read_only_uri(), "--read-only"]);
     instance.create(&Guest::tiny("a"));
     events.until("any a Started 0");
     events.leave();
 }
 
-/// libvirt's callbacks end with the daemon; ours go on, and what happened in between is heard.
+on_session_and_system!(Client::Python, each_filter_lets_its_own_domain_through);
+
+fn each_filter_lets_its_own_domain_through(instance: &Instance, gateway: &Gateway) {
+    for name in ["a", "b", "c"] {
+        instance.create(&Guest::tiny(name));
+    }
+    let mut events = Events::start(instance, &[&gateway.uri(), "--only", "a", "--only", "b"]);
+    for verb in ["suspend", "resume", "destroy"] {
+        for name in ["c", "b", "a"] {
+            events.ask(&format!("{verb} {name}"), &format!("did {verb} {name}"));
+        }
+    }
+    let mut lines = events.all_until("only-a a Stopped 1");
+    // A voice that is silent for longer may still have something to say.
+    if !voice(&lines, "only-b").contains(&"b Stopped 1".into()) {
+        lines = events.all_until("only-b b Stopped 1");
+    }
+    let life = |name: &str| ["Suspended 0", "Resumed 0", "Stopped 1"].map(|event| format!("{name} {event}"));
+    assert_eq!((voice(&lines, "only-a"), voice(&lines, "only-b")), (life("a").into(), life("b").into()), "{lines:?}");
+    let others = voice(&lines, "any").into_iter().filter(|line| line.starts_with("c ")).collect::<Vec<_>>();
+    assert_eq!(others, life("c"), "{lines:?}");
+    events.leave();
+}
+
+on_session_and_system!(Client::Python, how_a_guest_ends_is_heard);
+
+/// A document with a UUID, which may be given again.
+fn known(document: &str) -> String {
+    document.replace("</name>", "</name><uuid>8b28a0a4-2a2f-4d4c-9a76-8b5d0f8a6a0e</uuid>")
+}
+
+/// A kernel that panics, one that powers off, and definitions that change: by libvirt's numbers.
+fn how_a_guest_ends_is_heard(instance: &Instance, gateway: &Gateway) {
+    let panics = Guest { devices: "<panic model='isa'/>".into(), ..instance.linux("a") };
+    let document = instance.file("a.xml", known(&panics.xml()).as_bytes());
+    let mut events = Events::start(instance, &[&gateway.uri()]);
+    let define = format!("define {}", document.display());
+    events.ask(&define, &format!("did {define}"));
+    events.ask(&define, &format!("did {define}"));
+    for (typed, heard) in
+        [("echo c > /proc/sysrq-trigger", &["Crashed 0", "Stopped 2"]), ("poweroff -f", &["Shutdown 1", "Stopped 0"])]
+    {
+        let mut console = instance.start("a");
+        console.line(typed);
+        for event in heard {
+            events.until(&format!("any a {event}"));
+        }
+        assert_eq!(console.exit(), 0, "{}", console.messages.text());
+    }
+    // A start that QEMU itself refuses.
+    let image = instance.file("no.qcow2", &[0; 65_536]);
+    instance.define(&Guest::tiny("f").disk(&image, "qcow2"));
+    assert_ne!(instance.bulkhead(&["start", "f"]).code, 0);
+    events.until("any f Stopped 5");
+    events.ask("rename a z", "did rename a z");
+    events.ask("undefine z", "did undefine z");
+    let lines = events.all_until("any z Undefined 0");
+    // A start with a console waits until that is open.
+    let expected = [
+        "a Defined 0",
+        "a Defined 1",
+        "a Started 0",
+        "a Suspended 0",
+        "a Resumed 0",
+        "a Crashed 0",
+        "a Stopped 2",
+        "a Started 0",
+        "a Suspended 0",
+        "a Resumed 0",
+        "a Shutdown 1",
+        "a Stopped 0",
+        "f Defined 0",
+        "f Stopped 5",
+        "a Undefined 1",
+        "z Defined 2",
+        "z Undefined 0",
+    ];
+    assert_eq!(voice(&lines, "any"), expected, "{lines:?}");
+    assert_eq!(voice(&lines, "old"), expected, "{lines:?}");
+    events.leave();
+}
+
+/// The mock hypervisor's events: each connection has a host of its own, so the program itself does what it hears of.
 #[test]
-fn a_killed_daemon_is_not_noticed() {
-    if !Client::Python.is_here("a_killed_daemon_is_not_noticed") {
+fn the_mock_hypervisor_tells_of_itself() {
+    if !Client::Python.is_here("the_mock_hypervisor_tells_of_itself") {
         return;
     }
     let instance = Instance::session();
     let gateway = Gateway::start(&instance);
+    let document = instance.file("mock.xml", known(&Guest::tiny("m").mock_xml()).as_bytes());
+    let mut events = Events::start(&instance, &[&gateway.test_uri(), "--only", "test"]);
+    let define = format!("define {}", document.display());
+    for command in [
+        define.as_str(),
+        &define,
+        "start m",
+        "suspend test",
+        "suspend m",
+        "resume m",
+        "reboot m",
+        "nmi m",
+        "start m",
+        "destroy m",
+        "rename m n",
+        "undefine n",
+        "resume test",
+        "shutdown test",
+        "undefine test",
+    ] {
+        events.ask(command, &format!("did {command}"));
+    }
+    events.ask("list", "list");
+    let lines = events.all_until("any test Undefined 0");
+    let of_test = ["test Suspended 0", "test Resumed 0", "test Shutdown 1", "test Stopped 0", "test Undefined 0"];
+    assert_eq!(voice(&lines, "only-test"), of_test, "{lines:?}");
+    let expected = [
+        "m Defined 0",
+        "m Defined 1",
+        "m Started 0",
+        "test Suspended 0",
+        "m Suspended 0",
+        "m Resumed 0",
+        "m Crashed 0",
+        "m Stopped 2",
+        "m Started 0",
+        "m Stopped 1",
+        "m Undefined 1",
+        "n Defined 2",
+        "n Undefined 0",
+        "test Resumed 0",
+        "test Shutdown 1",
+        "test Stopped 0",
+        "test Undefined 0",
+    ];
+    assert_eq!(voice(&lines, "any"), expected, "{lines:?}");
+    assert_eq!(voice(&lines, "old"), expected, "{lines:?}");
+    events.ask("start m", "error 42 Domain not found: no domain with matching name 'm'");
+    events.leave();
+    assert_eq!(instance.role(Role::Control).len(), 0, "qemud is not needed for it");
+}
+
+on_session_and_system!(Client::Python, a_killed_daemon_is_not_noticed);
+
+/// libvirt's callbacks end with the daemon; ours go on, and what happened in between is heard.
+fn a_killed_daemon_is_not_noticed(instance: &Instance, gateway: &Gateway) {
     for name in ["a", "b"] {
         instance.define(&Guest::tiny(name));
         instance.ok(&["start", name]);
     }
-    let mut events = Events::start(&instance, &[&gateway.uri(), "--only", "a", "--keepalive", "5", "3"]);
+    let mut events = Events::start(instance, &[&gateway.uri(), "--only", "a", "--keepalive", "5", "3"]);
     for turn in 0..2 {
         let qemu = instance.qemu("b");
         let (launcher, control) = (instance.launcher(), instance.control());
         launcher.kill();
         control.kill();
         qemu.kill();
-        // Nobody but the gateway is there to start it again: it does, because somebody listens.
+        if instance.is_system() {
+            // A host's is started by the host, here by the command line.
+            instance.ok(&["list"]);
+        }
+        // In a session nobody but the gateway is there to start it again: it does, because somebody listens.
         let lines = events.until("any b Stopped 2");
         assert!(!lines.iter().any(|line| line.starts_with("closed") || line.starts_with("error")), "{lines:?}");
         assert!(voice(&lines, "any").is_empty(), "turn {turn}: nothing is told twice: {lines:?}");
         events.ask("list", "list a b");
         instance.ok(&["suspend", "a"]);
-        events.until("only a Suspended 0");
+        events.until("only-a a Suspended 0");
         instance.ok(&["resume", "a"]);
-        events.until("only a Resumed 0");
+        events.until("only-a a Resumed 0");
         instance.ok(&["start", "b"]);
         events.until("any b Started 0");
     }
@@ -213,15 +360,11 @@ fn who_does_not_answer_is_given_up() {
     assert_eq!((stuck.0.exit(), other.0.exit()), (0, 0));
 }
 
-#[test]
-fn a_console_is_a_stream_with_callbacks() {
-    if !Client::Python.is_here("a_console_is_a_stream_with_callbacks") {
-        return;
-    }
-    let instance = Instance::session();
-    let gateway = Gateway::start(&instance);
+on_session_and_system!(Client::Python, a_console_is_a_stream_with_callbacks);
+
+fn a_console_is_a_stream_with_callbacks(instance: &Instance, gateway: &Gateway) {
     let mock = run(client_program(
-        &instance,
+        instance,
         "console.py",
         &[&gateway.test_uri(), "test", "--want", "", "a line", "--want", "a line", "", "--abort"],
     ));
@@ -231,7 +374,7 @@ fn a_console_is_a_stream_with_callbacks() {
         let _permit = boot_permit();
         instance.ok(&["create", document.to_str().unwrap()]);
         let first = run(client_program(
-            &instance,
+            instance,
             "console.py",
             &[&gateway.uri(), "a", "--want", PROMPT, "echo $((6 * 7))", "--want", "42", ""],
         ));
@@ -239,7 +382,7 @@ fn a_console_is_a_stream_with_callbacks() {
     }
     // What one has left another takes up; the guest's end is the end of the stream.
     let second = run(client_program(
-        &instance,
+        instance,
         "console.py",
         &[&gateway.uri(), "a", "--want", "", "", "--want", PROMPT, "poweroff -f", "--want", "never", ""],
     ));
@@ -247,17 +390,13 @@ fn a_console_is_a_stream_with_callbacks() {
     assert!(wait_until(LONG, || instance.list().is_empty()));
 }
 
-#[test]
-fn statistics_of_all_are_collected() {
-    if !Client::Python.is_here("statistics_of_all_are_collected") {
-        return;
-    }
-    let instance = Instance::session();
-    let gateway = Gateway::start(&instance);
+on_session_and_system!(Client::Python, statistics_of_all_are_collected);
+
+fn statistics_of_all_are_collected(instance: &Instance, gateway: &Gateway) {
     let disk = instance.file("disk.img", &[0; 65_536]);
     instance.define(&Guest::tiny("off"));
     instance.create(&Guest::tiny("on").disk(&disk, "raw"));
-    let output = run(client_program(&instance, "stats.py", &[&gateway.read_only_uri(), "20"]));
+    let output = run(client_program(instance, "stats.py", &[&gateway.read_only_uri(), "20"]));
     assert_eq!(output.code, 0, "{}", output.stderr);
     let stats: Value = serde_json::from_str(&output.stdout).unwrap();
 
@@ -283,6 +422,9 @@ fn statistics_of_all_are_collected() {
         "{one:#}"
     );
     assert!(one["memory"]["rss"].as_u64().is_some_and(|rss| rss > 1024), "{one:#}");
+    assert!(one["cpu"][0]["cpu_time"].as_u64() > Some(0), "{one:#}");
+    assert_eq!(one["limits"]["hard_limit"], 9_007_199_254_740_991_u64, "{one:#}");
+    assert!(one["emulator"].as_array().is_some_and(|cpus| !cpus.is_empty()), "{one:#}");
     assert_eq!(one["vcpus"][0][0], 0, "{one:#}");
     let host = &stats["host"];
     assert!(host["memory"]["total"].as_u64() > host["memory"]["free"].as_u64(), "{host:#}");
@@ -293,17 +435,43 @@ fn statistics_of_all_are_collected() {
 }
 
 #[test]
-fn many_threads_and_many_connections_get_their_own_answers() {
-    if !Client::Python.is_here("many_threads_and_many_connections_get_their_own_answers") {
+fn statistics_of_the_mock_hypervisor_are_collected() {
+    if !Client::Python.is_here("statistics_of_the_mock_hypervisor_are_collected") {
         return;
     }
     let instance = Instance::session();
     let gateway = Gateway::start(&instance);
+    let output = run(client_program(&instance, "stats.py", &[&gateway.read_only_test_uri(), "20"]));
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let stats: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(stats["active"], serde_json::json!(["test"]));
+    let test = &stats["all"]["test"];
+    assert_eq!(
+        (&test["state.state"], &test["balloon.maximum"], &test["vcpu.current"]),
+        (&1.into(), &8_388_608.into(), &2.into())
+    );
+    for group in ["state", "cpu", "balloon", "vcpu"] {
+        assert!(stats["groups"][group]["test"].as_array().is_some_and(|names| !names.is_empty()), "{stats:#}");
+    }
+    let one = &stats["one"]["test"];
+    assert_eq!((&one["info"][0], &one["max_vcpus"]), (&1.into(), &2.into()), "{one:#}");
+    assert!(one["cpu"][0]["cpu_time"].as_u64() > Some(0), "{one:#}");
+    assert_eq!(one["vcpus"].as_array().map(Vec::len), Some(2), "{one:#}");
+    assert_eq!(one["emulator"], serde_json::json!(vec![true; 16]), "{one:#}");
+    let host = &stats["host"];
+    assert!(host["cpu"]["idle"].as_u64() > Some(0) && host["free"].as_u64() > Some(0), "{host:#}");
+    assert_eq!(host["map"], 16, "{host:#}");
+    assert_eq!(stats["refused"][0], 29, "{stats:#}");
+}
+
+on_session_and_system!(Client::Python, many_threads_and_many_connections_get_their_own_answers);
+
+fn many_threads_and_many_connections_get_their_own_answers(instance: &Instance, gateway: &Gateway) {
     instance.create(&Guest::tiny("a"));
-    let output = run(client_program(&instance, "stress.py", &[&gateway.uri(), "a"]));
+    let output = run(client_program(instance, "stress.py", &[&gateway.uri(), "a"]));
     assert_eq!(output.code, 0, "{}{}\n{}", output.stdout, output.stderr, gateway.log());
     assert_eq!(output.stdout, "threads: 8 x 200 calls\nconnections: 50\n");
-    let output = run(client_program(&instance, "stress.py", &[&gateway.test_uri(), "test"]));
+    let output = run(client_program(instance, "stress.py", &[&gateway.test_uri(), "test"]));
     assert_eq!(output.code, 0, "{}{}\n{}", output.stdout, output.stderr, gateway.log());
     // The daemon has one connection less for each that was closed; nobody is served by what is left of another.
     assert_eq!(instance.role(Role::Control).len(), 1);

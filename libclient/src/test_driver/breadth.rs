@@ -28,7 +28,7 @@ use crate::Result;
 const GROUPS: DomainStats =
     DomainStats::STATE.union(DomainStats::CPU_TOTAL).union(DomainStats::BALLOON).union(DomainStats::VCPU);
 /// libvirt's bits for "the running domain" and "the definition", which are the same in every call.
-const IMPACT: u32 = ModificationImpact::LIVE.bits() | ModificationImpact::CONFIG.bits();
+pub(super) const IMPACT: u32 = ModificationImpact::LIVE.bits() | ModificationImpact::CONFIG.bits();
 /// libvirt's mock hypervisor gives every guest the same share.
 const WEIGHT: u32 = 50;
 /// The table's limits of what an answer may hold.
@@ -40,7 +40,7 @@ fn error(code: ErrorCode, message: impl Into<String>) -> Error {
     Error::new(code, ErrorDomain::TEST, message)
 }
 
-fn bad_argument(message: impl std::fmt::Display) -> Error {
+pub(super) fn bad_argument(message: impl std::fmt::Display) -> Error {
     error(ErrorCode::INVALID_ARG, format!("invalid argument: {message}"))
 }
 
@@ -64,25 +64,6 @@ impl Machine {
         let guests = self.guests().iter().filter(|guest| guest.matches(filter)).filter(named);
         let record = |guest: &Guest| remote::DomainStatsRecord { dom: guest.dom(), params: stats(guest, groups) };
         Ok(remote::ConnectGetAllDomainStatsRet { ret_stats: guests.map(record).collect() }.into())
-    }
-
-    pub(super) fn cpu_stats(
-        &mut self,
-        _: &mut Context,
-        args: &remote::DomainGetCpuStatsArgs,
-    ) -> Answer<remote::DomainGetCpuStatsRet> {
-        no_flags(args.flags & !params::STRING_OKAY, Op::DomainGetCpuStats)?;
-        let guest = self.guest(&args.dom)?;
-        guest.running()?;
-        if args.start_cpu != -1 {
-            let text = "Operation not supported: the processor time of a guest is not counted for each CPU";
-            return Err(error(ErrorCode::OPERATION_UNSUPPORTED, text).with_hint("ask for the total (--total)"));
-        }
-        let mut list = Params::new();
-        list.ullong("cpu_time", guest.cpu_time_ns());
-        let (params, more) = list.asked(i32::try_from(args.nparams).unwrap_or(i32::MAX));
-        let nparams = more.max(i32::try_from(params.len()).unwrap_or(i32::MAX));
-        Ok(remote::DomainGetCpuStatsRet { params, nparams }.into())
     }
 
     pub(super) fn memory_stats(
@@ -565,7 +546,7 @@ fn check_note(kind: MetadataType, args: &remote::DomainSetMetadataArgs) -> Resul
 }
 
 /// So many CPUs as libvirt's bitmap of so many bytes.
-fn all_cpus(cpus: u32, bytes: usize) -> Vec<u8> {
+pub(super) fn all_cpus(cpus: u32, bytes: usize) -> Vec<u8> {
     let mut map = vec![0u8; bytes];
     for (byte, first) in map.iter_mut().zip((0u32..).step_by(8)) {
         *byte = match cpus.saturating_sub(first) {
@@ -578,7 +559,7 @@ fn all_cpus(cpus: u32, bytes: usize) -> Vec<u8> {
 }
 
 /// How many of `count` bitmaps a caller has room for, and how long each is.
-fn room(count: u32, most: i32, maplen: i32) -> Result<(u32, usize)> {
+pub(super) fn room(count: u32, most: i32, maplen: i32) -> Result<(u32, usize)> {
     let negative = || bad_argument("the number and the length of CPU maps must not be negative");
     let count = count.min(u32::try_from(most).map_err(|_| negative())?);
     let maplen = usize::try_from(maplen).map_err(|_| negative())?;

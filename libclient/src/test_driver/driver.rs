@@ -13,6 +13,7 @@ use bitflags::Flags;
 use super::{
     Context,
     console::Echo,
+    figures::LISTS,
     machine::{Guest, Machine, invalid, op_failed},
 };
 use crate::Result;
@@ -101,7 +102,7 @@ impl Machine {
     }
 }
 
-/// Methods of the table whose bodies stand in `breadth`.
+/// Methods of the table whose bodies stand in `breadth` and `figures`.
 macro_rules! elsewhere {
     ($($op:ident($args:ty) -> $ret:ty = $body:ident;)*) => {
         $(
@@ -114,7 +115,7 @@ macro_rules! elsewhere {
 
 /// Lists of what a mock guest has none of, with the flags that filter them.
 macro_rules! none {
-    ($($op:ident($args:ty) -> $ret:ty, $known:literal;)*) => {
+    ($($op:ident($args:ty) -> $ret:ty, $known:expr;)*) => {
         $(
             fn $op(&mut self, _: &mut Context, args: $args) -> Answer<$ret> {
                 self.empty_list::<$args>(&args.dom, args.flags, $known)
@@ -607,6 +608,19 @@ impl Driver for Machine {
         domain_get_security_label(remote::DomainGetSecurityLabelArgs) -> remote::DomainGetSecurityLabelRet = security_label;
         domain_interface_addresses(remote::DomainInterfaceAddressesArgs) -> remote::DomainInterfaceAddressesRet = addresses;
         domain_get_messages(remote::DomainGetMessagesArgs) -> remote::DomainGetMessagesRet = guest_messages;
+        node_get_cpu_stats(remote::NodeGetCpuStatsArgs) -> remote::NodeGetCpuStatsRet = node_cpu_stats;
+        connect_get_sysinfo(remote::ConnectGetSysinfoArgs) -> remote::ConnectGetSysinfoRet = sysinfo;
+        connect_get_cpu_model_names(remote::ConnectGetCpuModelNamesArgs) -> remote::ConnectGetCpuModelNamesRet = cpu_models;
+        domain_get_emulator_pin_info(remote::DomainGetEmulatorPinInfoArgs) -> remote::DomainGetEmulatorPinInfoRet = emulator_pins;
+        domain_get_block_info(remote::DomainGetBlockInfoArgs) -> remote::DomainGetBlockInfoRet = block_info;
+        domain_get_fsinfo(remote::DomainGetFsinfoArgs) -> remote::DomainGetFsinfoRet = file_systems;
+        domain_fsfreeze(remote::DomainFsfreezeArgs) -> remote::DomainFsfreezeRet = freeze;
+        domain_fsthaw(remote::DomainFsthawArgs) -> remote::DomainFsthawRet = thaw;
+        domain_fstrim(remote::DomainFstrimArgs) -> () = trim;
+        domain_set_user_password(remote::DomainSetUserPasswordArgs) -> () = set_password;
+        domain_get_memory_parameters(remote::DomainGetMemoryParametersArgs) -> remote::DomainGetMemoryParametersRet = memory_parameters;
+        domain_get_numa_parameters(remote::DomainGetNumaParametersArgs) -> remote::DomainGetNumaParametersRet = numa_parameters;
+        domain_get_interface_parameters(remote::DomainGetInterfaceParametersArgs) -> remote::DomainGetInterfaceParametersRet = interface_parameters;
     }
 
     none! {
@@ -618,6 +632,9 @@ impl Driver for Machine {
         domain_get_job_stats(remote::DomainGetJobStatsArgs) -> remote::DomainGetJobStatsRet, 0x3;
         domain_get_block_job_info(remote::DomainGetBlockJobInfoArgs) -> remote::DomainGetBlockJobInfoRet, 0x1;
         domain_get_iothread_info(remote::DomainGetIothreadInfoArgs) -> remote::DomainGetIothreadInfoRet, 0x3;
+        domain_get_disk_errors(remote::DomainGetDiskErrorsArgs) -> remote::DomainGetDiskErrorsRet, 0;
+        domain_get_perf_events(remote::DomainGetPerfEventsArgs) -> remote::DomainGetPerfEventsRet, LISTS;
+        domain_get_launch_security_info(remote::DomainGetLaunchSecurityInfoArgs) -> remote::DomainGetLaunchSecurityInfoRet, LISTS;
     }
 
     fn connect_register_close_callback(

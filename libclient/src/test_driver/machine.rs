@@ -14,7 +14,7 @@ use api::{
     notice::Notice,
     remote,
 };
-use model::{CrashAction, Domain, DomainType, DumpOptions, LifecycleAction, Live};
+use model::{CrashAction, Disk, Domain, DomainType, DumpOptions, LifecycleAction, Live};
 use uuid::Uuid;
 
 use super::{console::Echo, events::Log, node::Node};
@@ -26,6 +26,8 @@ pub(crate) struct Machine {
     guests: Vec<Guest>,
     last_id: u32,
     log: Log,
+    /// When it was booted, so to speak.
+    since: Instant,
 }
 
 /// A domain: defined, running, or both.
@@ -47,6 +49,8 @@ pub(crate) struct Running {
     since: Instant,
     pub(crate) started: SystemTime,
     pub(crate) console: Option<Echo>,
+    /// Its file systems are.
+    pub(crate) frozen: bool,
 }
 
 /// Where a guest stands in the list.
@@ -139,6 +143,15 @@ impl Guest {
         self.running.as_ref().map_or(0, |running| u64::try_from(running.since.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
+    pub(crate) fn disks(&self) -> &[Disk] {
+        self.domain().map_or(&[], |domain| &domain.devices.disks)
+    }
+
+    /// Whether its document has an element that nobody here reads.
+    pub(crate) fn asks_for(&self, element: &str) -> bool {
+        self.domain().is_some_and(|domain| domain.rest.element(element).is_some())
+    }
+
     /// Whether a console of this alias exists. A guest without any in its document has one all the same.
     pub(crate) fn has_console(&self, alias: &str) -> bool {
         let counted = |prefix: &str, count: usize| {
@@ -212,6 +225,7 @@ impl Running {
     fn boot(&mut self) {
         self.set(DomainState::Running, RunningReason::Booted.number());
         self.since = Instant::now();
+        self.frozen = false;
     }
 }
 
@@ -220,7 +234,7 @@ impl Machine {
     pub(crate) fn new(mut node: Node) -> Result<Machine> {
         node.check()?;
         let guests = std::mem::take(&mut node.guests);
-        let mut machine = Machine { node, guests: Vec::new(), last_id: 0, log: Log::default() };
+        let mut machine = Machine { node, guests: Vec::new(), last_id: 0, log: Log::default(), since: Instant::now() };
         for guest in guests {
             let place = machine.add_definition(guest)?;
             machine.start(place, false)?;
@@ -232,6 +246,10 @@ impl Machine {
 
     pub(crate) fn log(&mut self) -> &mut Log {
         &mut self.log
+    }
+
+    pub(crate) fn uptime_ns(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     pub(crate) fn guests(&self) -> &[Guest] {
@@ -428,6 +446,7 @@ impl Machine {
             since: Instant::now(),
             started: SystemTime::now(),
             console: None,
+            frozen: false,
         };
         if paused {
             running.set(DomainState::Paused, PausedReason::User.number());

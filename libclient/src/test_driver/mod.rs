@@ -7,6 +7,7 @@ mod breadth;
 mod console;
 mod driver;
 mod events;
+mod figures;
 mod machine;
 mod node;
 

@@ -1,0 +1,363 @@
+//! What collectors of figures ask of a mock host besides: processor times, sizes of disks, limits, file systems.
+//!
+//! Which of them libvirt's own mock hypervisor has, this one has. The host's processors do what its guests make them do,
+//! and a guest that no document limits has no limits.
+
+use api::{
+    Answer, Error, ErrorCode, ErrorDomain, Op,
+    params::{self, Params},
+    remote,
+};
+use model::Disk;
+
+use super::{
+    Context,
+    breadth::{IMPACT, all_cpus, bad_argument},
+    driver::no_flags,
+    machine::{Machine, Running},
+};
+use crate::Result;
+
+/// libvirt's number for no limit.
+const UNLIMITED: u64 = 9_007_199_254_740_991;
+/// What every mock disk holds.
+const DISK_BYTES: u64 = 1 << 30;
+/// The table's limit of what an answer may hold.
+const CPU_STATS_MAX: usize = 2048;
+
+/// The CPU models of an architecture that mock hosts are made of; of others there are none.
+const X86_MODELS: [&str; 8] = ["486", "pentium", "pentium2", "pentium3", "coreduo", "kvm32", "qemu32", "qemu64"];
+const ARCHITECTURES: [&str; 7] = ["aarch64", "armv7l", "ppc64", "ppc64le", "riscv64", "s390x", "sparc"];
+
+const SYSINFO: &str = "\
+<sysinfo type='smbios'>
+  <bios>
+    <entry name='vendor'>Bulkhead</entry>
+    <entry name='version'>1</entry>
+  </bios>
+  <system>
+    <entry name='manufacturer'>Bulkhead</entry>
+    <entry name='product'>Mock host</entry>
+  </system>
+</sysinfo>
+";
+
+impl Machine {
+    // The host.
+
+    pub(super) fn node_cpu_stats(
+        &mut self,
+        _: &mut Context,
+        args: &remote::NodeGetCpuStatsArgs,
+    ) -> Answer<remote::NodeGetCpuStatsRet> {
+        const ALL: i32 = -1;
+        no_flags(args.flags, Op::NodeGetCpuStats)?;
+        let cpus = match args.cpu_num {
+            ALL => self.node.cpus,
+            cpu if u32::try_from(cpu).is_ok_and(|cpu| cpu < self.node.cpus) => 1,
+            _ => return Err(bad_argument("Invalid cpuNum in virNodeGetCPUStats")),
+        };
+        // Its guests' processors are spread evenly.
+        let busy: u64 = self.guests().iter().map(super::machine::Guest::cpu_time_ns).sum();
+        let user = busy / u64::from(self.node.cpus.max(1)) * u64::from(cpus);
+        let all = self.uptime_ns().saturating_mul(u64::from(cpus));
+        let stat = |(field, value): (&str, u64)| remote::NodeGetCpuStats { field: field.into(), value };
+        let list = [("kernel", 0), ("user", user), ("idle", all.saturating_sub(user)), ("iowait", 0)];
+        let (params, nparams) = params::asked(list.into_iter().map(stat).collect(), args.nparams);
+        Ok(remote::NodeGetCpuStatsRet { params, nparams }.into())
+    }
+
+    pub(super) fn sysinfo(
+        &mut self,
+        _: &mut Context,
+        args: &remote::ConnectGetSysinfoArgs,
+    ) -> Answer<remote::ConnectGetSysinfoRet> {
+        no_flags(args.flags, Op::ConnectGetSysinfo)?;
+        Ok(remote::ConnectGetSysinfoRet { sysinfo: SYSINFO.into() }.into())
+    }
+
+    pub(super) fn cpu_models(
+        &mut self,
+        _: &mut Context,
+        args: &remote::ConnectGetCpuModelNamesArgs,
+    ) -> Answer<remote::ConnectGetCpuModelNamesRet> {
+        no_flags(args.flags, Op::ConnectGetCpuModelNames)?;
+        let models: &[&str] = match args.arch.as_str() {
+            "i686" | "x86_64" => &X86_MODELS,
+            other if ARCHITECTURES.contains(&other) => &[],
+            other => return Err(bad_argument(format!("cannot find architecture {other}"))),
+        };
+        let ret = i32::try_from(models.len()).unwrap_or(i32::MAX);
+        let wanted = models.iter().filter(|_| args.need_results != 0);
+        Ok(remote::ConnectGetCpuModelNamesRet { models: wanted.map(ToString::to_string).collect(), ret }.into())
+    }
+
+    // A guest's processors.
+
+    /// All of a guest's time, or that on each of the host's CPUs: its virtual CPU is on the first.
+    pub(super) fn cpu_stats(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetCpuStatsArgs,
+    ) -> Answer<remote::DomainGetCpuStatsRet> {
+        const TOTAL: i32 = -1;
+        no_flags(args.flags & !params::STRING_OKAY, Op::DomainGetCpuStats)?;
+        let cpus = self.node.cpus;
+        let guest = self.guest(&args.dom)?;
+        guest.running()?;
+        let time = guest.cpu_time_ns();
+        let answer = |params, nparams: usize| {
+            let nparams = i32::try_from(nparams).unwrap_or(i32::MAX);
+            Ok(remote::DomainGetCpuStatsRet { params, nparams }.into())
+        };
+        let per_cpu = usize::try_from(args.nparams).unwrap_or(usize::MAX);
+        if args.start_cpu == TOTAL {
+            let mut list = Params::new();
+            list.ullong("cpu_time", time);
+            list.ullong("user_time", time);
+            list.ullong("system_time", 0);
+            let mut params = list.into_vec();
+            let count = if per_cpu == 0 { params.len() } else { params.len().min(per_cpu) };
+            params.truncate(per_cpu);
+            return answer(params, count);
+        }
+        if args.ncpus == 0 {
+            return answer(Vec::new(), usize::try_from(cpus).unwrap_or(usize::MAX));
+        }
+        let first = u32::try_from(args.start_cpu).ok().filter(|first| *first < cpus);
+        let first = first.ok_or_else(|| bad_argument(format!("start_cpu {} larger than maximum", args.start_cpu)))?;
+        // One figure for each CPU.
+        if per_cpu == 0 {
+            return answer(Vec::new(), 1);
+        }
+        let mut list = Params::new();
+        for cpu in first..first.saturating_add(args.ncpus).min(cpus) {
+            list.ullong("cpu_time", if cpu == 0 { time } else { 0 });
+        }
+        let mut params = list.into_vec();
+        params.truncate(CPU_STATS_MAX);
+        answer(params, 1)
+    }
+
+    pub(super) fn emulator_pins(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetEmulatorPinInfoArgs,
+    ) -> Answer<remote::DomainGetEmulatorPinInfoRet> {
+        no_flags(args.flags & !IMPACT, Op::DomainGetEmulatorPinInfo)?;
+        let cpus = self.node.cpus;
+        self.unlimited(&args.dom, "cputune")?;
+        let (_, maplen) = super::breadth::room(1, 1, args.maplen)?;
+        Ok(remote::DomainGetEmulatorPinInfoRet { cpumaps: all_cpus(cpus, maplen), ret: 1 }.into())
+    }
+
+    // Disks and file systems.
+
+    pub(super) fn block_info(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetBlockInfoArgs,
+    ) -> Answer<remote::DomainGetBlockInfoRet> {
+        no_flags(args.flags, Op::DomainGetBlockInfo)?;
+        let disks = self.guest(&args.dom)?.disks();
+        let named = |disk: &&Disk| disk.target.dev == args.path || disk.source_path() == Some(&args.path);
+        let Some(disk) = disks.iter().find(named) else {
+            return Err(bad_argument(format!("invalid path {} not assigned to domain", args.path)));
+        };
+        if disk.source_path().is_none() {
+            let text = format!("disk '{}' does not currently have a source assigned", disk.target.dev);
+            return Err(super::machine::invalid(&text));
+        }
+        let (capacity, physical, allocation) = (DISK_BYTES, DISK_BYTES, DISK_BYTES);
+        Ok(remote::DomainGetBlockInfoRet { allocation, capacity, physical }.into())
+    }
+
+    /// A guest that runs has one file system, on its first disk.
+    pub(super) fn file_systems(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetFsinfoArgs,
+    ) -> Answer<remote::DomainGetFsinfoRet> {
+        no_flags(args.flags, Op::DomainGetFsinfo)?;
+        let guest = self.guest(&args.dom)?;
+        guest.running()?;
+        let name = guest.disks().first().map_or("vda", |disk| &disk.target.dev);
+        let root = remote::DomainFsinfo {
+            mountpoint: "/".into(),
+            name: format!("{name}1"),
+            fstype: "ext4".into(),
+            dev_aliases: vec![name.to_owned()],
+        };
+        Ok(remote::DomainGetFsinfoRet { info: vec![root], ret: 1 }.into())
+    }
+
+    pub(super) fn freeze(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainFsfreezeArgs,
+    ) -> Answer<remote::DomainFsfreezeRet> {
+        no_flags(args.flags, Op::DomainFsfreeze)?;
+        let filesystems = self.set_frozen(&args.dom, &args.mountpoints, true)?;
+        Ok(remote::DomainFsfreezeRet { filesystems }.into())
+    }
+
+    pub(super) fn thaw(&mut self, _: &mut Context, args: &remote::DomainFsthawArgs) -> Answer<remote::DomainFsthawRet> {
+        no_flags(args.flags, Op::DomainFsthaw)?;
+        let filesystems = self.set_frozen(&args.dom, &args.mountpoints, false)?;
+        Ok(remote::DomainFsthawRet { filesystems }.into())
+    }
+
+    /// How many file systems have changed by it: the one that there is, unless others are named.
+    fn set_frozen(&mut self, dom: &remote::Domain, mountpoints: &[String], frozen: bool) -> Result<i32> {
+        let running: &mut Running = self.guest(dom)?.running()?;
+        let meant = mountpoints.is_empty() || mountpoints.iter().any(|path| path == "/");
+        let changes = meant && running.frozen != frozen;
+        if changes {
+            running.frozen = frozen;
+        }
+        Ok(i32::from(changes))
+    }
+
+    pub(super) fn trim(&mut self, _: &mut Context, args: &remote::DomainFstrimArgs) -> Answer<()> {
+        no_flags(args.flags, Op::DomainFstrim)?;
+        self.guest(&args.dom)?.running()?;
+        match args.mount_point.as_deref() {
+            None | Some("/") => Ok(().into()),
+            Some(path) => Err(bad_argument(format!("'{path}' is no mount point of the guest"))),
+        }
+    }
+
+    pub(super) fn set_password(&mut self, _: &mut Context, args: &remote::DomainSetUserPasswordArgs) -> Answer<()> {
+        const ENCRYPTED: u32 = 1;
+        no_flags(args.flags & !ENCRYPTED, Op::DomainSetUserPassword)?;
+        self.guest(&args.dom)?.running()?;
+        Ok(().into())
+    }
+
+    // Limits.
+
+    pub(super) fn memory_parameters(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetMemoryParametersArgs,
+    ) -> Answer<remote::DomainGetMemoryParametersRet> {
+        no_flags(args.flags & !(IMPACT | params::STRING_OKAY), Op::DomainGetMemoryParameters)?;
+        self.unlimited(&args.dom, "memtune")?;
+        let mut list = Params::new();
+        for limit in ["hard_limit", "soft_limit", "swap_hard_limit"] {
+            list.ullong(limit, UNLIMITED);
+        }
+        let (params, nparams) = list.asked(args.nparams);
+        Ok(remote::DomainGetMemoryParametersRet { params, nparams }.into())
+    }
+
+    pub(super) fn numa_parameters(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetNumaParametersArgs,
+    ) -> Answer<remote::DomainGetNumaParametersRet> {
+        no_flags(args.flags & !(IMPACT | params::STRING_OKAY), Op::DomainGetNumaParameters)?;
+        self.unlimited(&args.dom, "numatune")?;
+        let mut list = Params::new();
+        // Strict, on no node in particular.
+        list.int("numa_mode", 0);
+        if args.flags & params::STRING_OKAY != 0 {
+            list.string("numa_nodeset", "");
+        }
+        let (params, nparams) = list.asked(args.nparams);
+        Ok(remote::DomainGetNumaParametersRet { params, nparams }.into())
+    }
+
+    pub(super) fn interface_parameters(
+        &mut self,
+        _: &mut Context,
+        args: &remote::DomainGetInterfaceParametersArgs,
+    ) -> Answer<remote::DomainGetInterfaceParametersRet> {
+        no_flags(args.flags & !(IMPACT | params::STRING_OKAY), Op::DomainGetInterfaceParameters)?;
+        self.find(&args.dom)?;
+        Err(bad_argument(format!("Can't find device {}", args.device)))
+    }
+
+    /// Whether there is nothing in a guest's document that asks for limits of a kind, which nobody here reads.
+    fn unlimited(&mut self, dom: &remote::Domain, element: &str) -> Result<()> {
+        if !self.guest(dom)?.asks_for(element) {
+            return Ok(());
+        }
+        let text = format!("Operation not supported: what <{element}> of the document asks for is not read");
+        let error = Error::new(ErrorCode::OPERATION_UNSUPPORTED, ErrorDomain::TEST, text);
+        Err(error.with_hint("look at it in the document"))
+    }
+}
+
+/// The flags of calls that only count and list what there is none of.
+pub(super) const LISTS: u32 = IMPACT | params::STRING_OKAY;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{link::Link, test_driver::TestLink};
+    use api::Operation;
+
+    fn ask<A: Operation>(link: &TestLink, args: A) -> Result<A::Ret> {
+        link.call(args.into_call(), Vec::new()).map(|(reply, _)| A::ret_of(reply).unwrap())
+    }
+
+    fn test() -> (TestLink, remote::Domain) {
+        let link = TestLink::open_default(false).unwrap();
+        let dom = ask(&link, remote::DomainLookupByNameArgs { name: "test".into() }).unwrap().dom;
+        (link, dom)
+    }
+
+    #[test]
+    fn the_hosts_time_is_its_guests_and_idle() {
+        let (link, _) = test();
+        let stats = |cpu_num, nparams| ask(&link, remote::NodeGetCpuStatsArgs { cpu_num, nparams, flags: 0 });
+        assert_eq!(stats(-1, 0).unwrap().nparams, 4);
+        let fields: Vec<String> = stats(3, 4).unwrap().params.into_iter().map(|stat| stat.field).collect();
+        assert_eq!(fields, ["kernel", "user", "idle", "iowait"]);
+        let value = |cpu, at: usize| stats(cpu, 4).unwrap().params[at].value;
+        assert!(value(-1, 2) > value(0, 2) && value(0, 2) > 0, "all CPUs are idle for longer than one");
+        assert_eq!(stats(16, 4).unwrap_err().code, ErrorCode::INVALID_ARG);
+    }
+
+    #[test]
+    fn a_guests_time_is_asked_for_as_libvirts_library_does() {
+        let (link, dom) = test();
+        let stats = |start_cpu, ncpus, nparams| {
+            ask(&link, remote::DomainGetCpuStatsArgs { dom: dom.clone(), nparams, start_cpu, ncpus, flags: 0 })
+        };
+        let count = |start, ncpus| stats(start, ncpus, 0).unwrap().nparams;
+        assert_eq!((count(0, 0), count(0, 1), count(-1, 1)), (16, 1, 3), "CPUs, figures of one, figures of all");
+        let each = stats(14, 128, 1).unwrap();
+        assert_eq!((each.params.len(), each.nparams), (2, 1), "those that there are");
+        let total = stats(-1, 1, 2).unwrap();
+        assert_eq!((total.params.len(), total.nparams), (2, 2));
+        assert_eq!(stats(16, 1, 1).unwrap_err().code, ErrorCode::INVALID_ARG);
+    }
+
+    #[test]
+    fn file_systems_are_frozen_once() {
+        let (link, dom) = test();
+        let freeze = |mountpoints: &[&str]| {
+            let mountpoints = mountpoints.iter().map(ToString::to_string).collect();
+            ask(&link, remote::DomainFsfreezeArgs { dom: dom.clone(), mountpoints, flags: 0 }).unwrap().filesystems
+        };
+        assert_eq!([freeze(&["/nowhere"]), freeze(&[]), freeze(&["/"])], [0, 1, 0]);
+        let thaw = remote::DomainFsthawArgs { dom: dom.clone(), mountpoints: Vec::new(), flags: 0 };
+        assert_eq!(ask(&link, thaw).unwrap().filesystems, 1);
+        assert_eq!(ask(&link, remote::DomainGetFsinfoArgs { dom, flags: 0 }).unwrap().info[0].mountpoint, "/");
+    }
+
+    #[test]
+    fn limits_that_a_document_asks_for_are_not_denied() {
+        let (link, dom) = test();
+        let limits = |dom: &remote::Domain| {
+            ask(&link, remote::DomainGetMemoryParametersArgs { dom: dom.clone(), nparams: 3, flags: 0 })
+        };
+        assert_eq!(limits(&dom).unwrap().params.len(), 3);
+        let xml = "<domain type='test'><name>limited</name><memory>8192</memory><os><type>hvm</type></os>\
+                   <memtune><hard_limit unit='KiB'>1</hard_limit></memtune></domain>";
+        let limited = ask(&link, remote::DomainDefineXmlArgs { xml: xml.into() }).unwrap().dom;
+        assert_eq!(limits(&limited).unwrap_err().code, ErrorCode::OPERATION_UNSUPPORTED);
+    }
+}

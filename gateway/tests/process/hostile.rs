@@ -1,12 +1,15 @@
 //! Nonsense, half sentences and floods: whoever sends them loses his own connection, and nobody else notices.
 
-use std::os::fd::OwnedFd;
+use std::os::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    unix::net::UnixStream,
+};
 
 use api::{Access, Call, ErrorCode, Op, OpKind, arbitrary::Source, remote};
-use bulkhead_tests::Guest;
+use bulkhead_tests::{Guest, LONG};
 use wire::{Header, Kind, Status, codec};
 
-use crate::rig::{Raw, Rig, ask, error_of, failed, hostname, opened};
+use crate::rig::{Raw, Rig, ask, error_of, failed, hostname, opened, readable};
 
 fn frame(header: &Header, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(28 + payload.len()).unwrap();
@@ -45,6 +48,44 @@ fn nonsense_ends_its_own_connection_only() {
         hostname(&neighbour);
     }
     assert_eq!(hostname(&rig.opened()), hostname(&neighbour));
+}
+
+/// Sends bytes with descriptors beside the first of them.
+fn send_with(raw: &Raw, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+    let mut space = [std::mem::MaybeUninit::uninit(); 1024];
+    let mut beside = rustix::net::SendAncillaryBuffer::new(&mut space);
+    assert!(beside.push(rustix::net::SendAncillaryMessage::ScmRights(fds)));
+    let socket = raw.0.transport().socket();
+    let flags = rustix::net::SendFlags::NOSIGNAL;
+    // A peer that has hung up already is one of the things that may happen.
+    let _ = rustix::net::sendmsg(socket, &[std::io::IoSlice::new(bytes)], &mut beside, flags);
+}
+
+#[test]
+fn descriptors_that_nobody_asked_for_are_not_kept() {
+    let rig = Rig::session("");
+    let neighbour = rig.opened();
+    let hostname_call = frame(&codec::header(Op::ConnectGetHostname, Kind::Call, 9), &[]);
+    let announced = frame(&codec::header(Op::ConnectGetHostname, Kind::CallWithFds, 9), &[0, 0, 0, 1]);
+    let (half, rest) = hostname_call.split_at(11);
+    for (what, opened, bytes, count, then) in [
+        ("with the first call of all", false, &*auth_list(), 1, &[][..]),
+        ("with a call that has none", true, &*hostname_call, 1, &[]),
+        ("in the middle of a frame", true, half, 3, rest),
+        ("more than were announced", true, &*[announced, vec![0]].concat(), 5, &[]),
+    ] {
+        let mut raw = Raw::connect(&rig.socket());
+        if opened {
+            raw.open();
+        }
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        send_with(&raw, bytes, &vec![theirs.as_fd(); count]);
+        drop(theirs);
+        raw.send(then);
+        // The connection stays open on this side: it is the worker that lets go of them.
+        assert!(readable(&ours, LONG), "{what}: they are kept");
+        hostname(&neighbour);
+    }
 }
 
 #[test]

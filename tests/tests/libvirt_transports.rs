@@ -239,6 +239,23 @@ fn our_client_comes_by_ssh_with_our_helper_or_netcat() {
     drop(gateway);
 }
 
+#[test]
+fn a_reader_is_not_handed_on_to_a_helper_that_gives_him_more() {
+    let instance = Instance::session();
+    // Nobody listens: for one who may change things libvirt's helper is asked, and here it says so.
+    let other = program(&instance, "virt-ssh-helper", "echo \"handed on: $*\"\n");
+    let ask = |arguments: &[&str]| {
+        let mut command = Command::new(instance.program("bulkhead-ssh-helper"));
+        command.args(arguments);
+        instance.prepare(&mut command, instance.uid());
+        command.env("PATH", other.parent().unwrap());
+        run(command)
+    };
+    assert_eq!(ask(&["qemu:///session"]).stdout, "handed on: qemu:///session\n");
+    let output = ask(&["-r", "qemu:///session"]);
+    assert!(output.code != 0 && output.stdout.is_empty(), "{}{}", output.stdout, output.stderr);
+}
+
 /// A real sshd on this host's loopback, for root by one key.
 struct Sshd {
     /// Ended with this value.

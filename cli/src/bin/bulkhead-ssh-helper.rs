@@ -25,8 +25,11 @@ fn main() -> ExitCode {
     match libclient::local_socket(uri, read_only) {
         Ok(socket) => carry(socket).map_or_else(|error| complain(&error.to_string()), |()| ExitCode::SUCCESS),
         Err(error) => {
-            // libvirt's own helper may start a daemon where none runs. It returns only if it is not there.
-            let _not_there = Command::new("virt-ssh-helper").args(&arguments).exec();
+            // libvirt's own helper may start a daemon where none runs. Not for a reader: in a session it gives him the
+            // socket that takes changes. It returns only if it is not there.
+            if !read_only {
+                let _not_there = Command::new("virt-ssh-helper").args(&arguments).exec();
+            }
             complain(&error.full_text())
         }
     }

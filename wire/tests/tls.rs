@@ -5,19 +5,20 @@
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    sync::Arc,
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use api::{Operation, remote};
+use api::{Operation, Reply, remote};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName, DnType,
     IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use wire::{
     Conn, WireError,
-    client::Client,
+    client::{Client, Piece},
+    stream::{ServerEnd, StreamId},
     tls::{Handshake, Pems, Progress, ServerCheck, Tls, TlsError, TlsVersions, client_config, server_config},
 };
 
@@ -156,6 +157,70 @@ fn both_sides_with_certificates_make_calls() {
     }
     drop(client);
     assert!(matches!(server.join().unwrap(), WireError::Closed));
+}
+
+/// A client and a server's connection that trust each other.
+fn opened() -> (Client, Conn<Tls<TcpStream>>) {
+    let authority = Authority::new();
+    let (ours, theirs) = (authority.issue("client", 1), authority.issue("localhost", 2));
+    let root = authority.pem();
+    let (a, b) = meet(&pems(&root, &ours, ""), &pems(&root, &theirs, ""), ServerCheck::Full);
+    (Client::new(Box::new(a.unwrap().0)).unwrap(), Conn::new(b.unwrap().0))
+}
+
+/// Longer than a first read, and one record of TLS: all of it is decrypted when the first read takes its part.
+const ONE_RECORD: usize = 12 << 10;
+
+#[test]
+fn what_is_decrypted_and_not_read_yet_is_not_waited_for() {
+    let (client, mut conn) = opened();
+    // After so many waits in vain a client sleeps at once: what it misses then, no second look finds.
+    for _ in 0..8 {
+        assert!(client.wait_events(Some(Duration::from_millis(1))).unwrap().is_empty());
+    }
+    let server = thread::spawn(move || {
+        for _ in 0..3 {
+            let call = recv(&mut conn).unwrap();
+            conn.queue_answer(&call.header, &Ok(hostname(&"h".repeat(ONE_RECORD))), Vec::new()).unwrap();
+            assert!(conn.flush().unwrap());
+        }
+    });
+    let begin = Instant::now();
+    for _ in 0..3 {
+        let (reply, _) = client.call_within(&get_hostname(), Vec::new(), PATIENCE).unwrap();
+        assert_eq!(remote::ConnectGetHostnameArgs::ret_of(reply).unwrap().hostname.len(), ONE_RECORD);
+    }
+    // At the end of its patience a client looks once more.
+    assert!(begin.elapsed() < PATIENCE, "the answers were there before");
+    server.join().unwrap();
+}
+
+#[test]
+fn who_polls_the_descriptor_misses_nothing_that_is_decrypted() {
+    let (client, mut conn) = opened();
+    let (sender, opened) = mpsc::channel();
+    let server = thread::spawn(move || {
+        let call = recv(&mut conn).unwrap();
+        let reply = Reply::StorageVolDownload(());
+        conn.queue_answer(&call.header, &Ok(reply), Vec::new()).unwrap();
+        assert!(conn.flush().unwrap());
+        opened.recv().unwrap();
+        let mut end = ServerEnd::new(StreamId::from(&call.header), api::Stream::Read, false);
+        end.data(&mut conn, &[7; ONE_RECORD]).unwrap();
+        assert!(conn.flush().unwrap());
+        conn
+    });
+    let (_, stream) = client.open_stream(&remote::StorageVolDownloadArgs::default().into_call(), Vec::new()).unwrap();
+    sender.send(()).unwrap();
+    let _conn = server.join().unwrap();
+    let mut heard = 0;
+    while heard < ONE_RECORD {
+        match stream.read(Some(Duration::ZERO)).unwrap() {
+            Some(Piece::Data(bytes)) => heard += bytes.len(),
+            Some(other) => panic!("{other:?}"),
+            None => assert!(support::readable(&client, PATIENCE), "{heard} bytes came, and nothing tells of the rest"),
+        }
+    }
 }
 
 #[test]

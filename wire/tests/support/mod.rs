@@ -74,6 +74,13 @@ pub fn raw() -> (UnixStream, Conn<Unix>) {
     (a, Conn::new(Unix::new(b)))
 }
 
+/// Whether it can be read within that time.
+pub fn readable(conn: &impl AsFd, patience: std::time::Duration) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let patience = Timespec { tv_sec: patience.as_secs().try_into().unwrap(), tv_nsec: patience.subsec_nanos().into() };
+    poll(&mut [PollFd::new(conn, PollFlags::IN)], Some(&patience)).unwrap() > 0
+}
+
 /// Sleeps until the connection can be read.
 pub fn await_input(conn: &impl AsFd) {
     use rustix::event::{PollFd, PollFlags, poll};

@@ -240,6 +240,37 @@ fn a_silent_server_is_waited_for_as_long_as_the_caller_says() {
 }
 
 #[test]
+fn a_server_that_does_not_read_is_waited_for_as_long_as_the_caller_says() {
+    let (a, b) = UnixStream::pair().unwrap();
+    let client = Client::new(Box::new(Unix::new(a))).unwrap();
+    let (sender, ended) = mpsc::channel();
+    let caller = client.clone();
+    thread::spawn(move || {
+        // More than the socket takes.
+        let big = remote::ConnectDomainXmlFromNativeArgs { native_config: "n".repeat(3 << 20), ..Default::default() };
+        let brief = Duration::from_millis(10);
+        let _ = sender.send(caller.call_within(&big.into_call(), Vec::new(), brief));
+    });
+    let answer = ended.recv_timeout(Duration::from_secs(20)).expect("waits for more than the time that it was given");
+    assert!(matches!(answer, Err(CallError::Silent(_))), "{answer:?}");
+    // The call goes out whole before the next one.
+    let server = thread::spawn(move || {
+        let mut conn = Conn::new(Unix::new(b));
+        let given_up = recv(&mut conn).unwrap();
+        let next = recv(&mut conn).unwrap();
+        answer_both(&mut conn, &given_up, &next);
+    });
+    assert_eq!(name_of(client.call(&get_hostname(), Vec::new()).unwrap().0), "in time");
+    server.join().unwrap();
+}
+
+/// Answers a call that nobody waits for any more, and one that somebody does.
+fn answer_both(conn: &mut Server, given_up: &Frame, next: &Frame) {
+    answer(conn, given_up, support::empty_reply(api::Op::ConnectDomainXmlFromNative));
+    answer(conn, next, hostname("in time"));
+}
+
+#[test]
 fn what_the_server_wrote_before_it_hung_up_is_read() {
     let (client, server) = pair(|mut conn| {
         let error = api::Error::new(ErrorCode::AUTH_FAILED, ErrorDomain::RPC, "not you");

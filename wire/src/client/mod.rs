@@ -235,7 +235,7 @@ impl Client {
     }
 
     fn call_until(&self, call: &Call, fds: Vec<OwnedFd>, until: Option<Instant>) -> Result<Returned, CallError> {
-        let serial = self.inner.begin(call, fds, None)?;
+        let serial = self.inner.begin(call, fds, None, until)?;
         self.inner.answer(serial, call.op(), until)
     }
 
@@ -247,7 +247,7 @@ impl Client {
     pub fn call_all(&self, calls: &[Call]) -> Result<Vec<Result<Returned, CallError>>, CallError> {
         let mut begun = Vec::with_capacity(calls.len());
         for call in calls {
-            match self.inner.begin(call, Vec::new(), None) {
+            match self.inner.begin(call, Vec::new(), None, None) {
                 Ok(serial) => begun.push((serial, call.op())),
                 Err(error) => {
                     for (serial, _) in begun {
@@ -292,8 +292,16 @@ impl AsFd for Client {
 }
 
 impl Inner {
-    /// Sends a call. With `slot`, the stream that it begins is there before its first packet can come.
-    fn begin(&self, call: &Call, fds: Vec<OwnedFd>, slot: Option<Slot>) -> Result<u32, CallError> {
+    /// Sends a call, until then at the latest: what is left of it goes out with what is sent next. With `slot`, the stream
+    /// that it begins is there before its first packet can come.
+    fn begin(
+        &self,
+        call: &Call,
+        fds: Vec<OwnedFd>,
+        slot: Option<Slot>,
+        until: Option<Instant>,
+    ) -> Result<u32, CallError> {
+        let begin = Instant::now();
         let serial = {
             let mut state = lock(&self.state);
             if let Some(error) = &state.lost {
@@ -311,7 +319,14 @@ impl Inner {
             self.forget(serial);
             return Err(CallError::Send(error));
         }
-        let Err(error) = self.send_all() else { return Ok(serial) };
+        let error = match self.send_all(until) {
+            Ok(true) => return Ok(serial),
+            Ok(false) => {
+                self.forget(serial);
+                return Err(CallError::Silent(begin.elapsed()));
+            }
+            Err(error) => error,
+        };
         // A server that refuses a connection may answer before it has read anything, and hang up.
         if lock(&self.state).waiting.get(&serial).is_some_and(|waiter| waiter.answer.is_some()) {
             return Ok(serial);
@@ -475,34 +490,39 @@ impl Inner {
         Err(error)
     }
 
-    /// Sends all that is queued. While the server does not read, what it sends is taken, so the two cannot wait for each
-    /// other.
-    fn send_all(&self) -> Result<(), Arc<WireError>> {
-        self.try_send_all().map_err(|error| self.lose(error))?;
+    /// Sends all that is queued; false when the time is over and something is left. While the server does not read, what it
+    /// sends is taken, so the two cannot wait for each other.
+    fn send_all(&self, until: Option<Instant>) -> Result<bool, Arc<WireError>> {
+        let sent = self.try_send_all(until).map_err(|error| self.lose(error))?;
         // Another thread may have found the end meanwhile.
-        lock(&self.state).lost.clone().map_or(Ok(()), Err)
+        lock(&self.state).lost.clone().map_or(Ok(sent), Err)
     }
 
-    fn try_send_all(&self) -> Result<(), WireError> {
+    fn try_send_all(&self, until: Option<Instant>) -> Result<bool, WireError> {
         if self.flush(&mut lock(&self.conn))? {
-            return Ok(());
+            return Ok(true);
         }
         while lock(&self.conn).wants_write() && lock(&self.state).lost.is_none() {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(false);
+            }
             self.tick()?;
-            self.poll_to_send()?;
+            self.poll_to_send(left)?;
             if self.pump()? {
                 self.arrived.notify_all();
                 // Who reads sleeps on the stream, where nothing is left to see.
                 let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Sleeps until there is room to write, something to read, or a sign of life is due.
-    fn poll_to_send(&self) -> Result<(), WireError> {
+    /// Sleeps until there is room to write, something to read, a sign of life is due, or the time is over.
+    fn poll_to_send(&self, left: Option<Duration>) -> Result<(), WireError> {
         let due = lock(&self.state).keepalive.as_ref().map(Keepalive::deadline);
-        let timeout = due.map(|due| due.saturating_duration_since(Instant::now())).map(timespec);
+        let due = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let timeout = [left, due].into_iter().flatten().min().map(timespec);
         let mut sources = [PollFd::new(&self.fd, PollFlags::IN | PollFlags::OUT)];
         match rustix::event::poll(&mut sources, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),

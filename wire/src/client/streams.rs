@@ -116,7 +116,7 @@ impl Client {
     /// As [`Client::call`]; [`CallError::NoStream`] for a call that does not begin one.
     pub fn open_stream(&self, call: &Call, fds: Vec<OwnedFd>) -> Result<(Reply, StreamHandle), CallError> {
         let flow = stream::flow(call.op()).ok_or(CallError::NoStream(call.op()))?;
-        let serial = self.inner.begin(call, fds, Some(Slot::new(call, flow)))?;
+        let serial = self.inner.begin(call, fds, Some(Slot::new(call, flow)), None)?;
         match self.inner.answer(serial, call.op(), None) {
             Ok((reply, _)) => Ok((reply, StreamHandle { client: self.clone(), serial })),
             Err(error) => {
@@ -201,7 +201,7 @@ impl StreamHandle {
             }
             queue(&mut slot.end, &mut conn).map_err(CallError::Send)?;
         }
-        inner.send_all().map_err(CallError::Lost)
+        inner.send_all(None).map(drop).map_err(CallError::Lost)
     }
 
     fn close(
@@ -210,6 +210,7 @@ impl StreamHandle {
         ask: impl FnOnce(&mut ClientEnd, &mut Link) -> Result<(), WireError>,
     ) -> Result<(), CallError> {
         let inner = &self.client.inner;
+        let (begin, until) = (Instant::now(), timeout.and_then(after));
         {
             let mut conn = lock(&inner.conn);
             let mut state = lock(&inner.state);
@@ -217,15 +218,16 @@ impl StreamHandle {
                 ask(&mut slot.end, &mut conn).map_err(CallError::Send)?;
             }
         }
-        inner.send_all().map_err(CallError::Lost)?;
+        if !inner.send_all(until).map_err(CallError::Lost)? {
+            return Err(CallError::Silent(begin.elapsed()));
+        }
         let serial = self.serial;
         let over = |state: &mut State| match state.streams.get(&serial) {
             Some(slot) if !slot.end.is_over() => None,
             Some(slot) => Some(slot.failed.clone().map_or(Ok(()), Err)),
             None => Some(Ok(())),
         };
-        let begin = Instant::now();
-        let over = inner.wait_until(timeout.and_then(after), over).map_err(CallError::Lost)?;
+        let over = inner.wait_until(until, over).map_err(CallError::Lost)?;
         over.ok_or_else(|| CallError::Silent(begin.elapsed()))?.map_err(CallError::Failed)
     }
 }

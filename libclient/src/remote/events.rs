@@ -18,7 +18,7 @@ use api::{
 };
 use wire::client::CallError;
 
-use super::{Dialer, FOREIGN, OPEN_PATIENCE, OURS, Session};
+use super::{Dialer, FOREIGN, OPEN_PATIENCE, OURS, Session, is_final};
 use crate::{
     Result,
     link::{EventSource, Numbered},
@@ -58,7 +58,9 @@ fn subscribe(session: Session, since: Option<u64>) -> Result<Subscribed> {
             Ok((session, Some(ret)))
         }
         Err(error) if session.is_foreign(&error) => {
-            session.found(FOREIGN);
+            if is_final(&error) {
+                session.found(FOREIGN);
+            }
             let args = remote::ConnectDomainEventCallbackRegisterAnyArgs { event_id: lifecycle(), dom: None };
             session.ask_within(args, OPEN_PATIENCE)?;
             for kind in KINDS {
@@ -202,12 +204,15 @@ impl RemoteEvents {
                 event => Notice::from_event(event).map(|(dom, notice)| Numbered::Notice(self.noticed(dom, notice))),
             };
             let Some(event) = event else { continue };
-            // A daemon of ours leaves no number out.
-            self.lost |= self.last.is_some_and(|last| event.sequence() > last.saturating_add(1));
-            if self.last.is_none_or(|last| event.sequence() > last) {
-                self.last = Some(event.sequence());
-                self.queue.push_back(event);
+            if let Some(last) = self.last {
+                if event.sequence() == last {
+                    continue;
+                }
+                // A daemon of ours leaves no number out, and one that goes back is another log's.
+                self.lost |= event.sequence() != last.saturating_add(1);
             }
+            self.last = Some(event.sequence());
+            self.queue.push_back(event);
         }
     }
 

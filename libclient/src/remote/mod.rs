@@ -20,7 +20,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -77,6 +77,8 @@ pub(crate) struct Dialer {
     credentials: Credentials,
     /// How often the far side is asked for a sign of life.
     keepalive: Mutex<Option<(Duration, u32)>>,
+    /// A daemon of ours has answered here.
+    was_ours: Arc<AtomicBool>,
 }
 
 impl Dialer {
@@ -85,7 +87,14 @@ impl Dialer {
         let ask = if let Asking::Program(ask) = asking { Some(ask) } else { None };
         // On this host the kernel tells.
         let keepalive = (!address.is_local()).then_some(KEEPALIVE);
-        Dialer { address, read_only, unattended, credentials: Credentials::new(ask), keepalive: Mutex::new(keepalive) }
+        Dialer {
+            address,
+            read_only,
+            unattended,
+            credentials: Credentials::new(ask),
+            keepalive: Mutex::new(keepalive),
+            was_ours: Arc::default(),
+        }
     }
 
     /// How often the far side is asked for a sign of life.
@@ -110,7 +119,14 @@ impl Dialer {
             Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::RPC, format!("failed to connect to {place}"))
                 .with_cause(source)
         })?;
-        let mut session = Session { client, place, said: stream.said, kind: AtomicU8::new(UNKNOWN), open: false };
+        let mut session = Session {
+            client,
+            place,
+            said: stream.said,
+            kind: AtomicU8::new(UNKNOWN),
+            was_ours: Arc::clone(&self.was_ours),
+            open: false,
+        };
         let mut login = Login::new(&self.credentials, &self.address, session.client.is_secure());
         session.client.login(Some(&mut login), LOGIN_PATIENCE).map_err(|failure| {
             // A daemon that went away meanwhile has not said that they are wrong.
@@ -139,6 +155,8 @@ struct Session {
     place: String,
     said: Option<Said>,
     kind: AtomicU8,
+    /// A daemon of ours has answered there before, on this connection or another one.
+    was_ours: Arc<AtomicBool>,
     open: bool,
 }
 
@@ -178,7 +196,9 @@ impl Session {
             // A question that changes nothing: no event flows on this connection.
             _ => match self.call(&bulkhead::EventsUnsubscribeArgs {}.into_call(), Vec::new()) {
                 Ok(_) => Ok(self.found(OURS)),
-                Err(error) if self.is_foreign(&error) => Ok(self.found(FOREIGN)),
+                Err(error) if self.is_foreign(&error) => {
+                    Ok(self.found(if is_final(&error) { FOREIGN } else { UNKNOWN }))
+                }
                 Err(error) => Err(error),
             },
         }
@@ -186,6 +206,9 @@ impl Session {
 
     fn found(&self, kind: u8) -> bool {
         self.kind.store(kind, Ordering::Relaxed);
+        if kind == OURS {
+            self.was_ours.store(true, Ordering::Relaxed);
+        }
         kind == OURS
     }
 
@@ -213,7 +236,7 @@ impl Session {
         match self.forward(call, fds) {
             Err(error) if self.is_foreign(&error) => {
                 // A daemon of ours may lack one call of the program.
-                if error.code == ErrorCode::RPC && !error.message.starts_with(NO_PROCEDURE) {
+                if error.code == ErrorCode::RPC && is_final(&error) {
                     self.found(FOREIGN);
                 }
                 fallback::answer(self, call)
@@ -229,10 +252,13 @@ impl Session {
 
     /// Whether the answer to a call of the program `bulkhead` says that the far side has no such program or call. Its words
     /// are in the language of that host; what its server says by itself has this code and domain, and none of this side's
-    /// causes.
+    /// causes. A daemon of ours says other things that way too, that it has lost its qemud for one.
     fn is_foreign(&self, error: &Error) -> bool {
         let by_its_server = error.code == ErrorCode::RPC && error.domain == ErrorDomain::RPC && error.causes.is_empty();
-        error.code == ErrorCode::NO_SUPPORT || (by_its_server && self.client.lost().is_none())
+        if !by_its_server || self.client.lost().is_some() {
+            return error.code == ErrorCode::NO_SUPPORT;
+        }
+        is_final(error) || error.message.starts_with(NO_PROCEDURE) || !self.was_ours.load(Ordering::Relaxed)
     }
 
     fn no_answer(&self, failure: CallError, op: Op) -> Error {
@@ -289,6 +315,12 @@ impl Session {
         let lines = self.said.as_ref().map(Said::lines).unwrap_or_default();
         lines.into_iter().fold(error, Error::with_cause_text)
     }
+}
+
+/// Whether an error says for good that the far side is not Bulkhead's. In whatever language, what libvirt says of a program
+/// that it does not have names the number.
+fn is_final(error: &Error) -> bool {
+    error.code == ErrorCode::NO_SUPPORT || error.message.contains(&bulkhead::PROGRAM.to_string())
 }
 
 /// A connection that is made again when it was lost: the call that was under way fails, the next one dials.

@@ -529,6 +529,41 @@ fn a_number_that_is_left_out_is_a_loss() {
 }
 
 #[test]
+fn a_number_that_goes_back_is_of_another_log_and_told() {
+    let world = World::new();
+    let daemon = world.gateway(with_events);
+    let mut stream = world.connect().subscribe(None).unwrap();
+    daemon.wait_for_listeners(1);
+    daemon.emit(&numbered(5));
+    daemon.emit(&numbered(5));
+    daemon.emit(&numbered(2));
+    daemon.emit(&numbered(3));
+    let mut next = || (stream.next(LONG).unwrap().unwrap().sequence, stream.lost());
+    assert_eq!(next().0, 5);
+    assert_eq!(next(), (2, true), "a repetition is none, another log is one");
+    assert_eq!(next(), (3, true));
+}
+
+#[test]
+fn a_daemon_of_ours_that_fails_is_ours_all_the_same() {
+    let world = World::new();
+    let lists = AtomicUsize::new(0);
+    let daemon = world.gateway(move |call, fds| match call {
+        Call::BulkheadListDomains(_) if lists.fetch_add(1, Ordering::Relaxed) == 1 => {
+            Step::Fail(Error::new(ErrorCode::RPC, ErrorDomain::RPC, "the connection to qemud was lost"))
+        }
+        Call::BulkheadListDomains(_) => reply(Reply::BulkheadListDomains, bulkhead::ListDomainsRet::default()),
+        call => host(call, fds),
+    });
+    let connection = world.connect();
+    let list = || connection.domains(ListFlags::empty());
+    assert!(list().unwrap().is_empty());
+    assert_eq!(list().unwrap_err().message, "the connection to qemud was lost");
+    assert!(list().unwrap().is_empty());
+    assert!(!daemon.calls().iter().any(|call| matches!(call, Call::ConnectListAllDomains(_))));
+}
+
+#[test]
 fn a_daemon_that_says_nothing_holds_up_nobody_who_has_no_time() {
     let world = World::new();
     let first = world.gateway(with_events);

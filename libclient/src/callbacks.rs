@@ -52,8 +52,7 @@ struct Entries {
     list: Vec<Entry>,
 }
 
-/// What the loop watches: the source's descriptor while there is a connection, and a timer while there is none or where a
-/// host may vanish without a word.
+/// What the loop watches: the source's descriptor while there is a connection, a timer while there is none.
 struct Feed {
     source: Box<dyn EventSource>,
     watched: Option<(u64, HandleId)>,
@@ -154,10 +153,7 @@ impl Feed {
             self.look_in(callbacks.events, weak, step.clamp(RETRY.0, RETRY.1));
         } else {
             self.lost = false;
-            match self.source.pulse() {
-                Some(pulse) => self.look_in(callbacks.events, weak, pulse),
-                None => self.stop_looking(callbacks.events),
-            }
+            self.stop_looking(callbacks.events);
         }
     }
 

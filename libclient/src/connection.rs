@@ -257,8 +257,9 @@ impl Connection {
     }
 
     /// Asks another host for a sign of life after each `interval` of silence while somebody waits for it, and takes it for
-    /// dead after `count` of them without an answer. No interval, and it is never asked. A host that disappears without a
-    /// word is noticed by nothing else; on this host the kernel tells, and nothing is asked.
+    /// dead after `count` of them without an answer; on this connection and on those of its events and consoles, at once.
+    /// No interval, and it is never asked. A host that disappears without a word is noticed by nothing else. Without this
+    /// call other hosts are asked after 5 seconds and 5 times; on this host the kernel tells, and nothing is asked.
     ///
     /// # Errors
     /// [`ErrorCode::INVALID_ARG`] when `count` is 0.

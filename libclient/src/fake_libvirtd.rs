@@ -38,6 +38,8 @@ pub(crate) enum Step {
     /// Nothing, not even an answer to a ping.
     Silence,
     HangUp,
+    /// The reply, and these events right behind it.
+    Tell(Reply, Vec<Event>),
 }
 
 type Handler = dyn Fn(&Call, Vec<OwnedFd>) -> Step + Send + Sync;
@@ -50,6 +52,8 @@ struct Shared {
     user: Option<Arc<User>>,
     handler: Box<Handler>,
     gone: AtomicBool,
+    /// It answers no ping.
+    deaf: AtomicBool,
     calls: Mutex<Vec<Call>>,
     open: Mutex<Vec<UnixStream>>,
     listeners: Mutex<Vec<UnixStream>>,
@@ -110,6 +114,7 @@ impl FakeLibvirtd {
             user,
             handler,
             gone: AtomicBool::new(false),
+            deaf: AtomicBool::new(false),
             calls: Mutex::default(),
             open: Mutex::default(),
             listeners: Mutex::default(),
@@ -149,6 +154,11 @@ impl FakeLibvirtd {
         for socket in &*self.shared.open.lock().unwrap() {
             let _ = socket.shutdown(Shutdown::Both);
         }
+    }
+
+    /// From now on answers no ping, as if its host had lost its power.
+    pub(crate) fn go_deaf(&self) {
+        self.shared.deaf.store(true, Ordering::Release);
     }
 
     /// Waits until so many listen.
@@ -220,6 +230,7 @@ fn serve(socket: &UnixStream, shared: &Shared) -> Result<(), WireError> {
     loop {
         let frame = next_frame(&mut conn)?;
         match frame.header.meaning() {
+            Meaning::Keepalive if shared.deaf.load(Ordering::Acquire) => {}
             Meaning::Keepalive => {
                 if let Some(pong) = keepalive::answer(&frame.header) {
                     conn.queue_empty(&pong)?;
@@ -288,6 +299,10 @@ fn answer(
             return Ok(false);
         }
         Step::HangUp => return Ok(false),
+        Step::Tell(reply, events) => {
+            conn.queue_reply(header, &reply, Vec::new())?;
+            events.iter().try_for_each(|event| conn.queue_event(event))?;
+        }
     }
     Ok(true)
 }

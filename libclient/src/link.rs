@@ -113,10 +113,4 @@ pub(crate) trait EventSource: Send {
 
     /// Changes whenever [`EventSource::poll_fd`] is another one.
     fn generation(&self) -> u64;
-
-    /// How often [`EventSource::next`] wants to be asked even if its descriptor is silent, to find out that a host has
-    /// vanished.
-    fn pulse(&self) -> Option<Duration> {
-        None
-    }
 }

@@ -56,7 +56,8 @@ impl EventStream {
     }
 
     /// What to watch for reading in an event loop of one's own; call [`EventStream::next`] with no time when it is
-    /// readable. It is another one after a reconnection, and none while the daemon is gone: ask again after each
+    /// readable. That it is for events that have come already, too, and when the far side is to be asked for a sign of life.
+    /// It is another one after a reconnection, and none while the daemon is gone: ask again after each
     /// [`EventStream::next`].
     #[must_use]
     pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -223,6 +223,31 @@ fn a_server_that_does_not_answer_pings_is_given_up() {
 }
 
 #[test]
+fn who_polls_is_told_when_the_server_is_to_be_asked_for_a_sign_of_life() {
+    let (client, server) = pair(|mut conn| {
+        let mut pings = 0;
+        while let Ok(frame) = recv(&mut conn) {
+            pings += usize::from(frame.header == keepalive::PING_HEADER);
+        }
+        pings
+    });
+    client.set_keepalive(Some((Duration::from_millis(20), 3)));
+    let lost = loop {
+        assert!(support::readable(&client.alarm(), Duration::from_secs(20)), "nothing tells that it is time");
+        if let Err(CallError::Lost(error)) = client.wait_events(Some(Duration::ZERO)) {
+            break error;
+        }
+    };
+    assert!(matches!(*lost, WireError::Dead(3)), "{lost:?}");
+    client.set_keepalive(None);
+    assert!(!support::readable(&client.alarm(), Duration::ZERO));
+    let weak = client.downgrade();
+    drop(client);
+    assert!(weak.upgrade().is_none());
+    assert_eq!(server.join().unwrap(), 3);
+}
+
+#[test]
 fn a_silent_server_is_waited_for_as_long_as_the_caller_says() {
     let (client, server) = pair(|mut conn| {
         let call = recv(&mut conn).unwrap();

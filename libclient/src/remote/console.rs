@@ -1,12 +1,11 @@
 //! A console whose bytes travel in packets of libvirt's protocol, on a connection of its own.
 //!
-//! A program polls one descriptor for it: an epoll over the connection and a bell that rings while bytes wait here that the
-//! connection's socket does not show any more. Nothing is read from the socket while some of that is left, so a slow
-//! reader holds up its guest and nobody else, as with a socket.
+//! A program polls one descriptor for it, which tells of bytes that wait here, too. Nothing is read from the socket while
+//! some of that is left, so a slow reader holds up its guest and nobody else, as with a socket.
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -16,13 +15,10 @@ use std::{
 
 use api::Operation;
 use api::{bulkhead, consts::ConsoleFlags, remote};
-use rustix::{
-    event::{EventfdFlags, PollFlags, epoll},
-    fs::OFlags,
-};
+use rustix::{event::PollFlags, fs::OFlags};
 use wire::client::{CallError, Piece, StreamHandle};
 
-use super::{Session, lock};
+use super::{Session, lock, watch::Watch};
 use crate::{
     ConsoleStream, Error, ErrorCode, Result,
     api::ErrorDomain,
@@ -39,8 +35,7 @@ pub(crate) struct StreamConsole {
     stream: StreamHandle,
     /// The connection, which nobody else uses.
     _session: Session,
-    watch: OwnedFd,
-    bell: OwnedFd,
+    watch: Watch,
     reader: Mutex<Reader>,
     /// The watch tells of room to write, too.
     wants_room: AtomicBool,
@@ -53,7 +48,6 @@ struct Reader {
     /// What came and was not taken yet, from `at` on.
     bytes: Vec<u8>,
     at: usize,
-    rung: bool,
     ended: bool,
 }
 
@@ -74,22 +68,17 @@ pub(super) fn open(session: Session, args: bulkhead::DomainOpenConsoleArgs) -> R
 
 impl StreamConsole {
     fn new(stream: StreamHandle, session: Session, read_only: bool) -> io::Result<StreamConsole> {
-        let watch = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let data = epoll::EventData::new_u64(0);
-        epoll::add(&watch, stream.client(), data, epoll::EventFlags::IN)?;
-        epoll::add(&watch, &bell, data, epoll::EventFlags::IN)?;
+        let watch = Watch::new(stream.client())?;
         let console = StreamConsole {
             stream,
             _session: session,
             watch,
-            bell,
             reader: Mutex::default(),
             wants_room: AtomicBool::new(false),
             closed: AtomicBool::new(read_only),
         };
         // The first bytes may have come with the reply.
-        console.ring(&mut lock(&console.reader), true);
+        console.watch.ring(true);
         Ok(console)
     }
 
@@ -115,12 +104,12 @@ impl StreamConsole {
                 Ok(Some(Piece::Data(bytes))) => {
                     reader.bytes = bytes;
                     reader.at = 0;
-                    self.ring(&mut reader, true);
+                    self.watch.ring(true);
                 }
                 Ok(Some(Piece::Hole(_))) => {}
                 Ok(Some(Piece::End)) => self.end(&mut reader),
                 Ok(None) => {
-                    self.ring(&mut reader, false);
+                    self.watch.ring(false);
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
                 // The guest has ended, or somebody took the console over.
@@ -143,20 +132,7 @@ impl StreamConsole {
     /// The end stays readable.
     fn end(&self, reader: &mut Reader) {
         reader.ended = true;
-        self.ring(reader, true);
-    }
-
-    fn ring(&self, reader: &mut Reader, on: bool) {
-        if reader.rung == on {
-            return;
-        }
-        reader.rung = on;
-        // Neither fails: it is rung once and silenced once.
-        let _ = if on {
-            rustix::io::write(&self.bell, &1u64.to_ne_bytes())
-        } else {
-            rustix::io::read(&self.bell, &mut [0u8; 8])
-        };
+        self.watch.ring(true);
     }
 
     pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -183,12 +159,10 @@ impl StreamConsole {
         wait::ready(self.stream.client().as_fd(), PollFlags::OUT, deadline)
     }
 
-    /// Whether the watch becomes readable when there is room again: an epoll can be waited on for nothing else.
+    /// Whether the watch becomes readable when there is room again.
     fn want_room(&self, wanted: bool) -> io::Result<()> {
         if self.wants_room.swap(wanted, Ordering::Relaxed) != wanted {
-            let room = if wanted { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
-            let data = epoll::EventData::new_u64(0);
-            epoll::modify(&self.watch, self.stream.client(), data, epoll::EventFlags::IN | room)?;
+            self.watch.tell_room(self.stream.client(), wanted)?;
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use api::{
 };
 use wire::client::CallError;
 
-use super::{Dialer, FOREIGN, OPEN_PATIENCE, OURS, Session, is_final};
+use super::{Dialer, FOREIGN, OPEN_PATIENCE, OURS, Session, is_final, watch::Watch};
 use crate::{
     Result,
     link::{EventSource, Numbered},
@@ -33,7 +33,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 /// One listener with a connection of its own.
 pub(super) struct RemoteEvents {
     dialer: Arc<Dialer>,
-    session: Option<Session>,
+    session: Option<(Session, Watch)>,
     /// The number of the last event that has arrived; what has none is counted on from here.
     last: Option<u64>,
     lost: bool,
@@ -129,18 +129,25 @@ impl RemoteEvents {
             step: Duration::ZERO,
             failure: None,
         };
-        source.take_session(subscribe(dialer.dial()?, since)?);
+        source.take_session(subscribe(dialer.dial()?, since)?)?;
         Ok(source)
     }
 
     /// Takes a connection on which events flow.
-    fn take_session(&mut self, (session, ret): Subscribed) {
+    fn take_session(&mut self, (session, ret): Subscribed) -> Result<()> {
+        let watch = Watch::new(&session.client).map_err(|source| {
+            Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::RPC, "cannot watch a connection").with_cause(source)
+        })?;
         match ret {
             Some(ret) => self.resume(&ret),
             None => self.count(),
         }
-        self.session = Some(session);
+        // What has come with the answer, the socket does not show any more.
+        self.take(session.client.take_events());
+        watch.ring(!self.queue.is_empty());
+        self.session = Some((session, watch));
         self.generation += 1;
+        Ok(())
     }
 
     /// Goes on in a log with numbers.
@@ -173,8 +180,7 @@ impl RemoteEvents {
             match redial.wait(deadline) {
                 Ok(Ok(subscribed)) => {
                     self.step = Duration::ZERO;
-                    self.take_session(subscribed);
-                    return Ok(());
+                    return self.take_session(subscribed);
                 }
                 Ok(Err(error)) => {
                     self.step = (self.step * 2).clamp(RETRY.0, RETRY.1);
@@ -216,6 +222,24 @@ impl RemoteEvents {
         }
     }
 
+    fn next_until(&mut self, timeout: Option<Duration>, deadline: Deadline) -> Result<Option<Numbered>> {
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return Ok(Some(event));
+            }
+            let Some((session, _)) = &self.session else {
+                self.resubscribe(if timeout.is_some() { deadline } else { Deadline::after(Some(PATIENCE)) })?;
+                continue;
+            };
+            match session.client.wait_events(deadline.left()) {
+                Ok(events) if events.is_empty() && deadline.passed() => return Ok(None),
+                Ok(events) => self.take(events),
+                Err(CallError::Lost(_)) => self.session = None,
+                Err(failure) => return Err(session.no_answer(failure, Op::BulkheadEventsSubscribe)),
+            }
+        }
+    }
+
     /// An event without a number and a time gets both here.
     fn counted(&self, event: remote::DomainEventLifecycleMsg) -> bulkhead::DomainEventMsg {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -254,22 +278,11 @@ fn lifecycle() -> i32 {
 
 impl EventSource for RemoteEvents {
     fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Numbered>> {
-        let deadline = Deadline::after(timeout);
-        loop {
-            if let Some(event) = self.queue.pop_front() {
-                return Ok(Some(event));
-            }
-            let Some(session) = &self.session else {
-                self.resubscribe(if timeout.is_some() { deadline } else { Deadline::after(Some(PATIENCE)) })?;
-                continue;
-            };
-            match session.client.wait_events(deadline.left()) {
-                Ok(events) if events.is_empty() && deadline.passed() => return Ok(None),
-                Ok(events) => self.take(events),
-                Err(CallError::Lost(_)) => self.session = None,
-                Err(failure) => return Err(session.no_answer(failure, Op::BulkheadEventsSubscribe)),
-            }
+        let next = self.next_until(timeout, Deadline::after(timeout));
+        if let Some((_, watch)) = &self.session {
+            watch.ring(!self.queue.is_empty());
         }
+        next
     }
 
     fn lost(&self) -> bool {
@@ -281,14 +294,10 @@ impl EventSource for RemoteEvents {
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.session.as_ref().map(|session| session.client.as_fd())
+        self.session.as_ref().map(|(_, watch)| watch.as_fd())
     }
 
     fn generation(&self) -> u64 {
         self.generation
-    }
-
-    fn pulse(&self) -> Option<Duration> {
-        self.dialer.pulse()
     }
 }

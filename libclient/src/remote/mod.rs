@@ -15,6 +15,7 @@ mod gssapi;
 mod helper;
 mod pki;
 mod ssh;
+mod watch;
 
 use std::{
     os::fd::OwnedFd,
@@ -26,7 +27,7 @@ use std::{
 };
 
 use api::{Call, Error, ErrorCode, ErrorDomain, Op, Operation, Reply, bulkhead, remote};
-use wire::client::{CallError, Client, login::LoginError};
+use wire::client::{CallError, Client, WeakClient, login::LoginError};
 
 use crate::{
     ConsoleStream, Result, error,
@@ -77,6 +78,8 @@ pub(crate) struct Dialer {
     credentials: Credentials,
     /// How often the far side is asked for a sign of life.
     keepalive: Mutex<Option<(Duration, u32)>>,
+    /// Every connection that is open.
+    clients: Mutex<Vec<WeakClient>>,
     /// A daemon of ours has answered here.
     was_ours: Arc<AtomicBool>,
 }
@@ -93,13 +96,17 @@ impl Dialer {
             unattended,
             credentials: Credentials::new(ask),
             keepalive: Mutex::new(keepalive),
+            clients: Mutex::default(),
             was_ours: Arc::default(),
         }
     }
 
-    /// How often the far side is asked for a sign of life.
-    fn pulse(&self) -> Option<Duration> {
-        lock(&self.keepalive).map(|(interval, _)| interval)
+    /// From now on asks the far side for a sign of life so often, on every connection to it.
+    fn set_keepalive(&self, watch: Option<(Duration, u32)>) {
+        *lock(&self.keepalive) = watch;
+        for client in lock(&self.clients).iter().filter_map(WeakClient::upgrade) {
+            client.set_keepalive(watch);
+        }
     }
 
     /// Connects, logs in and opens the hypervisor.
@@ -135,6 +142,11 @@ impl Dialer {
             }
             session.no_login(failure)
         })?;
+        {
+            let mut clients = lock(&self.clients);
+            clients.retain(|client| client.upgrade().is_some());
+            clients.push(session.client.downgrade());
+        }
         session.client.set_keepalive(*lock(&self.keepalive));
         let name = Some(self.address.name.clone()).filter(|name| !name.is_empty());
         session.ask_within(remote::ConnectOpenArgs { name, flags: self.read_only.into() }, OPEN_PATIENCE)?;
@@ -395,10 +407,7 @@ impl Link for RemoteLink {
     }
 
     fn set_keepalive(&self, watch: Option<(Duration, u32)>) -> Result<()> {
-        *lock(&self.dialer.keepalive) = watch;
-        if let Some(session) = lock(&self.session).as_ref() {
-            session.client.set_keepalive(watch);
-        }
+        self.dialer.set_keepalive(watch);
         Ok(())
     }
 }

@@ -545,6 +545,58 @@ fn a_number_that_goes_back_is_of_another_log_and_told() {
 }
 
 #[test]
+fn events_that_came_with_the_answer_are_told_to_who_polls() {
+    let world = World::new();
+    let _daemon = world.gateway(|call, fds| match call {
+        Call::BulkheadEventsSubscribe(_) => {
+            let ret = bulkhead::EventsSubscribeRet { next: 5, lost: false };
+            Step::Tell(Reply::BulkheadEventsSubscribe(ret), vec![numbered(5), numbered(6)])
+        }
+        call => host(call, fds),
+    });
+    let mut stream = world.connect().subscribe(None).unwrap();
+    let told = |stream: &crate::EventStream, patience| {
+        wait::readable(stream.poll_fd().unwrap(), Deadline::after(patience)).unwrap()
+    };
+    for sequence in [5, 6] {
+        assert!(told(&stream, LONG), "nothing tells of {sequence}");
+        assert_eq!(stream.next(Some(Duration::ZERO)).unwrap().unwrap().sequence, sequence);
+    }
+    assert!(stream.next(Some(Duration::ZERO)).unwrap().is_none());
+    assert!(!told(&stream, Some(Duration::ZERO)));
+}
+
+#[test]
+fn who_polls_finds_out_that_a_host_has_vanished() {
+    let world = World::new();
+    let daemon = world.libvirtd(host);
+    let connection = world.connect();
+    let mut console = connection.domain_by_name("web").unwrap().open_console(None, ConsoleFlags::empty()).unwrap();
+    console.set_nonblocking(true).unwrap();
+    let mut stream = connection.subscribe(None).unwrap();
+    let connections = daemon.accepted();
+    daemon.go_deaf();
+    // After the fact, and for all of them.
+    connection.set_keepalive(Duration::from_millis(20), 2).unwrap();
+    let failure = loop {
+        assert!(wait::readable(console.as_fd(), Deadline::after(LONG)).unwrap(), "the console's descriptor is silent");
+        match console.read(&mut [0; 8]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            other => break other.unwrap_err(),
+        }
+    };
+    assert!(format!("{failure:?}").contains("Dead"), "{failure:?}");
+    while let Some(fd) = stream.poll_fd() {
+        assert!(wait::readable(fd, Deadline::after(LONG)).unwrap(), "the events' descriptor is silent");
+        // An error when it is being connected again.
+        let _ = stream.next(Some(Duration::ZERO));
+        if daemon.accepted() > connections {
+            break;
+        }
+    }
+}
+
+#[test]
 fn a_daemon_of_ours_that_fails_is_ours_all_the_same() {
     let world = World::new();
     let lists = AtomicUsize::new(0);

@@ -11,7 +11,7 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -19,6 +19,7 @@ use api::{Call, Event, Op, Reply, look::Look, xdr::XdrError};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd},
     io::Errno,
+    time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime},
 };
 use thiserror::Error;
 
@@ -88,6 +89,8 @@ struct State {
     events: VecDeque<Event>,
     dropped_events: u64,
     keepalive: Option<Keepalive>,
+    /// When the alarm goes off. That may be too early: it is set anew when it has gone off, not with everything that comes.
+    alarm_at: Option<Instant>,
     /// A thread is reading for all.
     reading: bool,
     /// What stands behind the next reply may be protected by what that reply ends: it is not read as frames yet.
@@ -107,12 +110,34 @@ struct Inner {
     fd: OwnedFd,
     /// Wakes the thread that reads for all, when another one has taken what it waits for.
     bell: OwnedFd,
+    /// Tells an event loop when keepalive is due.
+    alarm: OwnedFd,
 }
 
 /// A connection to a server. Clones are the same connection; it ends with the last of them and of its streams.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+}
+
+/// A client that does not keep its connection open.
+#[derive(Clone)]
+pub struct WeakClient {
+    inner: Weak<Inner>,
+}
+
+impl WeakClient {
+    /// The client, as long as somebody holds it.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Client> {
+        self.inner.upgrade().map(|inner| Client { inner })
+    }
+}
+
+impl fmt::Debug for WeakClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakClient").finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Client {
@@ -145,6 +170,7 @@ impl Client {
         let inner = Inner {
             fd: transport.as_fd().try_clone_to_owned()?,
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            alarm: timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?,
             conn: Mutex::new(Conn::new(Layered::new(transport))),
             state: Mutex::new(State {
                 next_serial: 0,
@@ -153,6 +179,7 @@ impl Client {
                 events: VecDeque::new(),
                 dropped_events: 0,
                 keepalive: None,
+                alarm_at: None,
                 reading: false,
                 at_login: false,
                 lost: None,
@@ -161,6 +188,12 @@ impl Client {
             look: Look::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The same connection, without keeping it open.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakClient {
+        WeakClient { inner: Arc::downgrade(&self.inner) }
     }
 
     /// Can calls carry descriptors?
@@ -197,8 +230,16 @@ impl Client {
     /// Pings the server after `interval` of silence and gives it up after `count` pings without an answer, as long as
     /// somebody waits on this client; [`Client::tick`] does the same for an event loop. `None` ends that.
     pub fn set_keepalive(&self, watch: Option<(Duration, u32)>) {
-        lock(&self.inner.state).keepalive =
-            watch.map(|(interval, count)| Keepalive::new(interval, count, Instant::now()));
+        let mut state = lock(&self.inner.state);
+        state.keepalive = watch.map(|(interval, count)| Keepalive::new(interval, count, Instant::now()));
+        self.inner.set_alarm(&mut state);
+    }
+
+    /// What becomes readable when [`Client::tick`] may have something to do, for an event loop: [`Client::wait_events`] with
+    /// no time does that, too.
+    #[must_use]
+    pub fn alarm(&self) -> BorrowedFd<'_> {
+        self.inner.alarm.as_fd()
     }
 
     /// When [`Client::tick`] is due.
@@ -533,7 +574,12 @@ impl Inner {
     fn tick(&self) -> Result<(), WireError> {
         let action = {
             let mut state = lock(&self.state);
-            state.keepalive.as_mut().map(|watch| (watch.tick(Instant::now()), watch.count()))
+            let now = Instant::now();
+            let action = state.keepalive.as_mut().map(|watch| (watch.tick(now), watch.count()));
+            if state.alarm_at.is_some_and(|at| at <= now) {
+                self.set_alarm(&mut state);
+            }
+            action
         };
         match action {
             Some((keepalive::Action::Dead, count)) => Err(WireError::Dead(count)),
@@ -544,6 +590,17 @@ impl Inner {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Sets the alarm to when keepalive is due.
+    fn set_alarm(&self, state: &mut State) {
+        state.alarm_at = state.keepalive.as_ref().map(Keepalive::deadline);
+        let left = state.alarm_at.map(|at| at.saturating_duration_since(Instant::now()));
+        // A time of zero turns it off.
+        let it_value = timespec(left.map_or(Duration::ZERO, |left| left.max(Duration::from_nanos(1))));
+        let time = Itimerspec { it_interval: timespec(Duration::ZERO), it_value };
+        // Fails for times that no clock has, which never come.
+        let _ = timerfd_settime(&self.alarm, TimerfdTimerFlags::empty(), &time);
     }
 
     fn lose(&self, error: WireError) -> Arc<WireError> {

@@ -2,10 +2,12 @@
 
 use std::{
     fmt,
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
+use api::{Error, ErrorCode, ErrorDomain};
 use uuid::Uuid;
 
 use crate::{
@@ -55,10 +57,18 @@ struct Entries {
 /// What the loop watches: the source's descriptor while there is a connection, a timer while there is none.
 struct Feed {
     source: Box<dyn EventSource>,
-    watched: Option<(u64, HandleId)>,
+    watched: Option<Watched>,
     timer: Option<(TimeoutId, Duration)>,
     /// There is no connection, and the timer's next try comes later than its last.
     lost: bool,
+}
+
+/// A descriptor that the loop watches.
+struct Watched {
+    generation: u64,
+    handle: HandleId,
+    /// Open for as long as the loop watches it, whatever becomes of the source's.
+    _fd: OwnedFd,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -159,7 +169,7 @@ impl Feed {
 
     fn watch(&mut self, events: &'static dyn EventImpl, weak: &Weak<Callbacks>) -> Result<()> {
         let generation = self.source.generation();
-        if self.watched.is_some_and(|(watched, _)| watched == generation) {
+        if self.watched.as_ref().is_some_and(|watched| watched.generation == generation) {
             return Ok(());
         }
         self.unwatch(events);
@@ -170,15 +180,18 @@ impl Feed {
                     callbacks.dispatch();
                 }
             };
-            let handle = events.add_handle(fd, HandleEvents::READABLE, Box::new(dispatch))?;
-            self.watched = Some((generation, handle));
+            let fd = fd.try_clone_to_owned().map_err(|source| {
+                Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::EVENT, "cannot watch a connection").with_cause(source)
+            })?;
+            let handle = events.add_handle(fd.as_fd(), HandleEvents::READABLE, Box::new(dispatch))?;
+            self.watched = Some(Watched { generation, handle, _fd: fd });
         }
         Ok(())
     }
 
     fn unwatch(&mut self, events: &dyn EventImpl) {
-        if let Some((_, handle)) = self.watched.take() {
-            events.remove_handle(handle);
+        if let Some(watched) = self.watched.take() {
+            events.remove_handle(watched.handle);
         }
     }
 
@@ -214,5 +227,95 @@ impl Drop for Callbacks {
         let feed = self.feed.get_mut().unwrap_or_else(PoisonError::into_inner);
         feed.unwatch(self.events);
         feed.stop_looking(self.events);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{HandleCallback, TimeoutCallback},
+        link::Numbered,
+    };
+    use std::{
+        fs,
+        io::{PipeReader, pipe},
+        os::fd::{AsRawFd, BorrowedFd},
+        path::PathBuf,
+    };
+
+    /// A loop of a program's own, which looks after the descriptors that it was given.
+    #[derive(Default)]
+    struct OwnLoop {
+        watched: Mutex<Option<(PathBuf, PathBuf)>>,
+        removed: Mutex<usize>,
+    }
+
+    impl EventImpl for OwnLoop {
+        fn add_handle(&self, fd: BorrowedFd<'_>, _: HandleEvents, _: HandleCallback) -> Result<HandleId> {
+            let place = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+            let what = fs::read_link(&place).unwrap();
+            *lock(&self.watched) = Some((place, what));
+            Ok(HandleId(1))
+        }
+
+        fn update_handle(&self, _: HandleId, _: HandleEvents) {}
+
+        fn remove_handle(&self, _: HandleId) {
+            let (place, what) = lock(&self.watched).take().unwrap();
+            assert_eq!(fs::read_link(place).ok(), Some(what), "it was closed before the loop was told");
+            *lock(&self.removed) += 1;
+        }
+
+        fn add_timeout(&self, _: Option<Duration>, _: TimeoutCallback) -> Result<TimeoutId> {
+            Ok(TimeoutId(1))
+        }
+
+        fn update_timeout(&self, _: TimeoutId, _: Option<Duration>) {}
+
+        fn remove_timeout(&self, _: TimeoutId) {}
+    }
+
+    /// Events of a daemon that goes away.
+    struct Going(Option<PipeReader>);
+
+    impl EventSource for Going {
+        fn next(&mut self, _: Option<Duration>) -> Result<Option<Numbered>> {
+            self.0 = None;
+            Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, "gone"))
+        }
+
+        fn lost(&self) -> bool {
+            false
+        }
+
+        fn first_new(&self) -> u64 {
+            0
+        }
+
+        fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+            self.0.as_ref().map(AsFd::as_fd)
+        }
+
+        fn generation(&self) -> u64 {
+            1
+        }
+    }
+
+    #[test]
+    fn a_descriptor_stays_open_until_the_loop_watches_it_no_longer() {
+        let events: &'static OwnLoop = Box::leak(Box::default());
+        let connection = Connection::open("test:///default").unwrap();
+        let (reader, _writer) = pipe().unwrap();
+        let feed = Feed { source: Box::new(Going(Some(reader))), watched: None, timer: None, lost: false };
+        let callbacks = Arc::new(Callbacks {
+            connection: connection.downgrade(),
+            events,
+            feed: Mutex::new(feed),
+            entries: Mutex::default(),
+        });
+        lock(&callbacks.feed).watch(events, &Arc::downgrade(&callbacks)).unwrap();
+        callbacks.dispatch();
+        assert_eq!(*lock(&events.removed), 1);
     }
 }

@@ -18,7 +18,7 @@ use api::{
 };
 use wire::client::CallError;
 
-use super::{Dialer, FOREIGN, OPEN_PATIENCE, OURS, Session, is_final, watch::Watch};
+use super::{AUTH_REFUSED, Dialer, FOREIGN, OPEN_PATIENCE, OURS, Session, is_final, watch::Watch};
 use crate::{
     Result,
     link::{EventSource, Numbered},
@@ -76,8 +76,7 @@ fn subscribe(session: Session, since: Option<u64>) -> Result<Subscribed> {
 
 /// Whether trying again is of no use.
 fn is_refusal(error: &Error) -> bool {
-    [ErrorCode::AUTH_FAILED, ErrorCode::AUTH_CANCELLED, ErrorCode::AUTH_UNAVAILABLE, ErrorCode::INVALID_ARG]
-        .contains(&error.code)
+    AUTH_REFUSED.contains(&error.code) || error.code == ErrorCode::INVALID_ARG
 }
 
 /// A connection that is being made by a thread of its own. Left alone, the thread ends by the patience of each of its steps.

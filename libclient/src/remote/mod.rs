@@ -46,6 +46,8 @@ use helper::Said;
 const NO_PROCEDURE: &str = "unknown procedure";
 /// A host behind a network can vanish without a word, so it is asked for a sign of life even if the program does not say so.
 const KEEPALIVE: (Duration, u32) = (wire::keepalive::INTERVAL, wire::keepalive::COUNT);
+/// The codes of errors that refuse somebody.
+const AUTH_REFUSED: [ErrorCode; 3] = [ErrorCode::AUTH_FAILED, ErrorCode::AUTH_CANCELLED, ErrorCode::AUTH_UNAVAILABLE];
 /// How long a daemon may take to open its hypervisor or to begin with events.
 const OPEN_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a daemon may take to let somebody in: a person may be asked there.
@@ -136,8 +138,7 @@ impl Dialer {
         };
         let mut login = Login::new(&self.credentials, &self.address, session.client.is_secure());
         session.client.login(Some(&mut login), LOGIN_PATIENCE).map_err(|failure| {
-            // A daemon that went away meanwhile has not said that they are wrong.
-            if !matches!(failure, LoginError::Call(CallError::Lost(_) | CallError::Silent(_))) {
+            if is_wrong(&failure) {
                 self.credentials.forget();
             }
             session.no_login(failure)
@@ -152,6 +153,15 @@ impl Dialer {
         session.ask_within(remote::ConnectOpenArgs { name, flags: self.read_only.into() }, OPEN_PATIENCE)?;
         session.open = true;
         Ok(session)
+    }
+}
+
+/// Whether a failure says that name or password are wrong: a daemon that has gone away or is too busy does not.
+fn is_wrong(failure: &LoginError) -> bool {
+    match failure {
+        LoginError::Call(CallError::Failed(reason)) => AUTH_REFUSED.contains(&reason.code),
+        LoginError::Call(_) => false,
+        _ => true,
     }
 }
 

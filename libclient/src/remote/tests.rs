@@ -705,6 +705,15 @@ fn who_is_asked_for_a_password_logs_in_with_it_again_and_again() {
 }
 
 #[test]
+fn a_password_is_kept_until_somebody_says_that_it_is_wrong() {
+    let failed = |code| LoginError::Call(CallError::Failed(Error::new(code, ErrorDomain::RPC, "no")));
+    assert!(is_wrong(&failed(ErrorCode::AUTH_FAILED)));
+    assert!(is_wrong(&LoginError::Unproven));
+    assert!(!is_wrong(&failed(ErrorCode::INTERNAL_ERROR)), "too many clients, say");
+    assert!(!is_wrong(&LoginError::Call(CallError::Silent(Duration::ZERO))));
+}
+
+#[test]
 fn a_program_may_be_the_connection() {
     let world = World::new();
     let _daemon = world.libvirtd(host);

@@ -72,8 +72,9 @@ impl WeakConnection {
 }
 
 impl Connection {
-    /// Connects with the right to change things. An empty URI stands for `$BULKHEAD_URI`, `$LIBVIRT_DEFAULT_URI`, or else
-    /// `qemu:///system` for root and `qemu:///session` for others.
+    /// Connects with the right to change things. An empty URI stands for `$BULKHEAD_URI`, `$LIBVIRT_DEFAULT_URI`, the
+    /// `uri_default` of `libvirt.conf`, or else `qemu:///system` for root and `qemu:///session` for others; a short name for
+    /// the URI that `uri_aliases` there give it.
     ///
     /// # Errors
     /// [`ErrorCode::INVALID_ARG`] for a text that is no URI, [`ErrorCode::NO_CONNECT`] for one that nothing here serves,
@@ -128,12 +129,12 @@ impl Connection {
             How::Unfelt => (true, Asking::Nobody),
         };
         let target = if uri.is_empty() {
-            let text = Uri::default_text();
+            let text = Uri::default_text()?;
             Uri::parse(&text)
                 .and_then(|uri| Target::of(&uri))
                 .map_err(|error| error.with_cause_text(format!("no URI was given; the default is \"{text}\"")))?
         } else {
-            Target::of(&Uri::parse(uri)?)?
+            Target::of(&Uri::parse(&Uri::of_alias(uri)?)?)?
         };
         let link: Box<dyn Link> = match target {
             Target::Qemu(mode) if matches!(how, How::Unfelt) => {

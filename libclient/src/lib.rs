@@ -97,6 +97,7 @@ pub mod event;
 mod fake_libvirtd;
 #[cfg(test)]
 mod fake_qemud;
+mod libvirt_conf;
 mod link;
 mod qemu;
 mod remote;

@@ -11,7 +11,11 @@ use std::{
 use api::{Error, ErrorCode, ErrorDomain};
 use ipc::paths::Mode;
 
-use crate::{Result, remote::Address};
+use crate::{
+    Result,
+    libvirt_conf::{LibvirtConf, may_be_alias},
+    remote::Address,
+};
 
 /// What every refusal tells the user to write instead.
 const KNOWN: &str = "the URIs served here are qemu:///system, qemu:///session, test:///default, test:///FILE.xml, and \
@@ -105,11 +109,24 @@ impl Uri {
         Ok(())
     }
 
-    /// The URI that an empty one stands for: `$BULKHEAD_URI`, `$LIBVIRT_DEFAULT_URI`, or by who is asking.
-    #[must_use]
-    pub fn default_text() -> String {
+    /// The URI that an empty one stands for: `$BULKHEAD_URI`, `$LIBVIRT_DEFAULT_URI`, what `libvirt.conf` says, or by who is
+    /// asking.
+    ///
+    /// # Errors
+    /// [`ErrorCode::CONF_SYNTAX`] when `libvirt.conf` is asked and cannot be read.
+    pub fn default_text() -> Result<String> {
         let set = DEFAULTS.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
-        set.unwrap_or_else(|| by_user(rustix::process::geteuid().is_root()).to_owned())
+        if let Some(text) = set {
+            return Ok(text);
+        }
+        let configured = LibvirtConf::load()?.default;
+        Ok(configured.unwrap_or_else(|| by_user(rustix::process::geteuid().is_root()).to_owned()))
+    }
+
+    /// The URI that a short name of `libvirt.conf`'s stands for; any other text as it is.
+    pub(crate) fn of_alias(text: &str) -> Result<String> {
+        let uri = if may_be_alias(text) { LibvirtConf::load()?.alias(text).map(str::to_owned) } else { None };
+        Ok(uri.unwrap_or_else(|| text.to_owned()))
     }
 
     /// Who names a way wants it gone, even if it ends on this host.

@@ -50,3 +50,21 @@ fn an_error_is_an_object_in_json() {
         }})
     );
 }
+
+#[test]
+fn libvirt_s_configuration_gives_the_default_and_short_names() {
+    let bench = Bench::new();
+    let dir = bench.path().join("root/etc/libvirt");
+    std::fs::create_dir_all(&dir).unwrap();
+    let write = |text: &str| std::fs::write(dir.join("libvirt.conf"), text).unwrap();
+    write("uri_default = \"test:///default\"\nuri_aliases = [ \"mock=test:///default\" ]\n");
+    for arguments in [&["-c", "mock", "list", "--name"][..], &["list", "--name"]] {
+        let output = bench.command(arguments).env_remove("BULKHEAD_URI").output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "test", "{arguments:?}");
+    }
+    write("uri_aliases = [\n");
+    let run = bench.run(&["-c", "mock", "list"]);
+    assert_eq!(run.code, Some(4));
+    assert!(run.stderr.contains("libvirt.conf, line 2: a list of texts is not closed"), "{}", run.stderr);
+}

@@ -2,7 +2,7 @@
 // A helper of a test fails as the test does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{fs, os::unix::fs::PermissionsExt, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt, process::Command, time::Duration};
 
 use bulkhead_tests::{
     Gateway, Guest, Instance, LONG, Libvirtd, Output, PROMPT, Terminal, boot_permit, run, wait_until,
@@ -200,6 +200,24 @@ fn events_come_from_libvirtd() {
             assert!(rest.any(|event| event == expected), "no '{expected}' in its place in {seen:?}");
         }
         bulkhead.ok(&["undefine", "noise"]);
+    }
+}
+
+/// Other hosts are asked for signs of life unasked: who listens must be one that answers, and not only who was told before.
+#[test]
+fn libvirtd_and_the_gateway_give_signs_of_life() {
+    const TEST: &str = "libvirtd_and_the_gateway_give_signs_of_life";
+    let Some(libvirtd) = Libvirtd::start(TEST) else { return };
+    let instance = Instance::session();
+    instance.ok(&["list"]);
+    let gateway = Gateway::start(&instance);
+    for uri in [libvirtd.uri(), gateway.uri()] {
+        let connection = libclient::Connection::open(&uri).unwrap();
+        let mut stream = connection.subscribe(None).unwrap();
+        connection.set_keepalive(Duration::from_millis(200), 2).unwrap();
+        // Three times the time after which a silent one is dead.
+        let event = stream.next(Some(Duration::from_millis(1800))).unwrap();
+        assert!(event.is_none() && !stream.lost(), "{uri}: it was taken for dead");
     }
 }
 

@@ -11,8 +11,8 @@ use std::{
 };
 
 use bulkhead_tests::{
-    Authority, Gateway, Guest, Identity, Instance, LONG, Libvirtd, Output, Role, Signal, Terminal, Watch, free_port,
-    run, skip, wait_until,
+    Authority, Gateway, Guest, Identity, Instance, LONG, Libvirtd, Output, PROMPT, Role, Signal, Terminal, Watch,
+    boot_permit, free_port, run, skip, wait_until,
 };
 
 /// A directory with what one side shows by TLS.
@@ -61,6 +61,12 @@ fn refused(instance: &Instance, uri: &str, text: &str) {
     assert!(output.stderr.contains(text), "{uri}: {}", output.stderr);
 }
 
+/// Whether nobody can read along, and whether it is encrypted.
+fn security(uri: &str) -> (bool, bool) {
+    let connection = libclient::Connection::open(uri).unwrap();
+    (connection.is_secure().unwrap(), connection.is_encrypted().unwrap())
+}
+
 /// A guest's short life by a URI, and what is said of it across the death of qemud.
 fn lives(instance: &Instance, uri: &str) {
     let document = instance.document(&Guest::tiny("a"));
@@ -95,7 +101,7 @@ fn by_tls(configuration: &str) -> ByTls {
     let dir = pki(&instance, "server", &files);
     let port = free_port();
     let configuration = format!(
-        "listen_tls = yes\nlisten_addresses = 127.0.0.1\ntls_port = {port}\ntls_authority = {0}/ca.pem\n\
+        "listen_tls = yes\nlisten_addresses = 127.0.0.1 127.0.0.2\ntls_port = {port}\ntls_authority = {0}/ca.pem\n\
          tls_certificate = {0}/cert.pem\ntls_key = {0}/key.pem\n{configuration}",
         dir.display()
     );
@@ -111,9 +117,7 @@ fn our_client_comes_by_tls_and_knows_with_whom_it_speaks() {
     let by = |host: &str, dir: &Path| format!("qemu+tls://{host}:{port}/session?pkipath={}", dir.display());
     let dir = pki(&instance, "ann", &good);
     lives(&instance, &by("localhost", &dir));
-    let connection = libclient::Connection::open(&by("localhost", &dir)).unwrap();
-    assert!(connection.is_secure().unwrap() && connection.is_encrypted().unwrap());
-    drop(connection);
+    assert_eq!(security(&by("localhost", &dir)), (true, true));
 
     let nobody = pki(&instance, "nobody", &good[..1]);
     refused(&instance, &by("localhost", &nobody), "failed to connect");
@@ -125,8 +129,30 @@ fn our_client_comes_by_tls_and_knows_with_whom_it_speaks() {
     let list = authority.revoke(1);
     let revoked = [&good[..], &[("cacrl.pem", &list)]].concat();
     refused(&instance, &by("localhost", &pki(&instance, "revoked", &revoked)), "Revoked");
+    refused(&instance, &by("127.0.0.2", &dir), "not valid for name");
     let newest = by("localhost", &dir) + "&tls_priority=NORMAL:-VERS-TLS1.2";
     ok(&instance, &newest, &["list"]);
+    drop(gateway);
+}
+
+/// TLS gives the bytes in other pieces than they were sent in, and some are here before the socket tells.
+#[test]
+fn a_console_by_tls_shows_all_of_it() {
+    let ByTls { gateway, instance, authority, port } = by_tls("");
+    let ann = authority.sign("ann", 7);
+    let dir = pki(&instance, "ann", &client_files(&authority, &ann));
+    let uri = format!("qemu+tls://localhost:{port}/session?pkipath={}", dir.display());
+    let document = instance.document(&instance.linux("a"));
+    let permit = boot_permit();
+    let mut console = Terminal::on_pty(command(&instance, &uri, &["create", "--console", document.to_str().unwrap()]));
+    console.expect(PROMPT);
+    drop(permit);
+    assert_eq!(console.command("echo $((6 * 7))"), "42\n");
+    let many = console.command("n=0; while [ $n -lt 5000 ]; do echo line $n; n=$((n+1)); done");
+    assert_eq!(many.lines().count(), 5000);
+    console.send(b"\x1d");
+    assert_eq!(console.exit(), 0);
+    ok(&instance, &uri, &["destroy", "a"]);
     drop(gateway);
 }
 
@@ -154,9 +180,7 @@ fn our_client_comes_by_tcp_with_a_password() {
     let by = |file: &Path| format!("qemu+tcp://localhost:{port}/session?authfile={}", file.display());
     let good = by(&auth("ann", "secret"));
     lives(&instance, &good);
-    let connection = libclient::Connection::open(&good).unwrap();
-    assert!(!connection.is_secure().unwrap() && !connection.is_encrypted().unwrap());
-    drop(connection);
+    assert_eq!(security(&good), (false, false));
     refused(&instance, &by(&auth("ann", "guessed")), "authentication failed");
     drop(gateway);
 }
@@ -320,9 +344,7 @@ fn both_clients_come_by_a_real_ssh() {
         sshd.ssh.display()
     );
     lives(&instance, &uri);
-    let connection = libclient::Connection::open(&uri).unwrap();
-    assert!(connection.is_secure().unwrap() && !connection.is_encrypted().unwrap());
-    drop(connection);
+    assert_eq!(security(&uri), (true, false));
     if Path::new("/usr/bin/virsh").exists() {
         let mut command = Command::new("/usr/bin/virsh");
         command.args(["-c", &uri, "list", "--all"]);
@@ -342,8 +364,12 @@ fn another_program_may_be_the_way() {
     instance.ok(&["list"]);
     let gateway = Gateway::start(&instance);
     let helper = instance.program("bulkhead-ssh-helper");
-    let way = program(&instance, "way", &format!("exec {} qemu:///session\n", helper.display()));
+    let root = instance.root().display();
+    let way = program(&instance, "way", &format!("BULKHEAD_ROOT={root} exec {} qemu:///session\n", helper.display()));
     let uri = format!("qemu+ext:///session?command={}", way.display());
     ok(&instance, &uri, &["list", "--all"]);
+    // Nobody knows where that program carries the bytes.
+    assert_eq!(security(&uri), (false, false));
+    assert_eq!(security(&gateway.uri()), (true, false));
     drop(gateway);
 }

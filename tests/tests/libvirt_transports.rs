@@ -280,6 +280,33 @@ fn a_reader_is_not_handed_on_to_a_helper_that_gives_him_more() {
     assert!(output.code != 0 && output.stdout.is_empty(), "{}{}", output.stdout, output.stderr);
 }
 
+#[test]
+fn a_connection_by_ssh_that_is_made_again_asks_nobody() {
+    const TEST: &str = "a_connection_by_ssh_that_is_made_again_asks_nobody";
+    if !Path::new("/usr/bin/nc").exists() {
+        return skip(TEST, "netcat is not installed");
+    }
+    let instance = Instance::session();
+    instance.ok(&["list"]);
+    let gateway = Gateway::start(&instance);
+    let log = instance.root().join("calls");
+    let script = format!("echo \"$@\" >>'{}'\nfor last; do :; done\nexec sh -c \"$last\"\n", log.display());
+    let ssh = program(&instance, "ssh-with-log", &script);
+    let socket = gateway.socket();
+    let uri = format!("qemu+ssh://anywhere/session?socket={}&command={}", socket.display(), ssh.display());
+    let connection = libclient::Connection::open(&uri).unwrap();
+    connection.hostname().unwrap();
+    gateway.end();
+    let gateway = Gateway::start(&instance);
+    // netcat may be there still for a call, which fails then.
+    assert!(wait_until(LONG, || connection.hostname().is_ok()));
+    let calls = fs::read_to_string(&log).unwrap();
+    let asks_nobody: Vec<bool> = calls.lines().map(|line| line.contains("BatchMode=yes")).collect();
+    assert_eq!(asks_nobody, [false, true], "{calls}");
+    drop(connection);
+    drop(gateway);
+}
+
 /// A real sshd on this host's loopback, for root by one key.
 struct Sshd {
     /// Ended with this value.

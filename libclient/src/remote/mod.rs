@@ -366,7 +366,8 @@ impl RemoteLink {
             return Ok(Arc::clone(session));
         }
         *current = None;
-        let session = Arc::new(self.dialer.dial()?);
+        // Whoever sat at the terminal once may have left it.
+        let session = Arc::new(self.dialer.redial()?);
         *current = Some(Arc::clone(&session));
         Ok(session)
     }

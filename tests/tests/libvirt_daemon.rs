@@ -297,7 +297,8 @@ fn the_far_end_of_ssh_reaches_this_hosts_gateway() {
     let gateway = Gateway::start(&instance);
     let helper = instance.program("bulkhead-ssh-helper");
     let far_end = |options: &str| {
-        let script = format!("#!/bin/sh\nexec {} {options} qemu:///session\n", helper.display());
+        let (dir, helper) = (instance.root().display(), helper.display());
+        let script = format!("#!/bin/sh\nPATH={dir}:$PATH exec {helper} {options} qemu:///session\n");
         let path = instance.file(if options.is_empty() { "helper" } else { "reader" }, script.as_bytes());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         format!("qemu+ext:///session?command={}", path.display())
@@ -310,7 +311,15 @@ fn the_far_end_of_ssh_reaches_this_hosts_gateway() {
     assert_eq!(reader.ok(&["domstate", "a"]).trim(), "running");
     assert_eq!(reader.run(&["destroy", "a"]).code, 5, "a reader's end takes no changes");
     gateway.end();
+    // libvirt's helper may start a daemon, but gives a reader of a session what takes changes.
+    let theirs = instance.file("virt-ssh-helper", b"#!/bin/sh\necho libvirt is asked >&2\n");
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o755)).unwrap();
     let output = bulkhead.run(&["list"]);
-    assert_ne!(output.code, 0);
-    assert!(output.stderr.contains("libvirt-sock"), "the far end's own words: {}", output.stderr);
+    assert!(output.code != 0 && output.stderr.contains("libvirt is asked"), "{}", output.stderr);
+    let output = reader.run(&["list"]);
+    assert!(
+        output.code != 0 && output.stderr.contains("libvirt-sock-ro"),
+        "the far end's own words: {}",
+        output.stderr
+    );
 }

@@ -1,6 +1,9 @@
 //! The far end of `driver+ssh://` URIs: carries bytes between its standard streams and this host's gateway.
 //!
-//!     bulkhead-ssh-helper [-r] URI
+//!     bulkhead-ssh-helper [--probe] [-r] URI
+//!
+//! With `-r` it takes a socket for reading only, whatever the other end says of itself: an authorized key with this command
+//! is one for readers. With `--probe` it says by its status whether there is a socket to take, and carries nothing.
 //!
 //! It is started by ssh as the user who logged in and has that user's rights. It reads none of the bytes.
 #![forbid(unsafe_code)]
@@ -17,17 +20,22 @@ use std::{
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let (uri, read_only) = match words.as_slice() {
+    let (probe, words) = match words.as_slice() {
+        ["--probe", words @ ..] => (true, words),
+        words => (false, words),
+    };
+    let (uri, read_only) = match words {
         ["-r", uri] => (*uri, true),
         [uri] if !uri.starts_with('-') => (*uri, false),
-        _ => return complain("usage: bulkhead-ssh-helper [-r] URI"),
+        _ => return complain("usage: bulkhead-ssh-helper [--probe] [-r] URI"),
     };
     match libclient::local_socket(uri, read_only) {
+        Ok(_) if probe => ExitCode::SUCCESS,
         Ok(socket) => carry(socket).map_or_else(|error| complain(&error.to_string()), |()| ExitCode::SUCCESS),
         Err(error) => {
             // libvirt's own helper may start a daemon where none runs. Not for a reader: in a session it gives him the
             // socket that takes changes. It returns only if it is not there.
-            if !read_only {
+            if !probe && !read_only {
                 let _not_there = Command::new("virt-ssh-helper").args(&arguments).exec();
             }
             complain(&error.full_text())

@@ -61,7 +61,13 @@ fn script(ssh: &Ssh, name: &str, read_only: bool) -> String {
         Proxy::Auto if ssh.sockets.path.is_some() || nameless => String::new(),
         Proxy::Auto | Proxy::Native => {
             let tries = HELPERS.iter().map(|helper| {
-                format!("if command -v {helper} >/dev/null 2>&1; then exec {helper} {option}{name}; fi; ")
+                // Ours takes a reader to no socket that takes changes; a session of libvirt's has only such a one.
+                let finds_one = if read_only && ssh.sockets.session && *helper == HELPERS[0] {
+                    format!(" && {helper} --probe {option}{name} >/dev/null 2>&1")
+                } else {
+                    String::new()
+                };
+                format!("if command -v {helper} >/dev/null 2>&1{finds_one}; then exec {helper} {option}{name}; fi; ")
             });
             tries.collect()
         }
@@ -143,13 +149,18 @@ mod tests {
         assert_eq!(words("qemu+ssh://-oProxyCommand=x/system").last().unwrap(), "-oProxyCommand=x");
     }
 
-    /// Programs of these names that say how they were called.
+    /// Programs of these names that say how they were called. One with a `-` behind its name finds no socket.
     fn programs(dir: &Path, names: &[&str]) {
         for name in names {
+            let status = u8::from(name.ends_with('-'));
+            let name = name.trim_end_matches('-');
             let path = dir.join(name);
             fs::write(
                 &path,
-                format!("#!/bin/sh\nif [ \"$1\" = -h ]; then echo ' -q secs'; exit; fi\necho {name} \"$@\"\n"),
+                format!(
+                    "#!/bin/sh\ncase \"$1\" in -h) echo ' -q secs'; exit;; --probe) exit {status};; esac\n\
+                     echo {name} \"$@\"\n"
+                ),
             )
             .unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -178,6 +189,17 @@ mod tests {
             "bulkhead-ssh-helper qemu:///system?keep=it%27s"
         );
         assert_eq!(far_side(uri, true, &["bulkhead-ssh-helper"]), "bulkhead-ssh-helper -r qemu:///system?keep=it%27s");
+    }
+
+    #[test]
+    fn a_reader_of_a_session_without_a_socket_for_readers_goes_libvirt_s_way() {
+        let uri = "qemu+ssh://host/session";
+        let ours = far_side(uri, true, &["bulkhead-ssh-helper", "virt-ssh-helper"]);
+        assert_eq!(ours, "bulkhead-ssh-helper -r qemu:///session");
+        let theirs = far_side(uri, true, &["bulkhead-ssh-helper-", "virt-ssh-helper"]);
+        assert_eq!(theirs, "virt-ssh-helper -r qemu:///session");
+        let writer = far_side(uri, false, &["bulkhead-ssh-helper-", "virt-ssh-helper"]);
+        assert_eq!(writer, "bulkhead-ssh-helper qemu:///session", "which goes on to the other one by itself");
     }
 
     #[test]

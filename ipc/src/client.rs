@@ -234,7 +234,7 @@ impl Client {
 
     fn send(&self, serial: u64, call: &Call, fds: Vec<OwnedFd>) -> Result<(), CallError> {
         let mut writer = lock(&self.writer);
-        writer.queue_with(Kind::Call, serial, fds, |out| codec::encode_call(call, out)).map_err(CallError::Send)?;
+        writer.queue_call(serial, call, fds).map_err(CallError::Send)?;
         let sent = writer.flush_all();
         drop(writer);
         // The daemon may have written why it hangs up; the waiting side will read it.

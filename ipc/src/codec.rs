@@ -29,6 +29,14 @@ pub enum CodecError {
     /// The bytes are not such a value.
     #[error("cannot decode a message")]
     Decode(#[source] bincode::error::DecodeError),
+    /// The message is longer than the other side takes.
+    #[error("a message of {found} bytes is longer than the {max} that the other side takes")]
+    TooLong {
+        /// Its length, in bytes.
+        found: usize,
+        /// The longest that is taken.
+        max: usize,
+    },
     /// The value is followed by bytes that belong to nothing.
     #[error("{extra} bytes follow a message's end")]
     Trailing {

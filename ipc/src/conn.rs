@@ -27,7 +27,7 @@ use rustix::{
 use thiserror::Error;
 
 use crate::{
-    codec::CodecError,
+    codec::{self, CodecError},
     frame::{Caps, FrameError, HEADER_LEN, Header, Kind, MAX_FDS},
 };
 
@@ -202,6 +202,20 @@ impl Conn {
             chunk.fds = fds;
         }
         Ok(())
+    }
+
+    /// Queues a client's call, unless it is longer than a daemon takes: that would end the connection, and all of the calls
+    /// that are under way on it.
+    ///
+    /// # Errors
+    /// As [`Conn::queue_with`].
+    pub fn queue_call(&mut self, serial: u64, call: &api::Call, fds: Vec<OwnedFd>) -> Result<(), ConnError> {
+        self.queue_with(Kind::Call, serial, fds, |out| {
+            let before = out.len();
+            codec::encode_call(call, out)?;
+            let (found, max) = (out.len() - before, Caps::FROM_CLIENT.body as usize);
+            if found > max { Err(CodecError::TooLong { found, max }) } else { Ok(()) }
+        })
     }
 
     /// Sends what the socket takes. True when nothing is left.
@@ -449,6 +463,25 @@ mod tests {
         }
         drop(a);
         assert!(matches!(b.recv(), Err(ConnError::Closed)));
+    }
+
+    #[test]
+    fn a_call_that_a_daemon_would_not_take_is_not_sent_and_the_next_one_is() {
+        let mut a = Conn::new(UnixStream::pair().unwrap().0, Caps::FROM_DAEMON);
+        let named =
+            |length| api::Call::DomainLookupByName(api::remote::DomainLookupByNameArgs { name: "x".repeat(length) });
+        let text = "x".repeat(4 << 20);
+        let notes = api::remote::DomainSetMetadataArgs {
+            metadata: Some(text.clone()),
+            key: Some(text.clone()),
+            uri: Some(text),
+            ..Default::default()
+        };
+        let error = a.queue_call(1, &api::Call::DomainSetMetadata(notes), vec![]).unwrap_err();
+        assert!(matches!(error, ConnError::Codec(CodecError::TooLong { max: 8_388_608, .. })), "{error:?}");
+        assert_eq!(a.backlog(), 0);
+        a.queue_call(2, &named(10), vec![]).unwrap();
+        assert!(a.backlog() > 0);
     }
 
     #[test]

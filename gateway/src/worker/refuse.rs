@@ -17,8 +17,9 @@ use crate::edge::{FromWorker, Peer, ToWorker, Who};
 
 /// How long a client may take to say what is answered.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Clients at a time, and of one user: the one that has been told nothing for the longest time gives way.
-const MOST: usize = 256;
+/// Clients at a time, which with what else it holds stay below the descriptors of a worker, and of one user: the one that has
+/// been told nothing for the longest time gives way.
+const MOST: usize = 192;
 const MOST_OF_ONE: usize = 64;
 
 /// One client that is not served.

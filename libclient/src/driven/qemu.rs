@@ -64,9 +64,7 @@ impl QemuDriven {
         }
         let op = call.op();
         let serial = self.last_serial + 1;
-        self.conn
-            .queue_with(Kind::Call, serial, fds, |out| codec::encode_call(call, out))
-            .map_err(|failure| error::not_sent(failure, op))?;
+        self.conn.queue_call(serial, call, fds).map_err(|failure| error::not_sent(failure, op))?;
         self.last_serial = serial;
         self.waiting.push_back(Waiting { serial, token, op });
         Ok(())

@@ -76,7 +76,7 @@ fn survives(instance: &Instance, kill: impl Fn(&Instance)) {
     assert!(before.iter().all(|domain| domain.id < newest.id), "a number is not used twice");
     watch.expect("newest", "Started", "Booted");
     let sequences: Vec<u64> = watch.seen().iter().map(|event| event.sequence).collect();
-    assert!(sequences.iter().copied().eq(1..=sequences.len() as u64), "no event is lost or told twice: {sequences:?}");
+    assert!(sequences.is_sorted_by(|a, b| a + 1 == *b), "no event is lost or told twice: {sequences:?}");
     assert_eq!(qemus.iter().filter(|qemu| qemu.is_alive()).count(), 3);
 }
 

@@ -8,6 +8,9 @@
 //! A guest can cause notices without end. So they are kept apart from the changes of lives, for each guest apart from the
 //! others: whoever makes much happen pushes out what happened to it before, and nothing else.
 //!
+//! The numbers of a journal begin with the second in which it was begun, so that one from before the host's reboot is never
+//! taken for one of this journal's, however much has happened since.
+//!
 //! A full disk costs the file's newest lines, never a guest: the events are still in memory and still go to the clients.
 
 use std::{
@@ -16,6 +19,7 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use api::notice::Parts;
@@ -28,13 +32,15 @@ const KEPT: usize = 8192;
 const NOTICES_KEPT: (usize, usize) = (512, 8192);
 /// A journal file longer than this is written anew from what is kept.
 const COMPACT_AT: u64 = 8 << 20;
+/// So many numbers a second has. With it they stay below 2^53, which every reader of JSON can count to.
+const NUMBERS_A_SECOND: u64 = 1_000_000;
 /// No line is longer; what is, is no event.
 const MAX_LINE: u64 = 64 << 10;
 
 /// One line of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Counts every event of this host since it was booted.
+    /// Counts every event of this host since it was booted, from the second on in which that began.
     pub sequence: u64,
     /// The guest.
     pub uuid: Uuid,
@@ -77,6 +83,8 @@ pub struct Journal {
     /// The numbers of the others, oldest first.
     notices: HashMap<Uuid, VecDeque<u64>>,
     notices_kept: usize,
+    /// The number of this journal's first event.
+    first: u64,
     /// The highest number of those that are no longer here.
     gone: u64,
     next: u64,
@@ -95,6 +103,13 @@ impl Journal {
     /// # Errors
     /// When the file exists and cannot be read.
     pub fn open(path: &Path) -> io::Result<Journal> {
+        // A clock before 1970 is one that says nothing.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Journal::begin(path, now.saturating_mul(NUMBERS_A_SECOND).saturating_add(1))
+    }
+
+    /// As [`Journal::open`], with this number for the first event if there is none yet.
+    fn begin(path: &Path, first: u64) -> io::Result<Journal> {
         let mut journal = Journal {
             path: path.to_path_buf(),
             file: None,
@@ -104,8 +119,9 @@ impl Journal {
             lives: VecDeque::new(),
             notices: HashMap::new(),
             notices_kept: 0,
-            gone: 0,
-            next: 1,
+            first,
+            gone: first.saturating_sub(1),
+            next: first,
             torn: false,
             failing: false,
             seen: HashMap::new(),
@@ -121,6 +137,7 @@ impl Journal {
 
     fn read(&mut self, mut input: impl BufRead) -> io::Result<()> {
         let mut line = Vec::new();
+        let mut empty = true;
         loop {
             line.clear();
             let read = (&mut input).take(MAX_LINE).read_until(b'\n', &mut line)?;
@@ -130,7 +147,14 @@ impl Journal {
             self.length += u64::try_from(read).unwrap_or_default();
             self.torn = !line.ends_with(b"\n");
             match serde_json::from_slice::<Entry>(&line) {
-                Ok(entry) if entry.sequence >= self.next => self.remember(entry),
+                Ok(entry) if empty || entry.sequence >= self.next => {
+                    if std::mem::take(&mut empty) {
+                        self.first = entry.sequence / NUMBERS_A_SECOND * NUMBERS_A_SECOND + 1;
+                        self.next = self.first;
+                        self.gone = self.first - 1;
+                    }
+                    self.remember(entry);
+                }
                 _ if line == b"\n" => {}
                 _ => log::warn!("{}: a line is no event; skipped", self.path.display()),
             }
@@ -213,11 +237,12 @@ impl Journal {
         self.seen.remove(&id);
     }
 
-    /// The kept events after `since`, and whether some after it are no longer kept.
+    /// The kept events after `since`, 0 for all, and whether some after it are no longer kept.
     pub fn after(&self, since: u64) -> (bool, impl Iterator<Item = &Entry>) {
-        // A number from before the host's reboot is ahead of this journal: everything may have been missed.
-        let lost = since < self.gone || since >= self.next;
-        let since = if since >= self.next { 0 } else { since };
+        // A number of another journal, from before the host's reboot: everything may have been missed.
+        let other = since != 0 && !(self.first.saturating_sub(1)..self.next).contains(&since);
+        let since = if other { 0 } else { since };
+        let lost = other || since.max(self.first.saturating_sub(1)) < self.gone;
         (lost, self.entries.range(since.saturating_add(1)..).map(|(_, entry)| entry))
     }
 
@@ -282,6 +307,10 @@ impl Journal {
 mod tests {
     use super::*;
 
+    fn open(path: &Path) -> io::Result<Journal> {
+        Journal::begin(path, 1)
+    }
+
     fn entry(id: u32, run_sequence: u64) -> Entry {
         Entry {
             sequence: 0,
@@ -308,11 +337,11 @@ mod tests {
     fn numbers_go_on_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events");
-        let mut journal = Journal::open(&path).unwrap();
+        let mut journal = open(&path).unwrap();
         assert_eq!(journal.add(entry(3, 1)).sequence, 1);
         assert_eq!(journal.add(entry(3, 2)).sequence, 2);
         drop(journal);
-        let mut journal = Journal::open(&path).unwrap();
+        let mut journal = open(&path).unwrap();
         assert_eq!((journal.next_sequence(), journal.seen(3), journal.seen(4), journal.highest_run()), (3, 2, 0, 3));
         assert_eq!(journal.add(entry(4, 1)).sequence, 3);
         let (lost, after) = journal.after(1);
@@ -323,29 +352,41 @@ mod tests {
     fn a_torn_line_is_skipped_and_the_next_event_starts_a_line_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events");
-        Journal::open(&path).unwrap().add(entry(1, 1));
+        open(&path).unwrap().add(entry(1, 1));
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"{\"sequence\":2,\"uu").unwrap();
-        let mut journal = Journal::open(&path).unwrap();
+        let mut journal = open(&path).unwrap();
         assert_eq!(journal.next_sequence(), 2);
         journal.add(entry(1, 2));
-        assert_eq!(Journal::open(&path).unwrap().seen(1), 2, "the event behind the torn line is readable");
+        assert_eq!(open(&path).unwrap().seen(1), 2, "the event behind the torn line is readable");
     }
 
     #[test]
     fn a_number_from_another_boot_means_that_events_were_lost() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(&dir.path().join("events")).unwrap();
+        let mut journal = open(&dir.path().join("events")).unwrap();
         journal.add(entry(1, 1));
         assert!(journal.after(7).0);
         assert_eq!(journal.after(7).1.count(), 1);
         assert!(!journal.after(0).0);
+        // Nor is one taken for this journal's that has had more events than the one before.
+        let path = dir.path().join("after the reboot");
+        let mut journal = Journal::open(&path).unwrap();
+        for number in 1..10 {
+            journal.add(entry(1, number));
+        }
+        let journal = Journal::open(&path).unwrap();
+        let first = journal.after(0).1.next().unwrap().sequence;
+        assert_eq!(first % NUMBERS_A_SECOND, 1);
+        assert_eq!((journal.after(5).0, journal.after(5).1.count()), (true, 9), "five were seen of the journal before");
+        assert_eq!((journal.after(first).0, journal.after(first).1.count()), (false, 8));
+        assert_eq!((journal.after(first - 1).0, journal.after(0).0), (false, false));
     }
 
     #[test]
     fn a_disk_that_cannot_be_written_loses_no_event_in_memory() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(&dir.path().join("no/such/dir/events")).unwrap();
+        let mut journal = open(&dir.path().join("no/such/dir/events")).unwrap();
         assert_eq!(journal.add(entry(1, 1)).sequence, 1);
         assert_eq!(journal.after(0).1.count(), 1);
     }
@@ -359,10 +400,10 @@ mod tests {
             r#"{{"sequence":1,"uuid":"{uuid}","name":"a","id":3,"run_sequence":1,"event":2,"detail":0,"seconds":5,"nanos":6,"text":null}}"#
         );
         fs::write(&path, format!("{line}\n")).unwrap();
-        let mut journal = Journal::open(&path).unwrap();
+        let mut journal = open(&path).unwrap();
         assert_eq!((journal.next_sequence(), journal.after(0).1.next().unwrap().notice.clone()), (2, None));
         let added = journal.add(notice(7));
-        assert_eq!(Journal::open(&path).unwrap().after(1).1.collect::<Vec<_>>(), [&added]);
+        assert_eq!(open(&path).unwrap().after(1).1.collect::<Vec<_>>(), [&added]);
         let text = fs::read_to_string(&path).unwrap();
         let mut lines = text.lines();
         assert_eq!(serde_json::to_string(&entry(1, 1)).unwrap().matches("notice").count(), 0);
@@ -374,7 +415,7 @@ mod tests {
     fn a_guest_that_makes_much_happen_pushes_out_its_own_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events");
-        let mut journal = Journal::open(&path).unwrap();
+        let mut journal = open(&path).unwrap();
         journal.add(entry(1, 1));
         let quiet = journal.add(notice(1)).sequence;
         for _ in 0..2 * NOTICES_KEPT.0 {
@@ -388,16 +429,16 @@ mod tests {
             assert!(journal.after(quiet).0 && !journal.after(kept[2] - 1).0);
         };
         check(&journal);
-        check(&Journal::open(&path).unwrap());
+        check(&open(&path).unwrap());
         // What is written anew has holes, and they are known.
         journal.compact().unwrap();
-        check(&Journal::open(&path).unwrap());
+        check(&open(&path).unwrap());
     }
 
     #[test]
     fn many_guests_share_what_is_kept_of_notices() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(&dir.path().join("events")).unwrap();
+        let mut journal = open(&dir.path().join("events")).unwrap();
         let quiet = journal.add(notice(0)).sequence;
         let (of_one, of_all) = NOTICES_KEPT;
         for turn in 0..of_one {
@@ -412,7 +453,7 @@ mod tests {
     #[test]
     fn lives_are_kept_up_to_their_own_limit() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(&dir.path().join("no/such/dir/events")).unwrap();
+        let mut journal = open(&dir.path().join("no/such/dir/events")).unwrap();
         for number in 0..KEPT as u64 + 10 {
             journal.add(entry(1, number));
         }

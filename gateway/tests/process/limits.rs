@@ -15,7 +15,7 @@ use wire::{client::Client, transport::Unix};
 use crate::rig::{AT_ONCE, Raw, Rig, SOMEBODY, as_user, error_of, hostname, logged_in, open, opened, readable};
 
 /// Lets this process have as many descriptors as the tests take.
-fn many_descriptors() {
+pub fn many_descriptors() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).unwrap();

@@ -5,6 +5,7 @@
 
 mod clients;
 mod faults;
+mod flood;
 mod hostile;
 mod limits;
 mod network;

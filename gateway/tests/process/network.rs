@@ -20,14 +20,14 @@ use wire::{
 use crate::rig::{Rig, failed, has, hostname, open};
 
 /// A session's gateway with a TLS port, and its authority.
-struct TlsRig {
-    rig: Rig,
-    port: u16,
-    authority: Authority,
+pub struct TlsRig {
+    pub rig: Rig,
+    pub port: u16,
+    pub authority: Authority,
     key: String,
 }
 
-fn tls_rig(configuration: &str) -> TlsRig {
+pub fn tls_rig(configuration: &str) -> TlsRig {
     let instance = Instance::session();
     let authority = Authority::new("the authority");
     let server = authority.sign("server", 1);
@@ -57,7 +57,7 @@ fn tls_rig(configuration: &str) -> TlsRig {
 }
 
 impl TlsRig {
-    fn connect(&self, identity: Option<&Identity>) -> Result<Client, TlsError> {
+    pub fn connect(&self, identity: Option<&Identity>) -> Result<Client, TlsError> {
         let (certificate, key) =
             identity.map_or((&[][..], &[][..]), |identity| (identity.certificate.as_bytes(), identity.key.as_bytes()));
         let pems = Pems { authority: self.authority.certificate.as_bytes(), certificate, key, ..Pems::default() };

@@ -573,17 +573,7 @@ pub(super) fn room(count: u32, most: i32, maplen: i32) -> Result<(u32, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{link::Link, test_driver::TestLink};
-
-    fn ask<A: Operation>(link: &TestLink, args: A) -> Result<A::Ret> {
-        link.call(args.into_call(), Vec::new()).map(|(reply, _)| A::ret_of(reply).unwrap())
-    }
-
-    fn test() -> (TestLink, remote::Domain) {
-        let link = TestLink::open_default(false).unwrap();
-        let dom = ask(&link, remote::DomainLookupByNameArgs { name: "test".into() }).unwrap().dom;
-        (link, dom)
-    }
+    use crate::test_driver::rig::{ask, test};
 
     #[test]
     fn cpu_maps_are_filled_from_the_first_cpu() {

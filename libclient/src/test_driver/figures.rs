@@ -295,18 +295,7 @@ pub(super) const LISTS: u32 = IMPACT | params::STRING_OKAY;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{link::Link, test_driver::TestLink};
-    use api::Operation;
-
-    fn ask<A: Operation>(link: &TestLink, args: A) -> Result<A::Ret> {
-        link.call(args.into_call(), Vec::new()).map(|(reply, _)| A::ret_of(reply).unwrap())
-    }
-
-    fn test() -> (TestLink, remote::Domain) {
-        let link = TestLink::open_default(false).unwrap();
-        let dom = ask(&link, remote::DomainLookupByNameArgs { name: "test".into() }).unwrap().dom;
-        (link, dom)
-    }
+    use crate::test_driver::rig::{ask, test};
 
     #[test]
     fn the_hosts_time_is_its_guests_and_idle() {

@@ -10,6 +10,8 @@ mod events;
 mod figures;
 mod machine;
 mod node;
+#[cfg(test)]
+mod rig;
 
 use std::{
     os::fd::OwnedFd,

@@ -63,7 +63,7 @@ fn many_half_open_handshakes_cost_another_host_nothing() {
     let strangers: Vec<TcpStream> = (0..300)
         .map(|number: usize| {
             let mut stream = from_another_address(tls.port);
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 let _ = stream.write_all(&hello);
             }
             stream

@@ -9,6 +9,19 @@ const CAPS: Caps = Caps { body: 1 << 20, fds: 4 };
 /// A socket takes so much without anybody reading.
 const MOST: usize = 64 << 10;
 
+/// A configuration file.
+pub fn conf(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines = 0;
+    let read = ipc::conf::parse(&text, std::path::Path::new("/x.conf"), |key, value| {
+        assert!(!key.contains(['\n', '=']) && !value.contains('\n'), "{key:?} = {value:?}");
+        lines += 1;
+        if key == "bad" { Err("bad".to_owned()) } else { Ok(()) }
+    });
+    assert!(lines <= text.lines().count());
+    drop(read.map_err(|error| error.to_string()));
+}
+
 /// What a daemon or its client reads: a connection's bytes.
 pub fn frames(bytes: &[u8]) {
     let (mut peer, socket) = UnixStream::pair().expect("a pair of sockets");

@@ -13,8 +13,10 @@ use wire::{
     client::login::Sasl,
     codec::{self, Meaning},
     keepalive,
+    layer::{Layered, ProtectionError, SecurityLayer, offer::Offer},
     sasl::{MECHANISM, Scram, ServerExchange, Users, Verifier},
     stream::{ClientEnd, Packet, ServerEnd, StreamId},
+    tls::distinguished_name,
     transport::TransportError,
 };
 
@@ -156,6 +158,68 @@ pub fn streams(bytes: &[u8]) {
     }
     server.confirm(&mut conn).expect("the end can be queued");
     assert!(server.is_over());
+}
+
+/// A layer that hides nothing and finds a fault with some chunks.
+struct Thin;
+
+impl SecurityLayer for Thin {
+    fn wrap(&mut self, plain: &[u8]) -> Result<Vec<u8>, ProtectionError> {
+        Ok(plain.to_vec())
+    }
+
+    fn unwrap(&mut self, wrapped: &[u8]) -> Result<Vec<u8>, ProtectionError> {
+        match wrapped {
+            [0xee, ..] => Err("not the next one".into()),
+            [0xdd, plain @ ..] => Ok(plain.to_vec()),
+            wrapped => Ok(wrapped.to_vec()),
+        }
+    }
+
+    fn max_plain(&self) -> usize {
+        1 << 10
+    }
+
+    fn max_wrapped(&self) -> usize {
+        1 << 10
+    }
+
+    fn is_confidential(&self) -> bool {
+        true
+    }
+}
+
+/// What a client reads through a layer of SASL's: the first byte says how many bytes come at once, the rest is chunks, and
+/// what stands in them a connection's bytes. The first bytes are a server's offer of layers, too.
+pub fn layers(bytes: &[u8]) {
+    if let Ok(offer) = Offer::parse(bytes.get(..4).unwrap_or(bytes)) {
+        for (secure, encrypts) in [(true, true), (true, false), (false, true), (false, false)] {
+            if let Ok(protection) = offer.choose(secure, encrypts) {
+                assert!(protection.max_plain() > 0 && protection.answer() != [0; 4]);
+            }
+        }
+    }
+    let (first, chunks) = bytes.split_first().unwrap_or((&0, &[]));
+    let mut layered = Layered::new(Peer { bytes: chunks, at_once: usize::from(*first) + 1, pollable: stdin() });
+    layered.engage(Box::new(Thin), &[]);
+    let mut conn = Conn::new(layered);
+    loop {
+        match conn.next_frame() {
+            Ok(Some(frame)) => drop(frame),
+            Ok(None) if conn.fill().is_err() => break,
+            Ok(None) => {}
+            Err(_) => break,
+        }
+        assert!(conn.held() <= 8 * bytes.len() + (1 << 20), "memory goes by what came, not by what was announced");
+    }
+}
+
+/// A name in a certificate.
+pub fn names(bytes: &[u8]) {
+    if let Some(name) = distinguished_name(bytes) {
+        // Each byte is written as three at most, and each attribute has at least six bytes around its value.
+        assert!(name.len() <= 16 * bytes.len() + 16, "{} bytes of {}", name.len(), bytes.len());
+    }
 }
 
 struct Fred;

@@ -7,6 +7,11 @@ mod replay;
 mod targets;
 
 #[test]
+fn ipc_conf() {
+    replay::replay("ipc_conf", targets::conf);
+}
+
+#[test]
 fn ipc_frames() {
     replay::replay("ipc_frames", targets::frames);
 }

@@ -23,6 +23,16 @@ fn wire_streams() {
 }
 
 #[test]
+fn wire_layers() {
+    replay::replay("wire_layers", targets::layers);
+}
+
+#[test]
+fn wire_names() {
+    replay::replay("wire_names", targets::names);
+}
+
+#[test]
 fn wire_sasl() {
     replay::replay("wire_sasl", targets::sasl);
 }

@@ -28,6 +28,7 @@ mod config;
 mod name;
 
 pub use config::{Pems, ServerCheck, TlsVersions, client_config, server_config};
+pub use name::text as distinguished_name;
 
 /// The byte with which a server lets a client in.
 const VERDICT: u8 = 1;

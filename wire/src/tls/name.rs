@@ -28,8 +28,9 @@ const SHORT_NAMES: [(&[u8], &str); 10] = [
     (&[0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 1, 25], "DC"),
 ];
 
-/// The text of a name whose outer tag and length have been taken off; `None` if it is none.
-pub(super) fn text(mut name: &[u8]) -> Option<String> {
+/// The text of a name (X.501, DER) whose outer tag and length have been taken off; `None` if it is none.
+#[must_use]
+pub fn text(mut name: &[u8]) -> Option<String> {
     let mut out = String::new();
     while !name.is_empty() {
         let mut set = take(&mut name, SET)?;

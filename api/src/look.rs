@@ -48,17 +48,20 @@ impl Look {
         }
         let begin = Instant::now();
         let mut last = begin;
-        while last - begin < MOMENT {
+        let mut crowded = false;
+        loop {
             if let Some(found) = attempt()? {
                 self.misses.store(0, Ordering::Relaxed);
                 return Ok(Some(found));
             }
+            // Who ran instead may have been the one that is waited for, so there is one more attempt behind a long yield.
+            if crowded || last - begin >= MOMENT {
+                break;
+            }
             let yielded = Instant::now();
             thread::yield_now();
             last = Instant::now();
-            if last - yielded > CROWDED {
-                break;
-            }
+            crowded = last - yielded > CROWDED;
         }
         self.misses.store(if misses >= MISSES { -PAUSE } else { misses + 1 }, Ordering::Relaxed);
         Ok(None)

@@ -16,7 +16,7 @@ check: ## format, lints and documentation, as continuous integration checks them
 
 bench: ## measure starts, calls and memory beside bare QEMU, as root
 	@tools/prepare.sh
-	@tools/packages.sh --no-services virsh=libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu python3-libvirt
+	@tools/packages.sh --no-services virsh=libvirt-clients libvirt-daemon-system libvirt-daemon-driver-qemu python3-libvirt
 	@cargo build --release --bins
 	@target/release/bulkhead-bench
 

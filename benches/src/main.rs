@@ -17,6 +17,7 @@
 
 mod bare;
 mod gateway;
+mod recorded;
 mod rpc;
 mod stats;
 
@@ -56,16 +57,18 @@ fn main() -> ExitCode {
             .unwrap();
         return if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    // With a name, only that part.
+    // With a name, only that part: starts, rpc, or of rpc only the list.
     let part = env::args().nth(1).unwrap_or_default();
     let root = PathBuf::from(env::var_os("BULKHEAD_ROOT").unwrap());
-    if part != "rpc" {
+    if part.is_empty() || part == "starts" {
         starts();
         definitions();
     }
     // Last: it leaves thousands of definitions behind.
-    if part.is_empty() || part == "rpc" {
-        rpc::run(&root);
+    match part.as_str() {
+        "" | "rpc" => rpc::run(&root),
+        "list" => rpc::run_list(&root),
+        _ => {}
     }
     ExitCode::SUCCESS
 }

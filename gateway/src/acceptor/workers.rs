@@ -28,8 +28,9 @@ use crate::{
 
 /// A new worker is made this long after one was taken, not while that one's client wants its first answer.
 const QUIET: Duration = Duration::from_millis(50);
-/// So many workers may wait for the next client of one user.
-const KEPT_PER_USER: usize = 4;
+/// So many workers may wait for the next client of one user. Fewer than it has clients at once, and those who come and go
+/// have processes made and ended for them all the time.
+const KEPT_PER_USER: usize = 8;
 /// And of all users.
 const KEPT: usize = 32;
 /// A worker that leaves so much unread is not told any more: of its channel, which carries words only.

@@ -32,7 +32,7 @@ run() {
 
 tools/prepare.sh || status=1
 # libvirt's own programs, whose tests say so when they are missing. None of their services is wanted here.
-tools/packages.sh --no-services virsh=libvirt-clients libvirt-daemon-system libvirt-daemon-driver-qemu python3-libvirt \
+tools/packages.sh --no-services virsh=libvirt-clients libvirt-daemon-system libvirt-daemon-driver-qemu python3-libvirt libsasl2-modules \
     libsys-virt-perl libvirt-dbus dbus-daemon dbus-bin polkitd openssh-server openssh-client nc=netcat-openbsd prometheus-libvirt-exporter ||
     echo "test: some of libvirt's own programs are missing; the tests that need them are skipped"
 # A realm of Kerberos, and what it takes to build a client for one.

@@ -1,8 +1,10 @@
 # The first process of libvirtd's namespaces: directories of its own, then libvirtd, until somebody ends both.
 #
-#     libvirtd.sh DIR [kerberos|tls]  the socket, DIR/libvirt-sock, is seen outside; DIR/definitions has the domains that
+#     libvirtd.sh DIR [kerberos|tls|polkit]
+#                                     the socket, DIR/libvirt-sock, is seen outside; DIR/definitions has the domains that
 #                                     it knows; with "kerberos" it lets in who has a ticket of its own realm, by TCP too;
-#                                     with "tls" it has what is in DIR/pki and lets in who has a certificate from there
+#                                     with "tls" it has what is in DIR/pki and lets in who has a certificate from there;
+#                                     with "polkit" it asks polkit about all but root, as Debian's does by itself
 set -eu
 dir=$1
 listen=
@@ -28,6 +30,7 @@ if [ "${2:-}" = kerberos ]; then
     login=sasl
     listen=--listen
 fi
+[ "${2:-}" != polkit ] || login=polkit
 tls=0
 if [ "${2:-}" = tls ]; then
     ip link set lo up

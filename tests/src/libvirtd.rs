@@ -51,6 +51,15 @@ impl Libvirtd {
         if Client::Kerberos.is_here(test) { Libvirtd::begin(test, |_| {}, Some(KERBEROS)) } else { None }
     }
 
+    /// Starts one that asks polkit about whoever is not root, as Debian's configuration has it.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[must_use]
+    pub fn with_polkit(test: &str) -> Option<Libvirtd> {
+        Libvirtd::begin(test, |_| {}, Some("polkit"))
+    }
+
     /// Starts one that lets in by TLS, at its `localhost`, who has a certificate of the authority in `pki`: the files
     /// `cacert.pem`, `servercert.pem` and `serverkey.pem`.
     ///

@@ -54,9 +54,18 @@ impl Authority {
     /// The list of the revoked, with this serial number on it, PEM.
     #[must_use]
     pub fn revoke(&self, serial: u64) -> String {
+        self.revoke_until(serial, 2099)
+    }
+
+    /// The same list, which is to be replaced by the beginning of a year.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn revoke_until(&self, serial: u64, year: i32) -> String {
         let params = CertificateRevocationListParams {
-            this_update: date_time_ymd(2024, 1, 1),
-            next_update: date_time_ymd(2099, 1, 1),
+            this_update: date_time_ymd(2023, 1, 1),
+            next_update: date_time_ymd(year, 1, 1),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: vec![RevokedCertParams {

@@ -28,6 +28,11 @@ pub struct TlsRig {
 }
 
 pub fn tls_rig(configuration: &str) -> TlsRig {
+    tls_rig_until(2099, configuration)
+}
+
+/// The same, whose list of the revoked is to be replaced by the beginning of a year.
+fn tls_rig_until(year: i32, configuration: &str) -> TlsRig {
     let instance = Instance::session();
     let authority = Authority::new("the authority");
     let server = authority.sign("server", 1);
@@ -35,7 +40,7 @@ pub fn tls_rig(configuration: &str) -> TlsRig {
     fs::create_dir(&dir).unwrap();
     for (name, text) in [
         ("ca.pem", &authority.certificate),
-        ("crl.pem", &authority.revoke(66)),
+        ("crl.pem", &authority.revoke_until(66, year)),
         ("cert.pem", &server.certificate),
         ("key.pem", &server.key),
     ] {
@@ -88,12 +93,72 @@ fn a_certificate_opens_the_door_and_nothing_else_does() {
         ("a revoked certificate", Some(tls.authority.sign("gone", 66))),
         ("no certificate", None),
     ] {
-        let refused = tls.connect(identity.as_ref());
-        assert!(matches!(refused, Err(TlsError::Refused | TlsError::Handshake(_) | TlsError::Closed)), "{what}");
+        assert!(is_refused(&tls.connect(identity.as_ref())), "{what}");
     }
     let passes_fds = remote::ConnectSupportsFeatureArgs { feature: 8 };
     assert_eq!(crate::rig::ask(&client, passes_fds).supported, 0, "no descriptor passes here");
     hostname(&client);
+}
+
+/// Was a handshake turned down, however far the client had come?
+fn is_refused(answer: &Result<Client, TlsError>) -> bool {
+    matches!(answer, Err(TlsError::Refused | TlsError::Handshake(_) | TlsError::Closed))
+}
+
+#[test]
+fn a_list_of_the_revoked_that_has_expired_lets_nobody_in() {
+    let tls = tls_rig_until(2024, "");
+    for serial in [7, 66] {
+        assert!(is_refused(&tls.connect(Some(&tls.authority.sign("ann", serial)))), "number {serial}");
+    }
+    hostname(&tls.rig.opened());
+}
+
+#[test]
+fn where_no_certificate_is_asked_for_a_password_is() {
+    let verifier = Verifier::derive("secret", 4096, b"0123456789abcdef").unwrap();
+    let users = tempfile::NamedTempFile::new().unwrap();
+    fs::write(users.path(), format!("ann:{verifier}\n")).unwrap();
+    let configuration =
+        format!("tls_client_certificates = none\ntls_login = sasl\nsasl_users = {}\n", users.path().display());
+    let tls = tls_rig(&configuration);
+    let client = tls.connect(None).unwrap();
+    assert!(matches!(client.login(None, LONG), Err(LoginError::NoCredentials)));
+    for (password, let_in) in [("wrong", false), ("secret", true)] {
+        let client = tls.connect(None).unwrap();
+        let answer = client.login(Some(&mut Scram::new("ann", password)), LONG);
+        assert_eq!(answer.is_ok(), let_in, "{password}: {answer:?}");
+        if let_in {
+            open(&client, "").unwrap();
+            hostname(&client);
+        }
+    }
+    // virsh finds name and password in a file, and has no certificate of its own.
+    let test = "where_no_certificate_is_asked_for_a_password_is";
+    if !has("virsh", test) {
+        return;
+    }
+    let dir = tls.rig.instance.root().join("client");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("cacert.pem"), &tls.authority.certificate).unwrap();
+    for (password, code) in [("wrong", 1), ("secret", 0)] {
+        let text = format!(
+            "[credentials-ann]\nauthname=ann\nusername=ann\npassword={password}\n[auth-libvirt-localhost]\ncredentials=ann\n"
+        );
+        fs::write(dir.join("auth.conf"), text).unwrap();
+        let authfile = dir.join("auth.conf");
+        let uri = format!(
+            "qemu+tls://localhost:{}/session?pkipath={}&authfile={}",
+            tls.port,
+            dir.display(),
+            authfile.display()
+        );
+        let mut command = Command::new("virsh");
+        command.args(["-c", &uri, "list", "--all"]);
+        tls.rig.instance.prepare(&mut command, tls.rig.instance.uid());
+        let output = run(command);
+        assert_eq!(output.code, code, "{password}: {}{}", output.stderr, tls.rig.gateway.log());
+    }
 }
 
 #[test]

@@ -91,6 +91,8 @@ enum Fault {
     Dead,
     #[error("the client leaves {0} bytes unread")]
     Backlog(usize),
+    #[error("the client does not read its last answers")]
+    Unread,
     #[error("qemud did not come back, and events may have been missed")]
     NoEvents,
     #[error("qemud's log does not reach back to the last event that the client has seen")]
@@ -154,14 +156,16 @@ pub struct Session {
     keepalive: Option<Keepalive>,
     keepalive_settings: KeepaliveSettings,
     close_callback: bool,
-    /// Until when the client must have logged in; not counted while it waits for polkit, which may ask a person.
-    patience: Option<Instant>,
+    /// How long a client may take for what it has to do.
+    patience: Duration,
+    /// Until when it must have logged in; not counted while it waits for polkit, which may ask a person.
+    login_until: Option<Instant>,
     /// The acceptor is to ask polkit.
     question: bool,
     /// The client is not read; when the next sign of life is due.
     paused: Option<Instant>,
-    /// The client has said goodbye: what is queued still goes.
-    closing: bool,
+    /// The client has said goodbye: what is queued still goes, until then.
+    closing: Option<Instant>,
     /// No call could have left anything behind in the driver's connection.
     only_read: bool,
     over: Option<Over>,
@@ -200,10 +204,11 @@ impl Session {
             keepalive: None,
             keepalive_settings: client.keepalive,
             close_callback: false,
-            patience: Some(now + client.patience),
+            patience: client.patience,
+            login_until: Some(now + client.patience),
             question: false,
             paused: None,
-            closing: false,
+            closing: None,
             only_read: true,
             over: None,
         }
@@ -226,7 +231,7 @@ impl Session {
             self.paused = None;
         }
         match self.conn.backlog() {
-            0 if self.closing && !self.conn.wants_write() => Err(Over::Left),
+            0 if self.closing.is_some() && !self.conn.wants_write() => Err(Over::Left),
             backlog if backlog > BACKLOG_DROP => Err(Over::Broken(Fault::Backlog(backlog).into())),
             _ => Ok(()),
         }
@@ -312,7 +317,7 @@ impl Session {
             flags.set(PollFlags::OUT, write);
             flags
         };
-        let client = flags(self.paused.is_none() && !self.closing, self.conn.wants_write());
+        let client = flags(self.paused.is_none() && self.closing.is_none(), self.conn.wants_write());
         sources.push(PollFd::from_borrowed_fd(self.conn.as_fd(), client));
         if let Some((fd, write)) = self.link.source() {
             sources.push(PollFd::from_borrowed_fd(fd, flags(true, write)));
@@ -325,8 +330,8 @@ impl Session {
     /// When [`Session::work`] has something to do even if nothing is ready.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let keepalive = self.keepalive.as_ref().filter(|_| self.paused.is_none()).map(Keepalive::deadline);
-        [self.patience, self.paused, keepalive].into_iter().flatten().min()
+        let keepalive = self.keepalive.as_ref().map(Keepalive::deadline);
+        [self.login_until, self.closing, self.paused, keepalive].into_iter().flatten().min()
     }
 
     /// Takes what the poll has told of [`Session::sources`], in their order.
@@ -348,6 +353,12 @@ impl Session {
     }
 
     fn ready_client(&mut self, told: PollFlags, now: Instant) -> Result<(), Over> {
+        if told.contains(PollFlags::OUT)
+            && let Some(keepalive) = &mut self.keepalive
+        {
+            // It has taken some of what it left: while it is not read, this is how it shows that it lives.
+            keepalive.on_received(now);
+        }
         if told.contains(PollFlags::IN) {
             self.fill(now)
         } else if told.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
@@ -400,12 +411,16 @@ impl Session {
     }
 
     fn tick(&mut self, now: Instant) -> Result<(), Over> {
-        if self.patience.is_some_and(|at| at <= now) {
+        let over = |until: Option<Instant>| until.is_some_and(|at| at <= now);
+        if over(self.login_until) {
             return Err(Over::Broken(Fault::Silent.into()));
+        }
+        if over(self.closing) {
+            return Err(Over::Broken(Fault::Unread.into()));
         }
         if self.stage == Stage::Unknown && self.login.is_failed() {
             // What it was answered still goes.
-            self.closing = true;
+            self.close(now);
         }
         if self.may_take() {
             self.paused = None;
@@ -414,22 +429,29 @@ impl Session {
                 self.conn.queue_empty(&keepalive::PONG_HEADER)?;
             }
             self.paused = Some(now + SIGN_OF_LIFE);
-            return Ok(());
         }
-        let action = match &mut self.keepalive {
-            Some(keepalive) if self.paused.is_none() => keepalive.tick(now),
-            _ => Action::Nothing,
-        };
-        match action {
+        let Some(keepalive) = &mut self.keepalive else { return Ok(()) };
+        if self.paused.is_some() && !self.conn.wants_write() {
+            // Its answers to pings are not read now, and it has taken all that there was.
+            keepalive.on_received(now);
+        }
+        match keepalive.tick(now) {
             Action::Nothing => Ok(()),
+            // It would wait behind what the client does not take.
+            Action::SendPing if self.paused.is_some() => Ok(()),
             Action::SendPing => Ok(self.conn.queue_empty(&keepalive::PING_HEADER)?),
             Action::Dead => Err(Over::Broken(Fault::Dead.into())),
         }
     }
 
+    /// Nothing more is taken from the client.
+    fn close(&mut self, now: Instant) {
+        self.closing.get_or_insert(now + self.patience);
+    }
+
     /// May the client be given more to do now?
     fn may_take(&self) -> bool {
-        !self.closing
+        self.closing.is_none()
             && self.pending.len() < IN_FLIGHT
             && self.conn.backlog() < BACKLOG_PAUSE
             && self.link.backlog() < LINK_PAUSE
@@ -495,12 +517,12 @@ impl Session {
             Call::AuthPolkit(_) => {
                 self.login.ask_polkit(header)?;
                 self.question = true;
-                self.patience = None;
+                self.login_until = None;
                 Ok(None)
             }
             Call::ConnectOpen(args) => self.open(header, &args),
             Call::ConnectClose(_) => {
-                self.closing = true;
+                self.close(Instant::now());
                 Ok(Some(Reply::ConnectClose(())))
             }
             Call::ConnectSupportsFeature(args) => self.feature(header, args),
@@ -580,7 +602,7 @@ impl Session {
     fn is_known(&mut self) {
         if self.stage == Stage::Unknown {
             self.stage = Stage::Known;
-            self.patience = None;
+            self.login_until = None;
             self.conn.set_max_message(MAX_MESSAGE);
         }
     }

@@ -350,6 +350,52 @@ fn a_client_that_is_not_read_still_gets_signs_of_life() {
     rig.ok(&hostname());
 }
 
+/// A client that has asked for so much, and reads none of it, that it is not read any more.
+fn crowded() -> Rig {
+    let mut rig = Rig::open(Rights::Full);
+    // What the socket takes is no backlog.
+    while rig.session.conn.flush().unwrap() {
+        rig.session.conn.queue_empty(&keepalive::PONG_HEADER).unwrap();
+    }
+    while rig.session.conn.backlog() < 2 * BACKLOG_PAUSE {
+        rig.session.conn.queue_empty(&keepalive::PONG_HEADER).unwrap();
+    }
+    rig
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_given_up_although_it_is_not_read() {
+    let mut rig = crowded();
+    rig.session.keepalive = Some(Keepalive::new(SECOND * 5, 5, rig.now));
+    rig.pass().unwrap();
+    assert!(rig.session.paused.is_some());
+    // One that takes a little of it now and then is slow, and not dead.
+    for _ in 0..3 {
+        rig.now += SECOND * 20;
+        rig.pass().unwrap();
+        rig.client.fill().unwrap();
+        rig.session.ready(&[PollFlags::OUT], rig.now);
+        rig.pass().unwrap();
+    }
+    assert!(rig.session.paused.is_some());
+    let over = (0..10).find_map(|_| {
+        rig.now += SECOND * 5;
+        rig.pass().err()
+    });
+    assert!(matches!(over, Some(Over::Broken(_))), "{over:?}");
+}
+
+#[test]
+fn who_leaves_and_reads_no_answer_is_waited_for_no_longer_than_a_login() {
+    let mut rig = crowded();
+    rig.session.close(rig.now);
+    rig.now += SECOND * 9;
+    rig.pass().unwrap();
+    assert!(rig.session.deadline().is_some_and(|at| at <= rig.now + SECOND));
+    rig.now += SECOND;
+    assert!(matches!(rig.pass(), Err(Over::Broken(_))));
+}
+
 #[test]
 fn events_come_once_for_each_registration() {
     let mut rig = Rig::open(Rights::Full);

@@ -17,7 +17,8 @@ use crate::{
     stream::{self, ClientEnd, FromServer, Packet, StreamId},
 };
 
-/// Data that nobody takes: a stream with more than this is aborted, since what else comes on the connection is behind it.
+/// Bytes of memory in pieces that nobody takes: a stream with more is aborted, since what else comes on the connection is
+/// behind it.
 const MAX_QUEUED: usize = 32 << 20;
 
 /// What comes out of a stream.
@@ -29,6 +30,14 @@ pub enum Piece {
     Hole(u64),
     /// No more will come.
     End,
+}
+
+impl Piece {
+    /// Its memory. Of one without bytes, too: a server may send those without end.
+    fn memory(&self) -> usize {
+        let bytes = if let Piece::Data(bytes) = self { bytes.len() } else { 0 };
+        size_of::<Piece>() + bytes
+    }
 }
 
 /// One stream, among the client's others.
@@ -55,9 +64,7 @@ impl Slot {
 
     fn take_piece(&mut self) -> Option<Result<Piece, api::Error>> {
         if let Some(piece) = self.pieces.pop_front() {
-            if let Piece::Data(bytes) = &piece {
-                self.queued -= bytes.len();
-            }
+            self.queued -= piece.memory();
             return Some(Ok(piece));
         }
         match &self.failed {
@@ -66,10 +73,10 @@ impl Slot {
         }
     }
 
-    fn push(&mut self, conn: &mut Link, bytes: Vec<u8>) -> Result<(), WireError> {
-        self.queued += bytes.len();
+    fn push(&mut self, conn: &mut Link, piece: Piece) -> Result<(), WireError> {
+        self.queued += piece.memory();
         if self.queued <= MAX_QUEUED {
-            self.pieces.push_back(Piece::Data(bytes));
+            self.pieces.push_back(piece);
             return Ok(());
         }
         self.pieces.clear();
@@ -89,9 +96,9 @@ impl State {
             Packet::decode(frame).map_err(|_| WireError::Protocol("a packet of a stream that cannot be read"))?;
         let taken = slot.end.take(packet).map_err(|_| WireError::Protocol("a packet that its stream does not take"))?;
         match taken {
-            FromServer::Data(bytes) => slot.push(conn, bytes)?,
-            FromServer::Hole(length) => slot.pieces.push_back(Piece::Hole(length)),
-            FromServer::End => slot.pieces.push_back(Piece::End),
+            FromServer::Data(bytes) => slot.push(conn, Piece::Data(bytes))?,
+            FromServer::Hole(length) => slot.push(conn, Piece::Hole(length))?,
+            FromServer::End => slot.push(conn, Piece::End)?,
             FromServer::Failed(error) => slot.failed = Some(error),
             FromServer::Confirmed | FromServer::Nothing => {}
         }

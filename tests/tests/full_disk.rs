@@ -341,3 +341,29 @@ fn a_cache_without_room_is_no_cache_and_no_more() {
     instance.create(&Guest::tiny("guest"));
     assert_eq!(cache.files().len(), 1);
 }
+
+#[test]
+fn a_guest_s_disk_without_room_stops_the_guest_and_says_why() {
+    const TEST: &str = "a_guest_s_disk_without_room_stops_the_guest_and_says_why";
+    let instance = Instance::session();
+    let dir = instance.root().join("images");
+    fs::create_dir(&dir).unwrap();
+    let Some(small) = Small::on(&dir, 0o755, TEST) else { return };
+    let disk = dir.join("disk.img");
+    fs::File::create(&disk).unwrap().set_len(1 << 20).unwrap();
+    small.fill();
+    let mut console = instance.boot(&instance.linux("a").disk(&disk, "raw"));
+    let mut watch = instance.watch();
+    console.line("dd if=/dev/zero of=/dev/vda bs=4k count=4 conv=fsync; echo $((6*7)) written");
+    watch.expect("a", "Suspended", "I/O Error");
+    assert_eq!(instance.state("a"), "paused (I/O error)");
+    let told = instance.ok(&["--output", "json", "event", "--event", "io-error-reason", "--since", "0"]);
+    let told: serde_json::Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
+    assert_eq!(told["data"]["reason"], "enospc", "{told:#}");
+    assert_eq!(told["data"]["path"], disk.to_str().unwrap(), "{told:#}");
+    // With room the guest goes on where it was: nothing that it wrote is lost.
+    small.make_room();
+    instance.ok(&["resume", "a"]);
+    console.expect("42 written");
+    instance.ok(&["destroy", "a"]);
+}

@@ -1,7 +1,6 @@
 //! What comes from the peers of libvirt's protocol.
 
 use std::{
-    hash::RandomState,
     io::{Stdin, stdin},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, OnceLock},
@@ -14,7 +13,7 @@ use wire::{
     codec::{self, Meaning},
     keepalive,
     layer::{Layered, ProtectionError, SecurityLayer, offer::Offer},
-    sasl::{MECHANISM, Scram, ServerExchange, Users, Verifier},
+    sasl::{MECHANISM, Passwords, Scram, ServerExchange, Users, Verifier},
     stream::{ClientEnd, Packet, ServerEnd, StreamId},
     tls::distinguished_name,
     transport::TransportError,
@@ -233,7 +232,7 @@ impl Users for Fred {
 
 /// What comes to either side of a login: messages, between line ends. `NONCE` stands for the other side's.
 pub fn sasl(bytes: &[u8]) {
-    let mut server = ServerExchange::new(Arc::new(Fred), RandomState::new());
+    let mut server = ServerExchange::new(Arc::new(Passwords::new(Arc::new(Fred))));
     let mut client = Scram::new("fred", "pencil");
     let first = client.start(&[MECHANISM]).ok().flatten().and_then(|choice| choice.initial).unwrap_or_default();
     let nonce = String::from_utf8_lossy(&first).split(",r=").nth(1).unwrap_or_default().to_owned();

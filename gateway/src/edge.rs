@@ -287,8 +287,10 @@ pub enum ToWorker {
     },
     /// To [`FromWorker::Sign`].
     Signed(Option<Vec<u8>>),
-    /// To [`FromWorker::Verifier`].
-    Verifier(Option<String>),
+    /// To [`FromWorker::Challenge`]: how the password is to be proved.
+    Challenge(Option<Challenge>),
+    /// To [`FromWorker::Prove`]: the server's own proof, if the client's was right.
+    Proved(Option<[u8; 32]>),
     /// To [`FromWorker::Authorize`].
     Authorized(Result<(), Denied>),
     /// To [`FromWorker::Dial`]: the connection to qemud comes along.
@@ -332,6 +334,17 @@ pub enum Way {
     Tls(Login, Box<TlsTerms>),
 }
 
+/// How a password is to be proved; as `wire`'s.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Challenge {
+    /// How often it is hashed.
+    pub iterations: u32,
+    /// With what.
+    pub salt: Vec<u8>,
+    /// What makes this exchange unlike any other.
+    pub nonce: String,
+}
+
 /// What a worker tells the acceptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromWorker {
@@ -349,10 +362,17 @@ pub enum FromWorker {
         /// What is signed.
         message: Vec<u8>,
     },
-    /// Its client says that this is its name: what is known of its password? A few times for a client.
-    Verifier {
+    /// Its client says that this is its name: how shall it prove its password? A few times for a client.
+    Challenge {
         /// The name.
         name: String,
+    },
+    /// Its client's proof for the last challenge; once for each.
+    Prove {
+        /// What both sides have said.
+        message: Vec<u8>,
+        /// What follows from that and from the password.
+        proof: [u8; 32],
     },
     /// Its client wants to know whether polkit lets it in. One question at a time, a few for a client.
     Authorize,

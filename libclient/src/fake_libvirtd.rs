@@ -1,7 +1,6 @@
 //! A daemon for tests that speaks libvirt's protocol: a thread that listens at a socket and answers as the test wants.
 
 use std::{
-    hash::RandomState,
     net::Shutdown,
     os::{
         fd::{AsFd, OwnedFd},
@@ -20,7 +19,7 @@ use wire::{
     Conn, Frame, WireError,
     codec::{self, Meaning},
     keepalive,
-    sasl::{ServerExchange, Users, Verifier},
+    sasl::{Passwords, ServerExchange, Users, Verifier},
     stream::{FromClient, Packet, ServerEnd, StreamId},
     transport::Unix,
 };
@@ -226,7 +225,7 @@ fn next_frame(conn: &mut Link) -> Result<Frame, WireError> {
 fn serve(socket: &UnixStream, shared: &Shared) -> Result<(), WireError> {
     let mut conn = Conn::new(Unix::new(socket.try_clone().unwrap()));
     let mut streams: Vec<ServerEnd> = Vec::new();
-    let mut login = shared.user.clone().map(|user| ServerExchange::new(user, RandomState::new()));
+    let mut login = shared.user.clone().map(|user| ServerExchange::new(Arc::new(Passwords::new(user))));
     loop {
         let frame = next_frame(&mut conn)?;
         match frame.header.meaning() {

@@ -171,10 +171,69 @@ pub trait Users: Send + Sync {
     fn verifier(&self, name: &str) -> Option<Verifier>;
 }
 
-/// A server's side of one login. After a failure it is of no use: the client begins with a new one, if the server lets it.
-pub struct ServerExchange {
+/// What a server says to a name, whoever has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Challenge {
+    /// How often the password is hashed.
+    pub iterations: u32,
+    /// With what.
+    pub salt: Vec<u8>,
+    /// The server's part of the nonce, which no exchange has had before: printable, without a comma.
+    pub nonce: String,
+}
+
+/// Who decides in an exchange. It may be another process than the one that speaks with the client.
+pub trait Judge: Send + Sync {
+    /// How this user shall prove the password: for a user that there is not, too. `None` when nothing can be said now.
+    fn challenge(&self, name: &str) -> Option<Challenge>;
+
+    /// The server's own proof, if the client's is right for what it was asked.
+    fn judge(&self, name: &str, auth_message: &[u8], proof: &[u8; 32]) -> Option<[u8; 32]>;
+}
+
+/// The judge that knows the passwords' verifiers.
+pub struct Passwords {
     users: Arc<dyn Users>,
     secret: RandomState,
+}
+
+impl Passwords {
+    /// Of these users. The same one for all logins of a server hides from who asks which users there are.
+    #[must_use]
+    pub fn new(users: Arc<dyn Users>) -> Self {
+        Self { users, secret: RandomState::new() }
+    }
+
+    /// What is known of a user, or what looks like it; and whether there is such a user.
+    fn verifier(&self, name: &str) -> (Verifier, bool) {
+        match self.users.verifier(name) {
+            Some(verifier) => (verifier, true),
+            None => (Verifier::decoy(|part| self.secret.hash_one((part, name))), false),
+        }
+    }
+}
+
+impl fmt::Debug for Passwords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Passwords")
+    }
+}
+
+impl Judge for Passwords {
+    fn challenge(&self, name: &str) -> Option<Challenge> {
+        let (verifier, _) = self.verifier(name);
+        Some(verifier.challenge(nonce().ok()?))
+    }
+
+    fn judge(&self, name: &str, auth_message: &[u8], proof: &[u8; 32]) -> Option<[u8; 32]> {
+        let (verifier, known) = self.verifier(name);
+        verifier.check(auth_message, proof).filter(|_| known)
+    }
+}
+
+/// A server's side of one login. After a failure it is of no use: the client begins with a new one, if the server lets it.
+pub struct ServerExchange {
+    judge: Arc<dyn Judge>,
     state: ServerState,
 }
 
@@ -182,8 +241,6 @@ enum ServerState {
     Idle,
     Begun {
         name: String,
-        known: bool,
-        verifier: Verifier,
         /// The client's first message: its head, and the rest.
         head: String,
         bare: String,
@@ -204,11 +261,10 @@ impl fmt::Debug for ServerExchange {
 }
 
 impl ServerExchange {
-    /// A login of one of these users. The same `secret` for all logins of a server hides from who asks which users there
-    /// are.
+    /// A login that this judge decides.
     #[must_use]
-    pub fn new(users: Arc<dyn Users>, secret: RandomState) -> Self {
-        Self { users, secret, state: ServerState::Idle }
+    pub fn new(judge: Arc<dyn Judge>) -> Self {
+        Self { judge, state: ServerState::Idle }
     }
 
     /// Who has logged in.
@@ -228,8 +284,7 @@ impl ServerExchange {
             return Err(refused());
         }
         let message = from_wire(args.nil, &args.data).unwrap_or_default();
-        let nonce = nonce().map_err(|error| refused().with_cause(error))?;
-        let answer = self.first(&message, &nonce).ok_or_else(refused)?;
+        let answer = self.first(&message).ok_or_else(refused)?;
         let (nil, data) = to_wire(Some(answer.into_bytes()));
         Ok(remote::AuthSaslStartRet { complete: 0, nil, data })
     }
@@ -246,35 +301,30 @@ impl ServerExchange {
     }
 
     /// Takes the client's first message and answers it. A user that there is not gets an answer as well.
-    fn first(&mut self, message: &[u8], nonce: &str) -> Option<String> {
+    fn first(&mut self, message: &[u8]) -> Option<String> {
         let ClientFirst { head, bare, other, name, nonce: theirs } = ClientFirst::parse(message)?;
         // Nobody acts for another one.
         if other.is_some_and(|other| other != name) {
             return None;
         }
-        let found = self.users.verifier(&name);
-        let known = found.is_some();
-        let verifier = found.unwrap_or_else(|| Verifier::decoy(|part| self.secret.hash_one((part, &name))));
+        let Challenge { iterations, salt, nonce } = self.judge.challenge(&name)?;
         let nonce = format!("{theirs}{nonce}");
-        let first = verifier.server_first(&nonce);
+        let first = messages::server_first(&nonce, &salt, iterations);
         let (head, bare) = (head.to_owned(), bare.to_owned());
-        self.state = ServerState::Begun { name, known, verifier, head, bare, first: first.clone(), nonce };
+        self.state = ServerState::Begun { name, head, bare, first: first.clone(), nonce };
         Some(first)
     }
 
     /// Takes the client's proof and gives the own one.
     fn last(&mut self, message: &[u8]) -> Option<String> {
         let state = std::mem::replace(&mut self.state, ServerState::Failed);
-        let ServerState::Begun { name, known, verifier, head, bare, first, nonce: ours } = state else { return None };
+        let ServerState::Begun { name, head, bare, first, nonce: ours } = state else { return None };
         let ClientFinal { head: theirs, nonce, proof, without_proof } = ClientFinal::parse(message)?;
         if theirs != head.as_bytes() || nonce != ours {
             return None;
         }
         let auth_message = format!("{bare},{first},{without_proof}");
-        let signature = verifier.check(auth_message.as_bytes(), &proof)?;
-        if !known {
-            return None;
-        }
+        let signature = self.judge.judge(&name, auth_message.as_bytes(), &proof)?;
         self.state = ServerState::Complete { name };
         Some(format!("v={}", BASE64.encode(signature)))
     }
@@ -307,8 +357,22 @@ mod tests {
         }
     }
 
+    /// With the example's nonce.
+    struct Example(Passwords);
+
+    impl Judge for Example {
+        fn challenge(&self, name: &str) -> Option<Challenge> {
+            let challenge = self.0.challenge(name)?;
+            Some(Challenge { nonce: SERVER_NONCE.to_owned(), ..challenge })
+        }
+
+        fn judge(&self, name: &str, auth_message: &[u8], proof: &[u8; 32]) -> Option<[u8; 32]> {
+            self.0.judge(name, auth_message, proof)
+        }
+    }
+
     fn server() -> ServerExchange {
-        ServerExchange::new(Arc::new(OneUser), RandomState::new())
+        ServerExchange::new(Arc::new(Example(Passwords::new(Arc::new(OneUser)))))
     }
 
     #[test]
@@ -325,7 +389,7 @@ mod tests {
     #[test]
     fn the_server_says_what_rfc_7677_says() {
         let mut server = server();
-        assert_eq!(server.first(CLIENT_FIRST.as_bytes(), SERVER_NONCE).unwrap(), SERVER_FIRST);
+        assert_eq!(server.first(CLIENT_FIRST.as_bytes()).unwrap(), SERVER_FIRST);
         assert_eq!(server.name(), None);
         assert_eq!(server.last(CLIENT_FINAL.as_bytes()).unwrap(), SERVER_FINAL);
         assert_eq!(server.name(), Some("user"));
@@ -338,7 +402,7 @@ mod tests {
         let other_proof = CLIENT_FINAL.replace("dHzb", "dHzc");
         for message in [other_head, other_nonce, other_proof] {
             let mut server = server();
-            server.first(CLIENT_FIRST.as_bytes(), SERVER_NONCE).unwrap();
+            server.first(CLIENT_FIRST.as_bytes()).unwrap();
             assert_eq!(server.last(message.as_bytes()), None);
             assert_eq!(server.last(CLIENT_FINAL.as_bytes()), None, "after a failure");
             assert_eq!(server.name(), None);
@@ -347,17 +411,18 @@ mod tests {
 
     #[test]
     fn nobody_logs_in_for_another() {
-        assert!(server().first(b"n,a=root,n=user,r=x", SERVER_NONCE).is_none());
-        assert!(server().first(b"n,a=user,n=user,r=x", SERVER_NONCE).is_some());
-        assert!(server().first(b"p=tls-unique,,n=user,r=x", SERVER_NONCE).is_none());
+        assert!(server().first(b"n,a=root,n=user,r=x").is_none());
+        assert!(server().first(b"n,a=user,n=user,r=x").is_some());
+        assert!(server().first(b"p=tls-unique,,n=user,r=x").is_none());
     }
 
     #[test]
     fn a_user_that_is_not_there_looks_like_one() {
-        let secret = RandomState::new();
+        let judge = Arc::new(Passwords::new(Arc::new(OneUser)));
+        // Each is another connection's.
         let ask = |name: &str| {
-            let mut server = ServerExchange::new(Arc::new(OneUser), secret.clone());
-            server.first(format!("n,,n={name},r=x").as_bytes(), "y").unwrap()
+            let Challenge { iterations, salt, .. } = judge.challenge(name).unwrap();
+            (iterations, salt)
         };
         assert_eq!(ask("ghost"), ask("ghost"));
         assert_ne!(ask("ghost"), ask("other"));

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // Helpers of tests may fail like tests.
 
 use std::{
-    hash::RandomState,
     os::unix::net::UnixStream,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -15,7 +14,7 @@ use wire::{
     Conn,
     client::{CallError, Client, login},
     codec,
-    sasl::{MECHANISM, Scram, ServerExchange, Users, Verifier},
+    sasl::{MECHANISM, Passwords, Scram, ServerExchange, Users, Verifier},
     transport::Unix,
 };
 
@@ -41,7 +40,7 @@ fn server(mechanisms: &'static str) -> (Client, JoinHandle<Option<String>>) {
     let (a, b) = UnixStream::pair().unwrap();
     let serving = thread::spawn(move || {
         let mut conn = Conn::new(Unix::new(b));
-        let mut exchange = ServerExchange::new(Arc::new(Two), RandomState::new());
+        let mut exchange = ServerExchange::new(Arc::new(Passwords::new(Arc::new(Two))));
         while let Ok(frame) = recv(&mut conn) {
             let answer = match codec::decode_call(&frame).unwrap() {
                 Call::AuthList(_) => Ok(Reply::AuthList(remote::AuthListRet { types: vec![remote::AuthType::SASL] })),
@@ -168,7 +167,7 @@ fn nonsense_in_any_order_is_refused_and_lets_nobody_in() {
     let steps = ["", "c=biws", "c=biws,r=abc,p=", "c=biws,r=abc,p=AAAA", "c=,,,", "v=abc", "\u{fffd}"];
     for start in starts {
         for step in steps {
-            let mut exchange = ServerExchange::new(Arc::new(Two), RandomState::new());
+            let mut exchange = ServerExchange::new(Arc::new(Passwords::new(Arc::new(Two))));
             let begun =
                 exchange.start(&remote::AuthSaslStartArgs { mech: MECHANISM.to_owned(), nil: 0, data: data(start) });
             let went = exchange.step(&remote::AuthSaslStepArgs { nil: 0, data: data(step) });
@@ -182,7 +181,7 @@ fn nonsense_in_any_order_is_refused_and_lets_nobody_in() {
 
 #[test]
 fn what_comes_out_of_order_is_refused() {
-    let new = || ServerExchange::new(Arc::new(Two), RandomState::new());
+    let new = || ServerExchange::new(Arc::new(Passwords::new(Arc::new(Two))));
     let start = remote::AuthSaslStartArgs { mech: MECHANISM.to_owned(), nil: 0, data: data("n,,n=fred,r=abcdef") };
     let nothing = remote::AuthSaslStepArgs { nil: 1, data: Vec::new() };
 

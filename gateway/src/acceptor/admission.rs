@@ -123,12 +123,12 @@ pub fn entry(settings: &Settings, door: Door, peer: Peer, groups: impl FnOnce() 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::edge::{KeepaliveSettings, Network};
     use std::time::Duration;
 
-    fn settings(mode: InstanceMode, trusted: Trusted) -> Settings {
+    pub(in crate::acceptor) fn settings(mode: InstanceMode, trusted: Trusted) -> Settings {
         Settings {
             mode,
             doors: Vec::new(),

@@ -7,6 +7,7 @@
 //! One thread around one poll; nothing waits.
 
 mod admission;
+mod logins;
 mod polkit;
 mod slots;
 mod workers;

@@ -17,7 +17,10 @@ use rustix::{
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
 };
 
-use super::slots::{Key, Slots};
+use super::{
+    logins::{Asked, Logins},
+    slots::{Key, Slots},
+};
 use crate::{
     chain,
     edge::{
@@ -63,11 +66,11 @@ enum Duty {
 enum Proof {
     /// It had them from the beginning.
     NotNeeded,
-    /// Polkit has yet to say so.
+    /// Polkit has yet to say so, or its password has yet to be proved.
     Missing,
     /// Polkit is being asked, once.
     Asked,
-    /// Polkit has said so.
+    /// Polkit has said so, or the password was proved.
     Given,
     /// Polkit has said no.
     Denied,
@@ -77,12 +80,12 @@ enum Proof {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Favours {
     signatures: u8,
-    verifiers: u8,
+    challenges: u8,
 }
 
 impl Favours {
     /// One handshake, and as many tries as a worker lets its client have.
-    const AT_FIRST: Favours = Favours { signatures: 1, verifiers: 3 };
+    const AT_FIRST: Favours = Favours { signatures: 1, challenges: 3 };
 }
 
 struct Worker {
@@ -90,6 +93,8 @@ struct Worker {
     duty: Duty,
     /// The process of its client, when polkit may be asked about it.
     pidfd: Option<OwnedFd>,
+    /// What its client has to prove the password for.
+    asked: Option<Asked>,
 }
 
 /// A question for polkit.
@@ -129,7 +134,7 @@ pub struct Workers {
     refuser: Option<Key>,
     replenish_at: Option<Instant>,
     tls: Option<TlsKey>,
-    users: Vec<(String, String)>,
+    logins: Logins,
 }
 
 /// The channel to the launcher.
@@ -149,7 +154,7 @@ impl Workers {
             refuser: None,
             replenish_at: None,
             tls,
-            users: settings.network.users.clone(),
+            logins: Logins::new(settings.network.users.clone()),
         }
     }
 
@@ -195,7 +200,7 @@ impl Workers {
         };
         let ours = made().inspect_err(|problem| log::error!("no worker can be made: {problem}")).ok()?;
         let number = ours.as_raw_fd();
-        let key = self.all.add(Worker { channel: Channel::new(ours), duty: Duty::Ready, pidfd: None });
+        let key = self.all.add(Worker { channel: Channel::new(ours), duty: Duty::Ready, pidfd: None, asked: None });
         let both = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.registry.register(&mut SourceFd(&number), Token(self.first_token + key.slot), both) {
             log::error!("no worker can be watched: {error}");
@@ -215,7 +220,8 @@ impl Workers {
         pidfd: Option<OwnedFd>,
     ) -> Option<Peer> {
         let (peer, rights) = (client.peer, client.rights);
-        let proof = if client.way == Way::Unix(Login::Polkit) { Proof::Missing } else { Proof::NotNeeded };
+        let (Way::Unix(login) | Way::Tcp(login) | Way::Tls(login, _)) = client.way;
+        let proof = if login == Login::None { Proof::NotNeeded } else { Proof::Missing };
         let fits = |duty: Duty| matches!(duty, Duty::Kept { who, rights: r, .. } if who == peer.who() && r == rights);
         let fits = |duty| proof == Proof::NotNeeded && fits(duty);
         let kept = self.kept.iter().rposition(|key| self.all.get(*key).is_some_and(|worker| fits(worker.duty)));
@@ -341,11 +347,26 @@ impl Workers {
                         worker.channel.queue(0, &ToWorker::Signed(signature), Vec::new())?;
                         worker.channel.flush()?;
                     }
-                    (FromWorker::Verifier { name }, Duty::Serving { favours, .. }) if favours.verifiers > 0 => {
-                        favours.verifiers -= 1;
-                        let found = self.users.iter().find(|(known, _)| *known == name);
-                        let verifier = found.map(|(_, verifier)| verifier.clone());
-                        worker.channel.queue(0, &ToWorker::Verifier(verifier), Vec::new())?;
+                    (
+                        FromWorker::Challenge { name },
+                        Duty::Serving { peer: Peer::Remote(_), proof: Proof::Missing, favours, .. },
+                    ) if favours.challenges > 0 => {
+                        favours.challenges -= 1;
+                        let (asked, challenge) = self.logins.ask(name).unzip();
+                        worker.asked = asked;
+                        worker.channel.queue(0, &ToWorker::Challenge(challenge), Vec::new())?;
+                        worker.channel.flush()?;
+                    }
+                    (
+                        FromWorker::Prove { message, proof: theirs },
+                        Duty::Serving { peer: Peer::Remote(_), proof: proof @ Proof::Missing, .. },
+                    ) => {
+                        let asked = worker.asked.take();
+                        let signature = asked.and_then(|asked| self.logins.judge(&asked, &message, &theirs));
+                        if signature.is_some() {
+                            *proof = Proof::Given;
+                        }
+                        worker.channel.queue(0, &ToWorker::Proved(signature), Vec::new())?;
                         worker.channel.flush()?;
                     }
                     // Two who come from one address need not be the same.
@@ -562,3 +583,6 @@ impl Dials {
         ToWorker::NotDialed { code: ErrorCode::SYSTEM_ERROR.0, reason: reason.to_owned(), hint: None }
     }
 }
+
+#[cfg(test)]
+mod tests;

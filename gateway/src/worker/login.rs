@@ -1,15 +1,13 @@
 //! What a client must do before it is known. One that came by network: a TLS handshake, a name and a password. One of this
 //! host that may not change things by the configuration: ask polkit.
 //!
-//! What is secret stays with the acceptor: the server's key, and what is known of the passwords. Both are asked for at the
-//! one moment when they are needed, and only then does the worker wait for an answer. For polkit's it does not wait, because
-//! a person may be asked first.
+//! What is secret stays with the acceptor: the server's key, and what is known of the passwords. It signs, and it judges a
+//! client's proof, at the one moment when that is needed, and only then does the worker wait for an answer. For polkit's it
+//! does not wait, because a person may be asked first.
 
 use std::{
-    hash::RandomState,
     net::TcpStream,
     os::fd::{AsFd, OwnedFd},
-    str::FromStr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,13 +16,13 @@ use api::{Error, ErrorCode, ErrorDomain, remote};
 use rustix::event::{PollFd, PollFlags};
 use wire::{
     Header,
-    sasl::{MECHANISM, ServerExchange, Users, Verifier},
+    sasl::{Challenge, Judge, MECHANISM, ServerExchange},
     tls::{Handshake, Progress},
 };
 
 use super::{Channel, WorkerError, poll_until, session::ClientStream};
 use crate::{
-    edge::{FromWorker, Login, Peer, TlsTerms, ToWorker},
+    edge::{self, FromWorker, Login, Peer, TlsTerms, ToWorker},
     tls::{Ask, is_allowed, server_config},
 };
 
@@ -77,10 +75,20 @@ impl Ask for Acceptor {
     }
 }
 
-impl Users for Acceptor {
-    fn verifier(&self, name: &str) -> Option<Verifier> {
-        match self.ask(&FromWorker::Verifier { name: name.to_owned() })? {
-            ToWorker::Verifier(verifier) => Verifier::from_str(&verifier?).ok(),
+impl Judge for Acceptor {
+    fn challenge(&self, name: &str) -> Option<Challenge> {
+        match self.ask(&FromWorker::Challenge { name: name.to_owned() })? {
+            ToWorker::Challenge(challenge) => {
+                let edge::Challenge { iterations, salt, nonce } = challenge?;
+                Some(Challenge { iterations, salt, nonce })
+            }
+            _ => None,
+        }
+    }
+
+    fn judge(&self, _: &str, auth_message: &[u8], proof: &[u8; 32]) -> Option<[u8; 32]> {
+        match self.ask(&FromWorker::Prove { message: auth_message.to_vec(), proof: *proof })? {
+            ToWorker::Proved(signature) => signature,
             _ => None,
         }
     }
@@ -148,9 +156,7 @@ pub enum LoginState {
     /// By name and password.
     Sasl {
         /// Where passwords are known.
-        users: Acceptor,
-        /// Hides which users there are.
-        secret: RandomState,
+        judge: Acceptor,
         /// What has begun.
         exchange: Option<Box<ServerExchange>>,
         /// How often it may still begin.
@@ -181,10 +187,7 @@ impl LoginState {
         match login {
             Login::None => LoginState::Done,
             Login::Polkit => LoginState::Polkit(Word::Unasked),
-            Login::Sasl => {
-                let users = acceptor.clone();
-                LoginState::Sasl { users, secret: RandomState::new(), exchange: None, tries: TRIES }
-            }
+            Login::Sasl => LoginState::Sasl { judge: acceptor.clone(), exchange: None, tries: TRIES },
         }
     }
 
@@ -229,9 +232,9 @@ impl LoginState {
 
     /// AUTH_SASL_START.
     pub fn start(&mut self, args: &remote::AuthSaslStartArgs) -> Result<remote::AuthSaslStartRet, Error> {
-        let LoginState::Sasl { users, secret, exchange, tries } = self else { return Err(refused()) };
+        let LoginState::Sasl { judge, exchange, tries } = self else { return Err(refused()) };
         *tries = tries.checked_sub(1).ok_or_else(refused)?;
-        let begun = exchange.insert(Box::new(ServerExchange::new(Arc::new(users.clone()), secret.clone())));
+        let begun = exchange.insert(Box::new(ServerExchange::new(Arc::new(judge.clone()))));
         begun.start(args).inspect_err(|_| *exchange = None)
     }
 

@@ -49,6 +49,10 @@ pub(super) fn client_final_without_proof(head: &str, nonce: &str) -> String {
     format!("c={},r={nonce}", BASE64.encode(head))
 }
 
+pub(super) fn server_first(nonce: &str, salt: &[u8], iterations: u32) -> String {
+    format!("r={nonce},s={},i={iterations}", BASE64.encode(salt))
+}
+
 /// What a client begins with.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ClientFirst<'a> {

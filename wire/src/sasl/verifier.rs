@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use ring::{digest, hmac, pbkdf2};
 use thiserror::Error;
 
-use super::{ITERATIONS, MAX_ITERATIONS, MECHANISM};
+use super::{Challenge, ITERATIONS, MAX_ITERATIONS, MECHANISM};
 
 type Key = [u8; 32];
 
@@ -93,9 +93,9 @@ impl Verifier {
         Self { iterations: ITERATIONS, salt, stored_key: [0; 32], server_key: [0; 32] }
     }
 
-    /// The server's first message.
-    pub(super) fn server_first(&self, nonce: &str) -> String {
-        format!("r={nonce},s={},i={}", BASE64.encode(&self.salt), self.iterations)
+    /// What a client needs to prove the password in an exchange with this nonce.
+    pub(super) fn challenge(&self, nonce: String) -> Challenge {
+        Challenge { iterations: self.iterations, salt: self.salt.clone(), nonce }
     }
 
     /// The server's own proof, if the client's is right.

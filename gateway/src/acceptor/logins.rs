@@ -1,0 +1,137 @@
+//! Passwords of clients that come by network. A worker speaks with such a client and is not believed: what it is told is how
+//! the password is to be proved, the proof is judged here, and without it there is no connection to qemud.
+
+use std::sync::Arc;
+
+use wire::sasl::{Judge, Passwords, Users, Verifier};
+
+use crate::edge::Challenge;
+
+/// What both sides of an exchange may have said: three messages, none of which is longer.
+const MAX_MESSAGE: usize = 3 * 4096;
+
+/// The lines of the users' file.
+struct Known(Vec<(String, String)>);
+
+impl Users for Known {
+    fn verifier(&self, name: &str) -> Option<Verifier> {
+        let (_, verifier) = self.0.iter().find(|(known, _)| known == name)?;
+        verifier.parse().ok()
+    }
+}
+
+/// What a worker's client has been asked.
+#[derive(Debug)]
+pub struct Asked {
+    name: String,
+    nonce: String,
+}
+
+/// Who may log in.
+#[derive(Debug)]
+pub struct Logins(Passwords);
+
+impl Logins {
+    /// These users, with their verifiers.
+    #[must_use]
+    pub fn new(users: Vec<(String, String)>) -> Logins {
+        Logins(Passwords::new(Arc::new(Known(users))))
+    }
+
+    /// How a user is to prove the password, also one that there is not. None when there are no random numbers.
+    #[must_use]
+    pub fn ask(&self, name: String) -> Option<(Asked, Challenge)> {
+        let wire::sasl::Challenge { iterations, salt, nonce } = self.0.challenge(&name)?;
+        Some((Asked { name, nonce: nonce.clone() }, Challenge { iterations, salt, nonce }))
+    }
+
+    /// The own proof, if the client's is right. What was said must be about this challenge, whose nonce is in it: a proof
+    /// that somebody gave another time does not count.
+    #[must_use]
+    pub fn judge(&self, asked: &Asked, message: &[u8], proof: &[u8; 32]) -> Option<[u8; 32]> {
+        let nonce = asked.nonce.as_bytes();
+        if message.len() > MAX_MESSAGE || !message.windows(nonce.len()).any(|part| part == nonce) {
+            return None;
+        }
+        self.0.judge(&asked.name, message, proof)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::remote;
+    use std::sync::Mutex;
+    use wire::{
+        client::login::Sasl,
+        sasl::{MECHANISM, Scram, ServerExchange},
+    };
+
+    /// A proof, as a worker hears it.
+    type Proof = (Vec<u8>, [u8; 32]);
+
+    fn logins() -> Logins {
+        let verifier = Verifier::derive("secret", 1, b"0123456789abcdef").unwrap();
+        Logins::new(vec![("ann".into(), verifier.to_string())])
+    }
+
+    /// The worker's part: it hands on, and notes what it hears.
+    struct Worker<'a> {
+        logins: &'a Logins,
+        asked: Mutex<Option<Asked>>,
+        heard: Mutex<Option<Proof>>,
+    }
+
+    impl Judge for Worker<'static> {
+        fn challenge(&self, name: &str) -> Option<wire::sasl::Challenge> {
+            let (asked, Challenge { iterations, salt, nonce }) = self.logins.ask(name.to_owned())?;
+            *self.asked.lock().unwrap() = Some(asked);
+            Some(wire::sasl::Challenge { iterations, salt, nonce })
+        }
+
+        fn judge(&self, _: &str, message: &[u8], proof: &[u8; 32]) -> Option<[u8; 32]> {
+            *self.heard.lock().unwrap() = Some((message.to_vec(), *proof));
+            let asked = self.asked.lock().unwrap().take()?;
+            self.logins.judge(&asked, message, proof)
+        }
+    }
+
+    /// Logs in, and gives what the worker has heard, if that was right.
+    fn log_in(logins: &'static Logins, name: &str, password: &str) -> Option<Proof> {
+        let worker = Arc::new(Worker { logins, asked: Mutex::default(), heard: Mutex::default() });
+        let mut server = ServerExchange::new(Arc::<Worker<'static>>::clone(&worker));
+        let mut client = Scram::new(name, password);
+        let first = client.start(&[MECHANISM]).unwrap().unwrap().initial.unwrap();
+        let bytes = |data: Vec<u8>| data.into_iter().map(|byte| byte as i8).collect();
+        let start = remote::AuthSaslStartArgs { mech: MECHANISM.into(), nil: 0, data: bytes(first) };
+        let challenge: Vec<u8> = server.start(&start).ok()?.data.into_iter().map(|byte| byte as u8).collect();
+        let proof = client.step(Some(&challenge)).unwrap().unwrap();
+        server.step(&remote::AuthSaslStepArgs { nil: 0, data: bytes(proof) }).ok()?;
+        assert_eq!(server.name(), Some(name));
+        worker.heard.lock().unwrap().take()
+    }
+
+    #[test]
+    fn a_proof_counts_for_its_own_challenge_and_its_own_user_only() {
+        let logins: &'static Logins = Box::leak(Box::new(logins()));
+        assert!(log_in(logins, "ann", "wrong").is_none());
+        assert!(log_in(logins, "eve", "secret").is_none());
+        let (message, proof) = log_in(logins, "ann", "secret").expect("the right password");
+        // Heard on the way, and said again.
+        let (asked, _) = logins.ask("ann".into()).unwrap();
+        assert_eq!(logins.judge(&asked, &message, &proof), None);
+        // The new nonce in it makes it another message, which the proof is not for.
+        let grafted = [&message[..], asked.nonce.as_bytes()].concat();
+        assert_eq!(logins.judge(&asked, &grafted, &proof), None);
+        assert_eq!(logins.judge(&asked, &vec![b'x'; MAX_MESSAGE + 1], &proof), None);
+    }
+
+    #[test]
+    fn two_connections_hear_the_same_of_a_user_that_is_not_there() {
+        let logins = logins();
+        let salt = |name: &str| logins.ask(name.into()).unwrap().1.salt;
+        assert_eq!(salt("eve"), salt("eve"));
+        assert_ne!(salt("eve"), salt("mallory"));
+        assert_eq!(salt("ann"), b"0123456789abcdef");
+    }
+}

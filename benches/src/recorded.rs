@@ -2,7 +2,7 @@
 //! the client's own work and two wake-ups; no server that sleeps between calls can be faster.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fs,
     io::{Read, Result, Write},
     os::unix::net::{UnixListener, UnixStream},
@@ -41,18 +41,19 @@ fn serve(mut client: UnixStream, mut server: UnixStream, answers: &mut HashMap<(
             continue;
         }
         let key = (word(&call, PROGRAM), word(&call, PROCEDURE));
-        if !answers.contains_key(&key) {
-            server.write_all(&call)?;
-            let mut answer = frame(&mut server)?;
-            while word(&answer, KIND) != REPLY {
-                answer = frame(&mut server)?;
+        let answer = match answers.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                server.write_all(&call)?;
+                let mut answer = frame(&mut server)?;
+                while word(&answer, KIND) != REPLY {
+                    answer = frame(&mut server)?;
+                }
+                unknown.insert(answer)
             }
-            answers.insert(key, answer);
-        }
-        if let Some(answer) = answers.get_mut(&key) {
-            answer[SERIAL..SERIAL + 4].copy_from_slice(&call[SERIAL..SERIAL + 4]);
-            client.write_all(answer)?;
-        }
+        };
+        answer[SERIAL..SERIAL + 4].copy_from_slice(&call[SERIAL..SERIAL + 4]);
+        client.write_all(answer)?;
     }
 }
 

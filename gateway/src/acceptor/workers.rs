@@ -361,8 +361,8 @@ impl Workers {
                         FromWorker::Prove { message, proof: theirs },
                         Duty::Serving { peer: Peer::Remote(_), proof: proof @ Proof::Missing, .. },
                     ) => {
-                        let asked = worker.asked.take();
-                        let signature = asked.and_then(|asked| self.logins.judge(&asked, &message, &theirs));
+                        let asked = worker.asked.take().ok_or(ConnError::Closed)?;
+                        let signature = self.logins.judge(&asked, &message, &theirs);
                         if signature.is_some() {
                             *proof = Proof::Given;
                         }

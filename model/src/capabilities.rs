@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::domain::{CpuTopology, DomainType, OsType};
 use crate::error::XmlError;
-use crate::reader::{Node, Parsed, Reader};
+use crate::reader::{Node, Parsed, Reader, trimmed};
 use crate::writer::Element;
 
 /// What a host is and which guests it runs.
@@ -182,7 +182,7 @@ impl Host {
         let mut host = Self::default();
         for child in elements(node) {
             match child.tag_name().name() {
-                "uuid" => host.uuid = Uuid::try_parse(reader.text(child)?.trim()).ok(),
+                "uuid" => host.uuid = Uuid::try_parse(trimmed(&reader.text(child)?)).ok(),
                 "cpu" => host.cpu = HostCpu::read(reader, child)?,
                 "migration_features" => {
                     host.live_migration = elements(child).any(|feature| feature.has_tag_name("live"));

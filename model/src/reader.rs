@@ -219,7 +219,7 @@ impl<'a> Reader<'a> {
 
     /// The text of an element as one of a list of words.
     pub(crate) fn text_word<T: TextEnum>(&self, node: Node<'_>, text: &str) -> Result<T, XmlError> {
-        known(text.trim(), || self.place_of_text(node))
+        known(trimmed(text), || self.place_of_text(node))
     }
 
     /// The value of an attribute as a number.
@@ -246,7 +246,7 @@ impl<'a> Reader<'a> {
         let wide = digits(text, what, minimum.into(), u32::MAX.into(), &place)?;
         u32::try_from(wide).ok().filter(|n| *n >= minimum).ok_or_else(|| XmlError::OutOfRange {
             place: place(),
-            found: shorten(text.trim()),
+            found: shorten(trimmed(text)),
             minimum: minimum.into(),
             maximum: u32::MAX.into(),
             what,
@@ -508,9 +508,14 @@ fn known<T: TextEnum>(text: &str, place: impl FnOnce() -> Place) -> Result<T, Xm
     })
 }
 
+/// Text without the space around it, which is XML's: what only looks like space may be part of a name.
+pub(crate) fn trimmed(text: &str) -> &str {
+    text.trim_matches([' ', '\t', '\r', '\n'])
+}
+
 fn out_of_range(place: Place, text: &str, maximum: u64) -> XmlError {
     let what = "an amount of memory in KiB";
-    XmlError::OutOfRange { place, found: shorten(text.trim()), minimum: 1, maximum, what }
+    XmlError::OutOfRange { place, found: shorten(trimmed(text)), minimum: 1, maximum, what }
 }
 
 /// Digits as a number; what has too many of them is out of range rather than no number.
@@ -521,7 +526,7 @@ fn digits(
     maximum: u64,
     place: &impl Fn() -> Place,
 ) -> Result<u64, XmlError> {
-    let text = text.trim();
+    let text = trimmed(text);
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(XmlError::BadNumber { place: place(), found: shorten(text), what });
     }

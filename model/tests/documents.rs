@@ -153,6 +153,12 @@ fn passwords_are_written_only_when_they_are_asked_for() {
 }
 
 #[test]
+fn a_path_may_end_with_what_only_looks_like_space() {
+    let xml = with_devices("<emulator> \n/opt/qemu\u{2000} </emulator>");
+    assert_eq!(Domain::parse(&xml).unwrap().value.devices.emulator.as_deref(), Some("/opt/qemu\u{2000}"));
+}
+
+#[test]
 fn metadata_keeps_its_own_layout() {
     let metadata = "<metadata>\r\n\t<a:b xmlns:a=\"urn:a\" c='&lt;\"'><!-- kept --><![CDATA[<]]></a:b></metadata>";
     let xml = with_devices("").replace("<os>", &format!("{metadata}<os>"));

@@ -20,7 +20,7 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 fn path() -> impl Strategy<Value = String> {
-    "/[\\PC&&[^ \u{a0}]]{1,30}"
+    "/[\\PC&&[^ ]]{1,30}"
 }
 
 prop_compose! {

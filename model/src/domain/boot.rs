@@ -6,7 +6,7 @@ use super::non_empty;
 use super::types::{BootDevice, ClockOffset, CpuCheck, CpuMode, Firmware, LoaderType, OsType, Switch};
 use crate::error::XmlError;
 use crate::kept::Rest;
-use crate::reader::{Node, Reader};
+use crate::reader::{Node, Reader, trimmed};
 use crate::vocabulary::{CLOCK, CPU, FEATURES, NVRAM, OS};
 use crate::writer::Element;
 
@@ -192,7 +192,7 @@ impl Nvram {
             }
         } else {
             nvram.path =
-                non_empty(reader.text(node)?).map(|path| path.trim().to_owned()).filter(|path| !path.is_empty());
+                non_empty(reader.text(node)?).map(|path| trimmed(&path).to_owned()).filter(|path| !path.is_empty());
             nvram.rest = reader.attributes(node, &["template"], &NVRAM);
         }
         nvram.rest.sort(&NVRAM);
@@ -330,7 +330,7 @@ impl Cpu {
             match super::local_name(child) {
                 "model" => {
                     let text = reader.leaf(child, &mut rest, &["fallback"], &CPU)?;
-                    let name = non_empty(Cow::Borrowed(text.trim()));
+                    let name = non_empty(Cow::Borrowed(trimmed(&text)));
                     let fallback = reader.attribute(child, "fallback").map(str::to_owned);
                     cpu.model = Some(CpuModel { name, fallback });
                 }

@@ -8,7 +8,7 @@ use super::disk::Disk;
 use super::{DumpOptions, non_empty};
 use crate::error::XmlError;
 use crate::kept::{RawElement, Rest, sort_elements};
-use crate::reader::{Node, Reader};
+use crate::reader::{Node, Reader, trimmed};
 use crate::vocabulary::DEVICES;
 use crate::writer::Element;
 
@@ -39,7 +39,8 @@ impl Devices {
         for child in node.children().filter(Node::is_element) {
             match super::local_name(child) {
                 "emulator" => {
-                    devices.emulator = non_empty(Cow::Borrowed(reader.leaf(child, &mut rest, &[], &DEVICES)?.trim()));
+                    devices.emulator =
+                        non_empty(Cow::Borrowed(trimmed(&reader.leaf(child, &mut rest, &[], &DEVICES)?)));
                 }
                 "disk" => {
                     let disk = Disk::read(reader, child)?;

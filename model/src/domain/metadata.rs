@@ -10,6 +10,7 @@ use super::{Domain, DumpOptions};
 use crate::{
     error::XmlError,
     kept::RawElement,
+    reader::trimmed,
     scan,
     writer::{self, escape_text, push_attribute},
 };
@@ -174,7 +175,7 @@ impl Writer<'_> {
 
     /// Writes what is inside, the `>` before it first; false when there is nothing.
     fn content(&self, out: &mut String, node: Node<'_, '_>, depth: usize, declared: &[(String, String)]) -> bool {
-        let told = |child: &Node<'_, '_>| child.is_text() && child.text().is_some_and(|text| !text.trim().is_empty());
+        let told = |child: &Node<'_, '_>| child.is_text() && child.text().is_some_and(|text| !trimmed(text).is_empty());
         let mixed = node.children().any(|child| told(&child));
         let elements = node.children().any(|child| child.is_element());
         if !mixed && !elements {
@@ -256,6 +257,16 @@ mod tests {
                         <bp:b xmlns:bp='http://b.org/' q='1'>\n      <bp:i/>\n    </bp:b>\n  </metadata>\n";
         assert!(xml.contains(expected), "{xml}");
         assert_eq!(Domain::parse(&xml).unwrap().value.metadata_of(URI), domain.metadata_of(URI));
+    }
+
+    #[test]
+    fn what_only_looks_like_space_is_text() {
+        let mut domain = domain();
+        for text in ["\u{a0}", "\u{2003}", "\u{3000}x"] {
+            let xml = format!("<b>{text}</b>");
+            domain.set_metadata_of("bp", URI, Some(&xml)).unwrap();
+            assert_eq!(domain.metadata_of(URI), Some(xml));
+        }
     }
 
     #[test]

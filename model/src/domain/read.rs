@@ -11,7 +11,7 @@ use super::{Domain, MaxMemory, Vcpus, local_name, non_empty};
 use crate::error::{Place, XmlError, shorten};
 use crate::kept::Rest;
 use crate::limits::MAX_NAME_BYTES;
-use crate::reader::{Node, Reader};
+use crate::reader::{Node, Reader, trimmed};
 use crate::text_enum::TextEnum;
 use crate::vocabulary::DOMAIN;
 
@@ -102,7 +102,7 @@ fn head<'a>(
         "title" => {
             let title = reader.text_leaf(node, rest, &DOMAIN)?;
             if let Some(text) = title.as_deref().filter(|text| text.contains('\n')) {
-                let (place, found) = (reader.place_of_text(node), shorten(text.trim()));
+                let (place, found) = (reader.place_of_text(node), shorten(trimmed(text)));
                 return Err(XmlError::BadValue { place, found, expected: "a title of one line" });
             }
             domain.title = title;
@@ -121,7 +121,7 @@ fn head<'a>(
             let text = reader.leaf(node, rest, &["unit"], &DOMAIN)?;
             domain.memory_kib = reader.memory(node, &text)?;
             if domain.memory_kib == 0 {
-                let (place, found) = (reader.place_of_text(node), shorten(text.trim()));
+                let (place, found) = (reader.place_of_text(node), shorten(trimmed(&text)));
                 return Err(XmlError::BadValue { place, found, expected: "at least 1 KiB of memory" });
             }
             seen.memory = true;
@@ -190,7 +190,7 @@ fn vcpus(reader: &mut Reader<'_>, node: Node<'_>, rest: &mut Rest) -> Result<Vcp
 }
 
 fn uuid(text: &str, place: impl FnOnce() -> Place) -> Result<Uuid, XmlError> {
-    let text = text.trim();
+    let text = trimmed(text);
     plain_uuid(text).ok_or_else(|| XmlError::BadUuid { place: place(), found: shorten(text) })
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::Read,
+    io::{ErrorKind, Read},
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
@@ -293,7 +293,11 @@ pub fn read_until(stream: &mut UnixStream, text: &str) -> String {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     while !String::from_utf8_lossy(&bytes).contains(text) {
-        let count = stream.read(&mut chunk).unwrap();
+        let count = match stream.read(&mut chunk) {
+            // So ends a read with a time limit when the process was stopped for a moment.
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            read => read.unwrap(),
+        };
         assert!(count > 0, "the console ended before {text:?}: {:?}", String::from_utf8_lossy(&bytes));
         bytes.extend(&chunk[..count]);
     }

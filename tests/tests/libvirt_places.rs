@@ -85,16 +85,14 @@ fn in_libvirts_own_directory_a_plain_virsh_finds_it() {
 /// As many as libvirtd serves before they have logged in, by its own default.
 const ANONYMOUS: usize = 20;
 
-/// A virsh that is given a few seconds; what it was told, or nothing when it still waited.
-fn within_seconds(uri: &str, instance: &Instance) -> Option<String> {
+/// Is a virsh answered in this time?
+fn is_served(uri: &str, instance: &Instance, seconds: &str) -> bool {
     let mut command = Command::new("/usr/bin/timeout");
-    command.args(["5", "virsh", "-c", uri, "hostname"]);
+    command.args([seconds, "virsh", "-c", uri, "hostname"]);
     instance.prepare(&mut command, 0);
     let output = run(command);
-    (output.code != 124).then(|| {
-        assert_eq!(output.code, 0, "{}", output.stderr);
-        output.stdout
-    })
+    assert!(matches!(output.code, 0 | 124), "{}", output.stderr);
+    output.code == 0
 }
 
 fn silent(socket: &Path) -> Vec<UnixStream> {
@@ -114,8 +112,10 @@ fn twenty_who_say_nothing_stop_libvirtd_and_not_the_gateway() {
         [(libvirtd.socket(), libvirtd.uri(), false), (gateway.socket(), gateway.uri(), true)];
     for (socket, uri, serves) in sides {
         let held = silent(&socket);
-        assert_eq!(within_seconds(&uri, &instance).is_some(), serves, "{uri} with {ANONYMOUS} silent ones");
+        // That nobody is served shows in a few seconds; who is served may take its time on a busy machine.
+        let seconds = if serves { "60" } else { "5" };
+        assert_eq!(is_served(&uri, &instance, seconds), serves, "{uri} with {ANONYMOUS} silent ones");
         drop(held);
-        assert!(within_seconds(&uri, &instance).is_some(), "{uri} without them");
+        assert!(is_served(&uri, &instance, "60"), "{uri} without them");
     }
 }

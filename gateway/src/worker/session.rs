@@ -164,7 +164,7 @@ pub struct Session {
     question: bool,
     /// The client is not read; when the next sign of life is due.
     paused: Option<Instant>,
-    /// The client has said goodbye: what is queued still goes, until then.
+    /// The client has said goodbye: what is queued still goes, until it has taken nothing of it for so long.
     closing: Option<Instant>,
     /// No call could have left anything behind in the driver's connection.
     only_read: bool,
@@ -353,11 +353,14 @@ impl Session {
     }
 
     fn ready_client(&mut self, told: PollFlags, now: Instant) -> Result<(), Over> {
-        if told.contains(PollFlags::OUT)
-            && let Some(keepalive) = &mut self.keepalive
-        {
+        if told.contains(PollFlags::OUT) {
             // It has taken some of what it left: while it is not read, this is how it shows that it lives.
-            keepalive.on_received(now);
+            if let Some(keepalive) = &mut self.keepalive {
+                keepalive.on_received(now);
+            }
+            if let Some(until) = &mut self.closing {
+                *until = now + self.patience;
+            }
         }
         if told.contains(PollFlags::IN) {
             self.fill(now)

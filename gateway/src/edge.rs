@@ -13,6 +13,7 @@ use std::{
 
 use ipc::paths::Mode;
 use serde::{Deserialize, Serialize};
+use wire::sasl;
 
 /// Fixed descriptors with which the launcher starts the others.
 pub mod fds {
@@ -343,6 +344,18 @@ pub struct Challenge {
     pub salt: Vec<u8>,
     /// What makes this exchange unlike any other.
     pub nonce: String,
+}
+
+impl From<sasl::Challenge> for Challenge {
+    fn from(sasl::Challenge { iterations, salt, nonce }: sasl::Challenge) -> Challenge {
+        Challenge { iterations, salt, nonce }
+    }
+}
+
+impl From<Challenge> for sasl::Challenge {
+    fn from(Challenge { iterations, salt, nonce }: Challenge) -> sasl::Challenge {
+        sasl::Challenge { iterations, salt, nonce }
+    }
 }
 
 /// What a worker tells the acceptor.

@@ -41,8 +41,8 @@ impl Logins {
     /// How a user is to prove the password, also one that there is not. None when there are no random numbers.
     #[must_use]
     pub fn ask(&self, name: String) -> Option<(Asked, Challenge)> {
-        let wire::sasl::Challenge { iterations, salt, nonce } = self.0.challenge(&name)?;
-        Some((Asked { name, nonce: nonce.clone() }, Challenge { iterations, salt, nonce }))
+        let challenge = self.0.challenge(&name)?;
+        Some((Asked { name, nonce: challenge.nonce.clone() }, challenge.into()))
     }
 
     /// The own proof, if the client's is right. What was said must be about this challenge, whose nonce is in it: a proof
@@ -58,35 +58,47 @@ impl Logins {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use api::remote;
     use std::sync::Mutex;
     use wire::{
         client::login::Sasl,
-        sasl::{MECHANISM, Scram, ServerExchange},
+        sasl::{self, MECHANISM, Scram, ServerExchange},
     };
 
-    /// A proof, as a worker hears it.
-    type Proof = (Vec<u8>, [u8; 32]);
-
-    fn logins() -> Logins {
+    /// Users of whom one is called ann.
+    pub(in crate::acceptor) fn users() -> Vec<(String, String)> {
         let verifier = Verifier::derive("secret", 1, b"0123456789abcdef").unwrap();
-        Logins::new(vec![("ann".into(), verifier.to_string())])
+        vec![("ann".into(), verifier.to_string())]
     }
 
-    /// The worker's part: it hands on, and notes what it hears.
-    struct Worker<'a> {
-        logins: &'a Logins,
+    /// A client's whole exchange with a server that this judge decides for. True when it has logged in.
+    pub(in crate::acceptor) fn log_in(judge: Arc<dyn Judge>, name: &str, password: &str) -> bool {
+        let mut server = ServerExchange::new(judge);
+        let mut client = Scram::new(name, password);
+        let bytes = |data: Vec<u8>| data.into_iter().map(|byte| byte as i8).collect();
+        let first = client.start(&[MECHANISM]).unwrap().unwrap().initial.unwrap();
+        let start = remote::AuthSaslStartArgs { mech: MECHANISM.into(), nil: 0, data: bytes(first) };
+        let challenge: Vec<u8> = server.start(&start).unwrap().data.into_iter().map(|byte| byte as u8).collect();
+        let proof = client.step(Some(&challenge)).unwrap().unwrap();
+        let done = server.step(&remote::AuthSaslStepArgs { nil: 0, data: bytes(proof) }).is_ok();
+        assert_eq!(server.name(), done.then_some(name));
+        done
+    }
+
+    /// A worker's part: it hands on, and notes the proof that it hears.
+    struct Eavesdropper {
+        logins: Arc<Logins>,
         asked: Mutex<Option<Asked>>,
-        heard: Mutex<Option<Proof>>,
+        heard: Mutex<Option<(Vec<u8>, [u8; 32])>>,
     }
 
-    impl Judge for Worker<'static> {
-        fn challenge(&self, name: &str) -> Option<wire::sasl::Challenge> {
-            let (asked, Challenge { iterations, salt, nonce }) = self.logins.ask(name.to_owned())?;
+    impl Judge for Eavesdropper {
+        fn challenge(&self, name: &str) -> Option<sasl::Challenge> {
+            let (asked, challenge) = self.logins.ask(name.to_owned())?;
             *self.asked.lock().unwrap() = Some(asked);
-            Some(wire::sasl::Challenge { iterations, salt, nonce })
+            Some(challenge.into())
         }
 
         fn judge(&self, _: &str, message: &[u8], proof: &[u8; 32]) -> Option<[u8; 32]> {
@@ -96,28 +108,17 @@ mod tests {
         }
     }
 
-    /// Logs in, and gives what the worker has heard, if that was right.
-    fn log_in(logins: &'static Logins, name: &str, password: &str) -> Option<Proof> {
-        let worker = Arc::new(Worker { logins, asked: Mutex::default(), heard: Mutex::default() });
-        let mut server = ServerExchange::new(Arc::<Worker<'static>>::clone(&worker));
-        let mut client = Scram::new(name, password);
-        let first = client.start(&[MECHANISM]).unwrap().unwrap().initial.unwrap();
-        let bytes = |data: Vec<u8>| data.into_iter().map(|byte| byte as i8).collect();
-        let start = remote::AuthSaslStartArgs { mech: MECHANISM.into(), nil: 0, data: bytes(first) };
-        let challenge: Vec<u8> = server.start(&start).ok()?.data.into_iter().map(|byte| byte as u8).collect();
-        let proof = client.step(Some(&challenge)).unwrap().unwrap();
-        server.step(&remote::AuthSaslStepArgs { nil: 0, data: bytes(proof) }).ok()?;
-        assert_eq!(server.name(), Some(name));
-        worker.heard.lock().unwrap().take()
-    }
-
     #[test]
     fn a_proof_counts_for_its_own_challenge_and_its_own_user_only() {
-        let logins: &'static Logins = Box::leak(Box::new(logins()));
-        assert!(log_in(logins, "ann", "wrong").is_none());
-        assert!(log_in(logins, "eve", "secret").is_none());
-        let (message, proof) = log_in(logins, "ann", "secret").expect("the right password");
+        let logins = Arc::new(Logins::new(users()));
+        let worker = Eavesdropper { logins: Arc::clone(&logins), asked: Mutex::default(), heard: Mutex::default() };
+        let worker = Arc::new(worker);
+        let judge = || Arc::<Eavesdropper>::clone(&worker);
+        assert!(!log_in(judge(), "ann", "wrong"));
+        assert!(!log_in(judge(), "eve", "secret"));
+        assert!(log_in(judge(), "ann", "secret"));
         // Heard on the way, and said again.
+        let (message, proof) = worker.heard.lock().unwrap().take().unwrap();
         let (asked, _) = logins.ask("ann".into()).unwrap();
         assert_eq!(logins.judge(&asked, &message, &proof), None);
         // The new nonce in it makes it another message, which the proof is not for.
@@ -128,7 +129,7 @@ mod tests {
 
     #[test]
     fn two_connections_hear_the_same_of_a_user_that_is_not_there() {
-        let logins = logins();
+        let logins = Logins::new(users());
         let salt = |name: &str| logins.ask(name.into()).unwrap().1.salt;
         assert_eq!(salt("eve"), salt("eve"));
         assert_ne!(salt("eve"), salt("mallory"));

@@ -22,7 +22,7 @@ use wire::{
 
 use super::{Channel, WorkerError, poll_until, session::ClientStream};
 use crate::{
-    edge::{self, FromWorker, Login, Peer, TlsTerms, ToWorker},
+    edge::{FromWorker, Login, Peer, TlsTerms, ToWorker},
     tls::{Ask, is_allowed, server_config},
 };
 
@@ -78,10 +78,7 @@ impl Ask for Acceptor {
 impl Judge for Acceptor {
     fn challenge(&self, name: &str) -> Option<Challenge> {
         match self.ask(&FromWorker::Challenge { name: name.to_owned() })? {
-            ToWorker::Challenge(challenge) => {
-                let edge::Challenge { iterations, salt, nonce } = challenge?;
-                Some(Challenge { iterations, salt, nonce })
-            }
+            ToWorker::Challenge(challenge) => challenge.map(Challenge::from),
             _ => None,
         }
     }

@@ -2,16 +2,15 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api::remote;
 use mio::Poll;
-use wire::{
-    client::login::Sasl,
-    sasl::{Judge, MECHANISM, Scram, ServerExchange, Verifier},
-};
+use wire::sasl::{self, Judge};
 
 use super::*;
 use crate::{
-    acceptor::admission::tests::settings,
+    acceptor::{
+        admission::tests::settings,
+        logins::tests::{log_in, users},
+    },
     edge::{InstanceMode, KeepaliveSettings, Trusted},
 };
 
@@ -29,8 +28,7 @@ struct Rig {
 impl Rig {
     fn serving(peer: Peer, way: Way) -> Rig {
         let mut settings = settings(InstanceMode::System, Trusted::default());
-        let verifier = Verifier::derive("secret", 1, b"0123456789abcdef").unwrap();
-        settings.network.users = vec![("ann".into(), verifier.to_string())];
+        settings.network.users = users();
         let poll = Poll::new().unwrap();
         let mut workers = Workers::new(poll.registry().try_clone().unwrap(), 0, &settings, None);
         let (near, launcher) = UnixStream::pair().unwrap();
@@ -78,7 +76,7 @@ impl Rig {
     fn log_in(&mut self, name: &str, password: &str) -> bool {
         let far = Arc::clone(&self.far);
         let (name, password) = (name.to_owned(), password.to_owned());
-        let exchange = std::thread::spawn(move || exchange(far, &name, &password));
+        let exchange = std::thread::spawn(move || log_in(Arc::new(HandsOn(far)), &name, &password));
         while !exchange.is_finished() {
             assert!(self.heard().released.is_none());
             std::thread::yield_now();
@@ -104,13 +102,9 @@ impl HandsOn {
 }
 
 impl Judge for HandsOn {
-    fn challenge(&self, name: &str) -> Option<wire::sasl::Challenge> {
+    fn challenge(&self, name: &str) -> Option<sasl::Challenge> {
         let ToWorker::Challenge(challenge) = self.ask(&FromWorker::Challenge { name: name.into() }) else { panic!() };
-        challenge.map(|crate::edge::Challenge { iterations, salt, nonce }| wire::sasl::Challenge {
-            iterations,
-            salt,
-            nonce,
-        })
+        challenge.map(sasl::Challenge::from)
     }
 
     fn judge(&self, _: &str, message: &[u8], proof: &[u8; 32]) -> Option<[u8; 32]> {
@@ -118,17 +112,6 @@ impl Judge for HandsOn {
         let ToWorker::Proved(signature) = self.ask(&word) else { panic!() };
         signature
     }
-}
-
-fn exchange(far: Arc<Mutex<Far>>, name: &str, password: &str) -> bool {
-    let mut server = ServerExchange::new(Arc::new(HandsOn(far)));
-    let mut client = Scram::new(name, password);
-    let bytes = |data: Vec<u8>| data.into_iter().map(|byte| byte as i8).collect();
-    let first = client.start(&[MECHANISM]).unwrap().unwrap().initial.unwrap();
-    let start = remote::AuthSaslStartArgs { mech: MECHANISM.into(), nil: 0, data: bytes(first) };
-    let challenge: Vec<u8> = server.start(&start).unwrap().data.into_iter().map(|byte| byte as u8).collect();
-    let proof = client.step(Some(&challenge)).unwrap().unwrap();
-    server.step(&remote::AuthSaslStepArgs { nil: 0, data: bytes(proof) }).is_ok()
 }
 
 #[test]

@@ -232,6 +232,23 @@ impl Instance {
         self.programs.join(name)
     }
 
+    /// The same where this user can run it: the tree may stand below a directory that is its owner's alone.
+    fn program_for(&self, name: &str, uid: u32) -> PathBuf {
+        if uid == getuid().as_raw() || reachable(&self.programs) {
+            return self.program(name);
+        }
+        let dir = self.root().join("programs");
+        let copy = dir.join(name);
+        if !copy.exists() {
+            fs::create_dir_all(&dir).expect("a directory for the programs");
+            let own = dir.join(format!("{name}-{:?}", std::thread::current().id()));
+            fs::copy(self.program(name), &own).expect("a copy of a program");
+            // Another thread may have been first; a program that runs is not written to.
+            fs::rename(own, &copy).expect("its place");
+        }
+        copy
+    }
+
     /// A file of this content that the instance's user owns.
     ///
     /// # Panics
@@ -257,7 +274,7 @@ impl Instance {
     /// A command of the command line, given by any user.
     #[must_use]
     pub fn command_as(&self, uid: u32, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.program("bulkhead"));
+        let mut command = Command::new(self.program_for("bulkhead", uid));
         command.args(["-c", self.uri()]).args(arguments);
         self.prepare(&mut command, uid);
         command

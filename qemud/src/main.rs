@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use ipc::paths::{Instance, Mode};
-use qemud::{background, control, launcher};
+use qemud::{background, launcher};
 
 /// Runs and watches the QEMU guests of this host (as root) or of one user.
 #[derive(Parser)]
@@ -32,9 +32,6 @@ struct Arguments {
     /// Say "ready" on standard output when clients can connect
     #[arg(long, hide = true)]
     announce: bool,
-    /// Which of the two processes this is; the launcher starts control
-    #[arg(long, hide = true, default_value = "launcher")]
-    role: Role,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,15 +42,15 @@ enum Role {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    qemud::log::start();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let reason = control::definitions::chain(&*error);
+            let reason = qemud::chain(&*error);
             if arguments.background {
                 eprintln!("qemud: {reason}");
             } else {
-                log::error!("{reason}");
+                tracing::error!("{reason}");
             }
             if arguments.announce {
                 println!("{}", reason.replace('\n', " "));
@@ -74,9 +71,6 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     }
     let system = arguments.system || (!arguments.session && rustix::process::geteuid().is_root());
     let mode = if system { Mode::System } else { Mode::Session };
-    if arguments.role == Role::Control {
-        return Ok(control::run(mode, arguments.idle_timeout)?);
-    }
     let instance = match &arguments.root {
         Some(root) => Instance::at(mode, Some(root.clone())),
         None => Instance::from_env(mode),

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// What belongs to the suite.
-const PROGRAMS: [&str; 4] = ["bulkhead", "gateway", "qemud", "qemu-supervisor"];
+const PROGRAMS: [&str; 5] = ["bulkhead", "gateway", "qemud", "qemud-control", "qemu-supervisor"];
 
 /// What a command of the command line did.
 #[derive(Clone, Debug)]

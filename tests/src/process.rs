@@ -95,7 +95,7 @@ fn role_of(arguments: &[String]) -> Role {
     match base {
         _ if base.starts_with("qemu-system-") => Role::Qemu,
         _ if program.starts_with("qemu-supervisor") => Role::Supervisor,
-        "qemud" if has("--role=control") => Role::Control,
+        "qemud-control" => Role::Control,
         "qemud" if has("--announce") => Role::Launcher,
         "qemud" if has("--background") => Role::Starter,
         "gateway" if has("--role=acceptor") => Role::Acceptor,
@@ -203,7 +203,7 @@ mod tests {
     fn roles_are_told_by_arguments() {
         let role = |line: &str| role_of(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
         assert_eq!(role("/x/qemud --session --root=/r --announce"), Role::Launcher);
-        assert_eq!(role("qemud --role=control --session"), Role::Control);
+        assert_eq!(role("qemud-control --session"), Role::Control);
         assert_eq!(role("/x/qemud --session --background"), Role::Starter);
         assert_eq!(role("qemu-supervisor --control-uid 0"), Role::Supervisor);
         assert_eq!(role("/usr/bin/qemu-system-x86_64 -nodefaults"), Role::Qemu);

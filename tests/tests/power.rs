@@ -160,7 +160,7 @@ fn the_launcher_holds_the_few_capabilities_of_its_table() {
 fn launchers_descriptors(guests: usize) -> Vec<(String, usize)> {
     [
         ("path PROGRAMS/qemu-supervisor", 1),
-        ("path PROGRAMS/qemud", 1),
+        ("path PROGRAMS/qemud-control", 1),
         ("r /dev/null", 1),
         ("rw [eventpoll]", 1),
         // Control's, one for each guest, and that of the supervisor that is kept ready.

@@ -38,6 +38,7 @@ use super::{
     setup::{self, Listeners},
 };
 use crate::{
+    chain,
     config::Config,
     edge::{self, Launch, Refusal},
 };
@@ -59,6 +60,8 @@ const BOOT_SIZE: u64 = 1 << 30;
 const TMP_SIZE: u64 = 64 << 20;
 /// Descriptors of a supervisor and its QEMU.
 const OPEN_FILES: u64 = 4096;
+/// The longest name of a guest, in bytes: `NAME.log` and `NAME.xml.new` are file names.
+const MAX_NAME: usize = 240;
 /// What control may pass on to its own children through its environment.
 const KEPT_VARIABLES: [&str; 7] =
     ["HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "RUST_LOG"];
@@ -127,12 +130,7 @@ impl Compartments {
     /// # Errors
     /// When it is not there.
     pub fn new(instance: &Instance, config: &Config) -> Result<Compartments, LauncherError> {
-        let path = env::current_exe().unwrap_or_default().with_file_name("qemu-supervisor");
-        let failed = |error: rustix::io::Errno| LauncherError::Supervisor {
-            path: path.display().to_string(),
-            source: error.into(),
-        };
-        let program = open(&path, OFlags::PATH | OFlags::CLOEXEC, FileMode::empty()).map_err(failed)?;
+        let program = open_program("qemu-supervisor")?;
         let own_uid = rustix::process::getuid().as_raw();
         Ok(Compartments {
             program,
@@ -159,7 +157,7 @@ impl Compartments {
         match self.start_supervisor(form, used) {
             Ok(waiting) => self.kept = Some(waiting),
             Err(refusal) => {
-                log::warn!("no supervisor is kept ready until the next start: {refusal}");
+                tracing::warn!("no supervisor is kept ready until the next start: {refusal}");
                 self.wanted = None;
             }
         }
@@ -184,9 +182,7 @@ impl Compartments {
         control: OwnedFd,
         used: &HashSet<u32>,
     ) -> Result<Launched, Refusal> {
-        if let Err(why) = model::check_name(&launch.name) {
-            return Err(Refusal::Range { what: format!("the guest's name: {why}") });
-        }
+        check_name(&launch.name)?;
         let form = self.form(config, launch)?;
         let log = open_log(instance, launch)?;
         let waiting = self.take_supervisor(&form, used)?;
@@ -298,11 +294,21 @@ impl Compartments {
     }
 }
 
+/// Opens a program that is installed beside this one, once, so that an upgrade of the file does not mix two releases.
+///
+/// # Errors
+/// When it is not there.
+pub fn open_program(name: &str) -> Result<OwnedFd, LauncherError> {
+    let path = env::current_exe().unwrap_or_default().with_file_name(name);
+    let opened = open(&path, OFlags::PATH | OFlags::CLOEXEC, FileMode::empty());
+    opened.map_err(|error| LauncherError::Program { path: path.display().to_string(), source: error.into() })
+}
+
 /// Ends a supervisor that serves nobody.
 fn end(child: &Child) {
     let ended = pidfd::send_signal(&child.pidfd, Signal::KILL).and_then(|()| pidfd::wait(&child.pidfd));
     if let Err(error) = ended {
-        log::error!("a supervisor that serves nobody, pid {}, cannot be ended: {error}", child.pid);
+        tracing::error!("a supervisor that serves nobody, pid {}, cannot be ended: {error}", child.pid);
     }
 }
 
@@ -330,6 +336,18 @@ fn check_emulator(path: &str, config: &Config, privileged: bool) -> Result<Emula
     Ok(Emulator { path: real, device: data.dev(), inode: data.ino(), changed })
 }
 
+/// A name becomes a file's name and stands in logs, so it must not lead anywhere or carry control characters.
+fn check_name(name: &str) -> Result<(), Refusal> {
+    let refuse = |why: &str| Err(Refusal::Range { what: format!("the guest's name {why}") });
+    match name {
+        "" => refuse("is empty"),
+        _ if name.len() > MAX_NAME => refuse("is too long"),
+        _ if name.starts_with('.') => refuse("begins with '.'"),
+        _ if name.contains('/') || name.chars().any(char::is_control) => refuse("is no file name"),
+        _ => Ok(()),
+    }
+}
+
 fn open_log(instance: &Instance, launch: &Launch) -> Result<OwnedFd, Refusal> {
     let path = instance.log_dir().join("qemu").join(format!("{}.log", launch.name));
     let file = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(NO_FOLLOW).open(&path);
@@ -342,8 +360,9 @@ fn open_log(instance: &Instance, launch: &Launch) -> Result<OwnedFd, Refusal> {
 /// The log directory is root's own; this is for a session's, which the user's other programs write to.
 const NO_FOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 
-/// Starts control: a fresh copy of this program without power, with the channel and the listeners.
+/// Starts control, without power, with the channel and the listeners.
 pub fn start_control(
+    program: &OwnedFd,
     instance: &Instance,
     config: &Config,
     idle_timeout: Option<u32>,
@@ -351,8 +370,8 @@ pub fn start_control(
     listeners: &Listeners,
 ) -> Result<Child, SpawnError> {
     let stderr = std::io::stderr();
-    let mut spawn = Spawn::new(Program::OwnExe, "qemud")
-        .arg("--role=control")
+    let program = program.try_clone().map_err(|source| SpawnError::Prepare { what: "control's program", source })?;
+    let mut spawn = Spawn::new(Program::Fd(program), "qemud-control")
         .arg(if instance.mode() == Mode::System { "--system" } else { "--session" })
         .fd(2, &stderr)
         .fd(edge::fds::LAUNCHER, channel)
@@ -379,8 +398,4 @@ pub fn start_control(
         }
     }
     spawn.start()
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    crate::control::definitions::chain(error)
 }

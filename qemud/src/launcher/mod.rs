@@ -66,9 +66,9 @@ pub enum LauncherError {
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ipc::conf::ConfError),
-    /// The supervisor's program is missing.
-    #[error("cannot open the supervisor's program, {path}")]
-    Supervisor {
+    /// A program that belongs beside this one is missing.
+    #[error("cannot open the program {path}")]
+    Program {
         /// Where it should be.
         path: String,
         /// Why.
@@ -131,6 +131,8 @@ struct Launcher {
     poll: Poll,
     listeners: setup::Listeners,
     compartments: Compartments,
+    /// Control's program.
+    control_program: OwnedFd,
     runs: BTreeMap<u32, Run>,
     short_lives: u32,
     leaving: bool,
@@ -148,6 +150,7 @@ pub fn run(instance: Instance, idle_timeout: Option<u32>, announce: impl FnOnce(
     let listeners = setup::listen(&instance)?;
     let signals = SignalFd::usual().map_err(LauncherError::Signals)?;
     let compartments = Compartments::new(&instance, &config)?;
+    let control_program = compartment::open_program("qemud-control")?;
     let mut launcher = Launcher {
         instance,
         config,
@@ -155,6 +158,7 @@ pub fn run(instance: Instance, idle_timeout: Option<u32>, announce: impl FnOnce(
         poll: Poll::new().map_err(LauncherError::Poll)?,
         listeners,
         compartments,
+        control_program,
         runs: BTreeMap::new(),
         short_lives: 0,
         leaving: false,
@@ -218,9 +222,15 @@ impl Launcher {
 
     fn start_control(&mut self) -> Result<Control, LauncherError> {
         let (ours, theirs) = UnixStream::pair().map_err(LauncherError::Poll)?;
-        let child =
-            compartment::start_control(&self.instance, &self.config, self.idle_timeout, &theirs, &self.listeners)
-                .map_err(LauncherError::Control)?;
+        let child = compartment::start_control(
+            &self.control_program,
+            &self.instance,
+            &self.config,
+            self.idle_timeout,
+            &theirs,
+            &self.listeners,
+        )
+        .map_err(LauncherError::Control)?;
         ours.set_nonblocking(true).map_err(LauncherError::Poll)?;
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut SourceFd(&ours.as_raw_fd()), CONTROL, both).map_err(LauncherError::Poll)?;
@@ -242,7 +252,7 @@ impl Launcher {
         // A control that broke the protocol may still live: it is ended before another takes its place.
         let _ = pidfd::send_signal(&old.pidfd, Signal::KILL);
         let how = pidfd::wait(&old.pidfd).map_or_else(|error| error.to_string(), |exit| exit.to_string());
-        log::error!("the control process ended ({how}); starting another");
+        tracing::error!("the control process ended ({how}); starting another");
         self.short_lives = if old.since.elapsed() < SHORT_LIFE { self.short_lives + 1 } else { 0 };
         if self.short_lives >= SHORT_LIVES {
             return Err(LauncherError::ControlDies);
@@ -254,7 +264,7 @@ impl Launcher {
     fn take_signals(&mut self, signals: &SignalFd) {
         while let Ok(Some(arrived)) = signals.read() {
             if arrived.is(Signal::TERM) || arrived.is(Signal::INT) {
-                log::info!("asked to end by pid {} uid {}; guests go on", arrived.pid, arrived.uid);
+                tracing::info!("asked to end by pid {} uid {}; guests go on", arrived.pid, arrived.uid);
                 self.leaving = true;
             }
         }
@@ -310,7 +320,7 @@ impl Launcher {
         if let Some(pidfd) = self.runs.get(&id).and_then(|run| run.pidfd.as_ref())
             && let Err(error) = pidfd::send_signal(pidfd, Signal::KILL)
         {
-            log::error!("run {id} cannot be killed: {error}");
+            tracing::error!("run {id} cannot be killed: {error}");
         }
     }
 
@@ -343,7 +353,7 @@ impl Launcher {
         if let Some(pidfd) = &run.pidfd
             && let Err(error) = self.watch(pidfd, Token(FIRST_RUN + id as usize))
         {
-            log::error!("run {id}: its end cannot be seen: {error}");
+            tracing::error!("run {id}: its end cannot be seen: {error}");
         }
         self.runs.insert(id, run);
     }
@@ -370,6 +380,6 @@ impl Launcher {
 
 fn say(channel: &mut Channel<FromLauncher, ToLauncher>, serial: u64, message: &FromLauncher, fds: Vec<OwnedFd>) {
     if let Err(error) = channel.queue(serial, message, fds) {
-        log::error!("cannot tell control {message:?}: {error}");
+        tracing::error!("cannot tell control {message:?}: {error}");
     }
 }

@@ -127,7 +127,7 @@ pub fn remove(instance: &Instance, id: u32) {
     if let Err(error) = fs::remove_dir_all(&dir)
         && error.kind() != io::ErrorKind::NotFound
     {
-        log::warn!("cannot remove {}: {error}", dir.display());
+        tracing::warn!("cannot remove {}: {error}", dir.display());
     }
 }
 
@@ -147,13 +147,13 @@ pub fn survivors(instance: &Instance) -> Vec<Survivor> {
     for entry in entries.flatten() {
         let path = entry.path();
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            log::warn!("{} is not a run's directory; left alone", path.display());
+            tracing::warn!("{} is not a run's directory; left alone", path.display());
             continue;
         };
         match read_record(&path) {
             Ok(record) => survivors.push(survivor(id, record)),
             Err(error) => {
-                log::warn!("run {id} has no usable record ({error}); removed");
+                tracing::warn!("run {id} has no usable record ({error}); removed");
                 remove(instance, id);
             }
         }

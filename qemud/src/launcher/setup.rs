@@ -179,7 +179,7 @@ fn bind(path: &Path, mode: u32) -> Result<UnixListener, SetupError> {
 pub fn clear(instance: &Instance) {
     for path in [instance.socket(), instance.read_only_socket()] {
         if let Err(error) = fs::remove_file(&path) {
-            log::warn!("cannot remove {}: {error}", path.display());
+            tracing::warn!("cannot remove {}: {error}", path.display());
         }
     }
 }

@@ -26,6 +26,7 @@ mod launcher_link;
 mod node;
 mod nothing;
 mod process;
+pub mod qemu;
 mod reconfigure;
 mod start;
 mod stats;
@@ -62,7 +63,7 @@ use self::{
     journal::Journal,
     launcher_link::LauncherLink,
 };
-use crate::{
+use qemud::{
     config::Config,
     edge::{self, FromLauncher},
 };
@@ -260,7 +261,7 @@ impl Control {
                 match event.token() {
                     LAUNCHER => match self.hear_launcher() {
                         Err(ControlError::Launcher(ConnError::Closed)) => {
-                            log::info!("the launcher has left, and so does control; guests go on");
+                            tracing::info!("the launcher has left, and so does control; guests go on");
                             return Ok(());
                         }
                         other => other?,
@@ -337,7 +338,7 @@ impl Control {
                 Happening::Closed { key, peer, why } => {
                     self.subscribers.forget(key);
                     if !matches!(why, ConnError::Closed) {
-                        log::info!("client pid {} uid {} dropped: {}", peer.pid, peer.uid, definitions::chain(&why));
+                        tracing::info!("client pid {} uid {} dropped: {}", peer.pid, peer.uid, qemud::chain(&why));
                     }
                 }
             }
@@ -367,7 +368,7 @@ impl Control {
     fn stay(&mut self) {
         self.leaving = false;
         if let Err(error) = self.server.resume_listening() {
-            log::error!("clients cannot be accepted: {error}");
+            tracing::error!("clients cannot be accepted: {error}");
         }
     }
 
@@ -381,7 +382,7 @@ impl Control {
                 launcher_link::Heard::News(FromLauncher::Guests(found)) => self.adopt(found),
                 launcher_link::Heard::News(FromLauncher::Stay) => self.stay(),
                 launcher_link::Heard::News(FromLauncher::Ended { id, how }) => self.run_ended(id, how),
-                launcher_link::Heard::News(other) => log::warn!("the launcher says {other:?} unasked"),
+                launcher_link::Heard::News(other) => tracing::warn!("the launcher says {other:?} unasked"),
             }
         }
         Ok(())

@@ -22,10 +22,9 @@ use super::{
     Control, Then, errors,
     guests::{Guest, Phase},
 };
-use crate::{
-    edge::{FromLauncher, Launch, Refusal, ToLauncher},
-    qemu::plan,
-};
+use qemud::edge::{FromLauncher, Launch, Refusal, ToLauncher};
+
+use crate::qemu::plan;
 
 /// A QEMU that does not say what it can do in this time does not say it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -109,7 +108,7 @@ impl Emulators {
     fn learn(&mut self, emulator: &str, identity: Identity, abilities: Abilities) -> Rc<Abilities> {
         let cached = Cached { emulator: emulator.into(), identity, abilities };
         if let Err(error) = self.write(&cached) {
-            log::warn!("what {emulator} can do is not kept on disk: {error}");
+            tracing::warn!("what {emulator} can do is not kept on disk: {error}");
         }
         let abilities = Rc::new(cached.abilities);
         self.known.insert(emulator.into(), (cached.identity, Rc::clone(&abilities)));

@@ -24,12 +24,11 @@ use super::{
     errors,
     guests::{Guest, Phase, Process, Told},
 };
-use crate::{
-    edge::{Launch, Refusal, ToLauncher},
-    qemu::{
-        complete,
-        plan::{self, DiskInUse, Plan, PlanError},
-    },
+use qemud::edge::{Launch, Refusal, ToLauncher};
+
+use crate::qemu::{
+    complete,
+    plan::{self, DiskInUse, Plan, PlanError},
 };
 
 /// How long QEMU may take from its start until it answers: a kernel to copy, many CPUs, a busy host.
@@ -221,14 +220,14 @@ impl Control {
         self.ask_guest_within(id, &boot, files, BOOT_PATIENCE, Box::new(move |c, told| c.booted(id, &booted, told)));
         self.flush_supervisors();
         let launched = move |control: &mut Control, done: super::launcher_link::Done| match done {
-            Ok((crate::edge::FromLauncher::Launched { pid, uid }, _)) => {
+            Ok((qemud::edge::FromLauncher::Launched { pid, uid }, _)) => {
                 let Some(guest) = control.guests.get_mut(&id) else { return };
                 (guest.pid, guest.uid) = (pid, uid);
                 if let Some(error) = guest.early_end.take() {
                     control.abandon(id, &ending, |name| errors::guest("start", name, &error));
                 }
             }
-            Ok(_) => log::error!("run {id}: the launcher gave another answer to a launch"),
+            Ok(_) => tracing::error!("run {id}: the launcher gave another answer to a launch"),
             Err(refusal) => control.abandon(id, &ending, |name| errors::refused("start", name, &refusal)),
         };
         self.ask_launcher(&ToLauncher::Launch(launch), vec![theirs.into()], Box::new(launched));

@@ -6,11 +6,11 @@
 
 use std::{fs, path::Path};
 
-use model::Domain;
-use qemud::qemu::{
+use control::qemu::{
     complete::{complete, complete_emulator},
     plan::{Plan, PlanError, plan, probe_argv},
 };
+use model::Domain;
 use supervisor::protocol::{Abilities, Machine};
 
 fn abilities(target: &str) -> Abilities {

@@ -7,16 +7,16 @@
 use std::{fs, os::unix::net::UnixStream, time::Duration};
 
 use model::{Domain, DumpOptions, Live};
+use qemud::{chain, edge::Found};
 use serde::{Deserialize, Serialize};
 use supervisor::protocol::{Answer, Request};
 
 use super::{
     Control,
-    definitions::chain,
     guests::{Guest, GuestError, Phase, Process, Told},
     start::Start,
 };
-use crate::{edge::Found, qemu::plan::DiskInUse};
+use crate::qemu::plan::DiskInUse;
 
 /// How long clients wait at the door for a guest that does not answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -59,7 +59,7 @@ impl Control {
             match self.dial(run.id) {
                 Ok(()) => self.question(run.id, settled),
                 Err(error) => {
-                    log::warn!("run {}: its supervisor cannot be reached: {}", run.id, chain(&*error));
+                    tracing::warn!("run {}: its supervisor cannot be reached: {}", run.id, chain(&*error));
                     self.when_ended(run.id, settled);
                 }
             }
@@ -91,7 +91,7 @@ impl Control {
         }
         for (listener, door) in doors {
             if let Err(error) = self.server.listen(listener, door) {
-                log::error!("clients cannot be accepted: {error}");
+                tracing::error!("clients cannot be accepted: {error}");
             }
         }
         self.autostart();
@@ -105,20 +105,22 @@ impl Control {
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return,
             // Without the mark they would be started again and again, also those that somebody has stopped.
-            Err(error) => return log::error!("{} cannot be made, no guest is autostarted: {error}", mark.display()),
+            Err(error) => {
+                return tracing::error!("{} cannot be made, no guest is autostarted: {error}", mark.display());
+            }
         }
         let wanted = self.definitions.iter().filter(|s| s.autostart && !self.runs.contains_key(&s.uuid));
         let domains: Vec<Domain> = wanted
             .filter_map(|summary| {
                 let read = self.definitions.read(summary);
-                read.inspect_err(|e| log::error!("domain '{}' is not autostarted: {}", summary.name, chain(e))).ok()
+                read.inspect_err(|e| tracing::error!("domain '{}' is not autostarted: {}", summary.name, chain(e))).ok()
             })
             .collect();
         for domain in domains {
             let name = domain.name.clone();
             let then = move |_: &mut Control, started: super::start::Started| match started {
-                Ok(_) => log::info!("domain '{name}' autostarted"),
-                Err(error) => log::error!("domain '{name}' is not autostarted: {}", error.full_text()),
+                Ok(_) => tracing::info!("domain '{name}' autostarted"),
+                Err(error) => tracing::error!("domain '{name}' is not autostarted: {}", error.full_text()),
             };
             self.start(Start { domain, paused: false, given: Vec::new(), then: Box::new(then) });
         }
@@ -161,7 +163,7 @@ impl Control {
         let text = serde_json::to_string(&record).unwrap_or_default();
         let kept = move |_: &mut Control, told: Told| {
             if let Err(error) = told {
-                log::warn!("run {id}: a later qemud will not know of a change: {}", chain(&error));
+                tracing::warn!("run {id}: a later qemud will not know of a change: {}", chain(&error));
             }
         };
         self.ask_guest(id, &Request::Keep(text), Vec::new(), Box::new(kept));
@@ -183,7 +185,7 @@ impl Control {
                 guest.tainted = record.tainted;
                 guest.ballooned = record.ballooned;
             }
-            Err(error) => log::error!("run {id} ('{}'): its record cannot be read: {error}", guest.name),
+            Err(error) => tracing::error!("run {id} ('{}'): its record cannot be read: {error}", guest.name),
         }
     }
 

@@ -125,7 +125,7 @@ impl Control {
     fn taint(&mut self, id: u32) {
         let Some(guest) = self.guests.get_mut(&id).filter(|guest| !guest.tainted) else { return };
         guest.tainted = true;
-        log::warn!("domain '{}' is tainted: custom monitor control commands issued", guest.name);
+        tracing::warn!("domain '{}' is tainted: custom monitor control commands issued", guest.name);
         self.keep_record(id);
     }
 }

@@ -21,7 +21,9 @@ use ipc::{
 use supervisor::protocol::Request;
 use uuid::Uuid;
 
-use super::{Control, definitions::chain, errors};
+use qemud::chain;
+
+use super::{Control, errors};
 
 /// libvirt's own word for what this driver is.
 const DRIVER_NAME: &str = "QEMU";
@@ -59,7 +61,7 @@ impl Control {
                 return self.answer(&asked, Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, text)));
             }
             Err(error) => {
-                log::info!("client pid {} uid {} dropped: {}", peer.pid, peer.uid, chain(&error));
+                tracing::info!("client pid {} uid {} dropped: {}", peer.pid, peer.uid, chain(&error));
                 return self.server.drop_peer(key, ConnError::Codec(error), &mut Vec::new());
             }
         };

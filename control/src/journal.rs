@@ -156,7 +156,7 @@ impl Journal {
                     self.remember(entry);
                 }
                 _ if line == b"\n" => {}
-                _ => log::warn!("{}: a line is no event; skipped", self.path.display()),
+                _ => tracing::warn!("{}: a line is no event; skipped", self.path.display()),
             }
         }
     }
@@ -253,7 +253,7 @@ impl Journal {
             Ok(()) => self.failing = false,
             Err(error) => {
                 if !self.failing {
-                    log::error!(
+                    tracing::error!(
                         "the journal {} cannot be written: {error}; events go on without it",
                         self.path.display()
                     );

@@ -9,7 +9,7 @@ use std::{
 use ipc::{ConnError, edge::Channel};
 
 use super::{Control, Then};
-use crate::edge::{FromLauncher, Refusal, ToLauncher};
+use qemud::edge::{FromLauncher, Refusal, ToLauncher};
 
 /// How long the launcher may take for one request.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -72,7 +72,7 @@ impl LauncherLink {
 
     fn queue(&mut self, serial: u64, request: &ToLauncher, fds: Vec<OwnedFd>) {
         if let Err(error) = self.channel.queue(serial, request, fds) {
-            log::error!("cannot send {request:?} to the launcher: {error}");
+            tracing::error!("cannot send {request:?} to the launcher: {error}");
         }
     }
 

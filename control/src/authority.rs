@@ -65,6 +65,6 @@ pub fn give_up_power(instance: &Instance) -> Result<(), ControlError> {
         outside: false,
     };
     let enforced = landlock::restrict(&rules).map_err(|e| sandboxed(e.into()))?;
-    log::info!("Landlock: {enforced:?}");
+    tracing::info!("Landlock: {enforced:?}");
     sandbox::policy::Role::Control.install().map_err(|e| sandboxed(e.into()))
 }

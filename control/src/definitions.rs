@@ -13,6 +13,7 @@ use std::{
 };
 
 use model::{Domain, DumpOptions};
+use qemud::chain;
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -125,7 +126,7 @@ impl Definitions {
             match read {
                 Ok(summary) => store.insert_loaded(path, summary),
                 Err(error) => {
-                    log::error!("definition skipped: {}", chain(&error));
+                    tracing::error!("definition skipped: {}", chain(&error));
                     store.broken.push(path);
                 }
             }
@@ -136,7 +137,12 @@ impl Definitions {
 
     fn insert_loaded(&mut self, path: PathBuf, summary: Summary) {
         if let Some(other) = self.by_uuid.get(&summary.uuid) {
-            log::error!("definition skipped: {} has the UUID of '{}' ({})", path.display(), other.name, summary.uuid);
+            tracing::error!(
+                "definition skipped: {} has the UUID of '{}' ({})",
+                path.display(),
+                other.name,
+                summary.uuid
+            );
             self.broken.push(path);
             return;
         }
@@ -151,7 +157,7 @@ impl Definitions {
             let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             match self.by_name.get(name).and_then(|uuid| self.by_uuid.get_mut(uuid)) {
                 Some(summary) => summary.autostart = true,
-                None => log::warn!("{} belongs to no definition", path.display()),
+                None => tracing::warn!("{} belongs to no definition", path.display()),
             }
         }
     }
@@ -373,19 +379,6 @@ fn remove_if_there(path: &Path) -> Result<(), StoreError> {
         }
         _ => Ok(()),
     }
-}
-
-/// An error and its causes in one line, for the log.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -155,7 +155,7 @@ impl Control {
 
     fn send_event(&mut self, key: PeerKey, event: &Event) {
         if let Err(error) = self.send(key, Kind::Event, 0, Vec::new(), |out| codec::encode_event(event, out)) {
-            log::error!("an event cannot be sent: {error}");
+            tracing::error!("an event cannot be sent: {error}");
         }
     }
 }

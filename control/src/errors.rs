@@ -6,7 +6,9 @@ use supervisor::protocol::Failure;
 use uuid::Uuid;
 
 use super::{definitions::StoreError, guests::GuestError};
-use crate::{edge::Refusal, qemu::plan::PlanError};
+use qemud::edge::Refusal;
+
+use crate::qemu::plan::PlanError;
 
 fn qemu(code: ErrorCode, message: impl Into<String>) -> Error {
     Error::new(code, ErrorDomain::QEMU, message)

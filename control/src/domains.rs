@@ -10,6 +10,7 @@ use api::{
     remote,
 };
 use model::{Domain, DumpOptions, Live};
+use qemud::edge::ToLauncher;
 use supervisor::protocol::{Answer as Said, Measure, OpenConsole, Request};
 use uuid::Uuid;
 
@@ -21,7 +22,7 @@ use super::{
     guests::{Guest, GuestError, Process, Told},
     start::{Given, Start, Started},
 };
-use crate::{edge::ToLauncher, qemu::complete};
+use crate::qemu::complete;
 
 /// How large a domain is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

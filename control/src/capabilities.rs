@@ -46,7 +46,7 @@ impl Control {
             match known {
                 Ok(abilities) => found.push((next, abilities)),
                 // One emulator that does not start takes only itself out of the document.
-                Err(error) => log::warn!("{}", error.full_text()),
+                Err(error) => tracing::warn!("{}", error.full_text()),
             }
             control.collect(asked, waiting, found);
         };

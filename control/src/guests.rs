@@ -17,6 +17,7 @@ use api::{
 use ipc::{ConnError, edge::Channel};
 use mio::{Interest, Token, unix::SourceFd};
 use model::Domain;
+use qemud::{chain, edge::ToLauncher};
 use supervisor::{
     events::{Allowance, Recorded, bounded},
     protocol::{Answer, Event, Failure, Message, Notice, Request},
@@ -26,10 +27,9 @@ use uuid::Uuid;
 pub use super::process::Process;
 use super::{
     Control, FIRST_SUPERVISOR, Then,
-    definitions::chain,
     journal::{Entry, NO_LIFECYCLE},
 };
-use crate::{edge::ToLauncher, qemu::plan::DiskInUse};
+use crate::qemu::plan::DiskInUse;
 
 /// Messages of one supervisor that are taken before others have their turn.
 const MESSAGES_A_TURN: usize = 64;
@@ -236,7 +236,7 @@ impl Control {
         let Some(link) = self.guests.get_mut(&id).and_then(|g| g.link.as_mut()) else { return };
         link.waiting.insert(serial, Waiting { then, timer });
         if let Err(error) = link.channel.queue(serial, request, fds) {
-            log::error!("run {id}: cannot send a request: {error}");
+            tracing::error!("run {id}: cannot send a request: {error}");
             self.give_up_on(id, serial, Duration::ZERO);
         }
     }
@@ -350,7 +350,7 @@ impl Control {
         let Some(link) = guest.link.take() else { return };
         // Before the launcher has said that there is a supervisor, its word says more.
         if guest.phase != Phase::Ending && guest.pid != 0 {
-            log::warn!("run {id} ('{}'): connection to its supervisor lost: {}", guest.name, chain(error));
+            tracing::warn!("run {id} ('{}'): connection to its supervisor lost: {}", guest.name, chain(error));
         }
         // Closing deregisters by itself; this keeps the poll's own books right.
         let _ = self.registry.deregister(&mut SourceFd(&link.channel.conn().socket().as_raw_fd()));
@@ -377,7 +377,7 @@ impl Control {
         let Some(guest) = self.guests.get(&id) else { return };
         if guest.phase == Phase::Starting {
             // Whoever starts it has been told by the lost connection.
-            log::warn!("run {id} ('{}') ended before it began: {}", guest.name, how.as_deref().unwrap_or("gone"));
+            tracing::warn!("run {id} ('{}') ended before it began: {}", guest.name, how.as_deref().unwrap_or("gone"));
         } else if guest.phase != Phase::Ending {
             self.report_killed(id, how);
         }
@@ -419,7 +419,7 @@ impl Control {
         let events = fs::File::open(&path).and_then(supervisor::events::read);
         events.unwrap_or_else(|error| {
             if error.kind() != std::io::ErrorKind::NotFound {
-                log::warn!("{} cannot be read: {error}", path.display());
+                tracing::warn!("{} cannot be read: {error}", path.display());
             }
             Vec::new()
         })

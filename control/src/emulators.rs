@@ -186,7 +186,7 @@ impl Control {
         let asked = emulator.clone();
         let answered = move |control: &mut Control, told: super::guests::Told| {
             let result = match told {
-                Ok((Answer::Abilities(abilities), _)) => Ok((identity, *abilities)),
+                Ok((Answer::Abilities(abilities), _)) => Ok((identity, Abilities::from(*abilities))),
                 Ok(_) => Err("the supervisor gave another answer".into()),
                 Err(error) => match control.guests.get_mut(&id) {
                     Some(run) if run.pid == 0 => {

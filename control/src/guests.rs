@@ -20,7 +20,7 @@ use model::Domain;
 use qemud::{chain, edge::ToLauncher};
 use supervisor::{
     events::{Allowance, Recorded, bounded},
-    protocol::{Answer, Event, Failure, Message, Notice, Request},
+    protocol::{Answer, Event, Failure, Happening, Message, News, Notice, Request},
 };
 use uuid::Uuid;
 
@@ -286,6 +286,9 @@ impl Control {
         match message {
             Message::Event(event) => self.take_event(id, &event),
             Message::Notice(notice) => self.take_notice(id, notice),
+            Message::News(News { what: Happening::Event(event), .. }) => self.take_event(id, &event),
+            Message::News(News { what: Happening::Notice(notice), .. }) => self.take_notice(id, notice),
+            Message::Job(_) => {}
             Message::Answer(result) => {
                 let link = self.guests.get_mut(&id).and_then(|g| g.link.as_mut());
                 let Some(waiting) = link.and_then(|link| link.waiting.remove(&serial)) else { return };

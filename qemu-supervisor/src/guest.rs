@@ -357,6 +357,17 @@ impl Guest {
             }
             Request::Monitor { command, human } => self.monitor(ticket, &command, human),
             Request::Keep(record) => self.keep(ticket, record),
+            Request::Start(_)
+            | Request::Examine(_)
+            | Request::Attach(_)
+            | Request::Detach { .. }
+            | Request::Begin(_)
+            | Request::Jobs
+            | Request::JobCancel { .. }
+            | Request::End { .. } => {
+                let why = "it is not in the version that was agreed on".to_owned();
+                self.wire.answer(ticket, Err(Failure::BadRequest(why)), Vec::new());
+            }
         }
     }
 

@@ -181,7 +181,7 @@ impl Asking {
             // What it said while it started was written before it answered.
             while self.qemu.words.read(&mut self.log) {}
             self.abilities.stderr = self.qemu.words.last();
-            let abilities = Box::new(std::mem::take(&mut self.abilities));
+            let abilities = Box::new(std::mem::take(&mut self.abilities).into());
             self.answer(Ok(Answer::Abilities(abilities)));
             match self.qmp.ask("quit", None, 0, self.kill_at) {
                 Ok(()) => {}

@@ -3,15 +3,38 @@
 //! Control asks with a serial and gets exactly one [`Answer`] of that serial; [`Message::Event`] comes with serial 0 when
 //! something happens, and so does [`Message::Notice`]. A supervisor outlives an upgrade of qemud, so a message here is never changed or moved: new ones are
 //! added at the end of an enum, and the recorded bytes of every message must decode for ever.
+//!
+//! | version | what it brought |
+//! |---|---|
+//! | 1 | boot, probe, life-cycle requests, consoles, events |
+//! | 2 | [`Request::Measure`], [`Request::InjectNmi`], [`Request::SendKeys`], [`Request::SetBalloon`], [`Request::Monitor`], [`Request::Keep`] |
+//! | 3 | [`Message::Notice`] |
+//! | 4 | [`Payload`]s by kind of guest ([`Request::Start`], [`Request::Examine`]), descriptors for a running guest ([`Request::Attach`], [`Request::Detach`]), jobs ([`Request::Begin`], [`Request::Jobs`], [`Request::JobCancel`], [`Message::Job`]), [`Request::End`], [`Message::News`] in place of [`Message::Event`] and [`Message::Notice`] |
+//!
+//! The hellos agree on the newest version that both speak. A supervisor says only what that version has, and control asks only
+//! that ([`Request::since`]). The first request lies in the socket before the supervisor's hello has come; control may send
+//! [`Request::Start`] there, because the supervisors that it starts are of its own release.
+
+mod job;
+mod payload;
+pub mod qemu;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use self::{
+    job::{Begin, Job, JobKind, JobState, MAX_JOBS},
+    payload::{Body, MAX_BODY, MAX_KIND, Payload, PayloadError},
+    qemu::{Abilities, Machine},
+};
 
 /// The versions of this edge that this build speaks: the present one and those before it that cost nothing to keep, the last
 /// one at least.
 pub const VERSIONS: (u16, u16) = (1, 3);
 /// The version that brought [`Message::Notice`].
 pub const NOTICES_SINCE: u16 = 3;
+/// The version that brought payloads, jobs, attached descriptors and [`Message::News`].
+pub const PAYLOADS_SINCE: u16 = 4;
 
 /// Where QEMU finds what its supervisor hands to it. Control names these in the argument vector that it builds.
 pub mod qemu_fds {
@@ -86,6 +109,35 @@ pub enum Request {
     },
     /// Keep this in the place of [`Boot::record`]; at most [`MAX_RECORD`] bytes.
     Keep(String),
+    /// Start the guest. As [`Request::Boot`], which it replaces; its files come as descriptors, and the answer is the same.
+    Start(Start),
+    /// Start this program without a guest, say what it can do, and end: [`qemu::ProbeSpec`], answered by [`Answer::Payload`] with
+    /// [`Abilities`]. It replaces [`Request::Probe`].
+    Examine(Payload),
+    /// Give descriptors to the running guest; they come with the message. The answer is [`Answer::Attached`].
+    Attach(Attach),
+    /// Take back what was attached under this name. What the guest has opened by it stays open.
+    Detach {
+        /// [`Attach::name`].
+        name: String,
+    },
+    /// Begin a job.
+    Begin(Begin),
+    /// List the jobs; the answer is [`Answer::Jobs`].
+    Jobs,
+    /// End a job before it is done.
+    JobCancel {
+        /// [`Job::id`].
+        id: u64,
+    },
+    /// End the guest, politely perhaps: its process is asked to end by itself, and when it has not done so in time, the answer is
+    /// [`Failure::StillThere`] and the guest lives on. Without `graceful` it is [`Request::Destroy`].
+    End {
+        /// Ask it, and don't kill it.
+        graceful: bool,
+        /// How long it may take, in milliseconds; at most [`MAX_GRACE_MS`].
+        within_ms: u32,
+    },
 }
 
 impl Request {
@@ -111,12 +163,55 @@ impl Request {
             | Request::SetBalloon { .. }
             | Request::Monitor { .. }
             | Request::Keep(_) => 2,
+            Request::Start(_)
+            | Request::Examine(_)
+            | Request::Attach(_)
+            | Request::Detach { .. }
+            | Request::Begin(_)
+            | Request::Jobs
+            | Request::JobCancel { .. }
+            | Request::End { .. } => PAYLOADS_SINCE,
         }
     }
 }
 
+/// The longest [`Request::End`] may wait, in milliseconds.
+pub const MAX_GRACE_MS: u32 = 600_000;
+/// The most descriptors of one [`Attach`].
+pub const MAX_ATTACHED_FDS: usize = 8;
+/// The most attachments of one guest.
+pub const MAX_ATTACHMENTS: usize = 256;
+/// The longest name of an attachment, in bytes.
+pub const MAX_ATTACHMENT_NAME: usize = 64;
+
+/// Everything that a supervisor needs to start its guest: what every kind of guest has, and the rest by kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// The number of the job; 0 when it is not to be listed.
+    pub job: u64,
+    /// The guest's name, for messages.
+    pub name: String,
+    /// What a later control must know of the guest; the supervisor keeps it and gives it back to [`Request::Record`]
+    /// without looking into it. At most [`MAX_RECORD`] bytes.
+    pub record: String,
+    /// The rest: [`qemu::BootSpec`].
+    pub spec: Payload,
+}
+
+/// Descriptors for a running guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    /// What they are called from now on: an ASCII letter, then letters, digits, `.`, `-`, `_`; at most
+    /// [`MAX_ATTACHMENT_NAME`]. A name that is in use is refused.
+    pub name: String,
+    /// What they are: [`qemu::AttachSpec`].
+    pub spec: Payload,
+}
+
 /// The most keys that are pressed together.
 pub const MAX_KEYS: usize = 16;
+/// The highest number that an event or a notice can have. One beyond it comes from a liar.
+pub const MAX_SEQUENCE: u64 = 1 << 53;
 /// The longest command for QEMU's monitor, in bytes.
 pub const MAX_COMMAND: usize = 64 << 10;
 /// The most block devices of one guest that are measured.
@@ -220,9 +315,10 @@ pub struct Copy {
 }
 
 /// What happens to a guest that powered off, rebooted or crashed; libvirt's `on_poweroff`, `on_reboot`, `on_crash`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// It ends.
+    #[default]
     Destroy,
     /// It starts anew.
     Restart,
@@ -239,9 +335,9 @@ pub struct Probe {
     pub deadline_ms: u32,
 }
 
-/// What a QEMU binary can do, asked over QMP.
+/// What a QEMU binary can do, as versions 1 to 3 say it; see [`Abilities`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Abilities {
+pub struct AbilitiesV1 {
     /// Major, minor and micro version.
     pub version: (u32, u32, u32),
     /// The distributor's package version, as QEMU tells it.
@@ -249,7 +345,7 @@ pub struct Abilities {
     /// The target, in QEMU's words (`x86_64`, `aarch64`).
     pub target: String,
     /// Machine types.
-    pub machines: Vec<Machine>,
+    pub machines: Vec<MachineV1>,
     /// CPU models.
     pub cpus: Vec<String>,
     /// Device types.
@@ -262,9 +358,9 @@ pub struct Abilities {
     pub stderr: String,
 }
 
-/// One machine type of a QEMU binary.
+/// One machine type, as versions 1 to 3 say it; see [`Machine`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Machine {
+pub struct MachineV1 {
     /// Its name: `pc-i440fx-7.2`.
     pub name: String,
     /// A short name that means it for now: `pc`.
@@ -317,6 +413,30 @@ pub enum Message {
     /// Something else has happened than a change of the guest's life; it is in the log already. Only for a control that
     /// speaks [`NOTICES_SINCE`].
     Notice(Notice),
+    /// An event or a notice, and how many before it are lost. In place of [`Message::Event`] and [`Message::Notice`] for a control
+    /// that speaks [`PAYLOADS_SINCE`].
+    News(News),
+    /// A job has begun, made progress or ended. Not numbered and not in the log: [`Request::Jobs`] has the truth at any time. Only
+    /// for a control that speaks [`PAYLOADS_SINCE`].
+    Job(Job),
+}
+
+/// Something that has happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct News {
+    /// How many numbers before this one no message brings: the guest made more happen than is kept or told.
+    pub lost: u64,
+    /// What it is.
+    pub what: Happening,
+}
+
+/// A change of a guest's life, or something else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Happening {
+    /// A change of the guest's life.
+    Event(Event),
+    /// Something else.
+    Notice(Notice),
 }
 
 /// What a request that worked brings.
@@ -327,19 +447,32 @@ pub enum Answer {
     /// For [`Request::Boot`] and [`Request::Status`]. After a boot, QEMU's pidfd comes with it.
     Status(Status),
     /// For [`Request::Probe`].
-    Abilities(Box<Abilities>),
+    Abilities(Box<AbilitiesV1>),
     /// For [`Request::Record`]; QEMU's pidfd comes with it.
     Record(String),
     /// For [`Request::Measure`].
     Measured(Box<Measured>),
     /// For [`Request::Monitor`]: QEMU's reply, or what the human monitor printed.
     Said(String),
+    /// For [`Request::Examine`].
+    Payload(Payload),
+    /// For [`Request::Attach`].
+    Attached(Attached),
+    /// For [`Request::Jobs`]: at most [`MAX_JOBS`], the oldest first.
+    Jobs(Vec<Job>),
+}
+
+/// How the guest's program knows what was attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// For QEMU: `/dev/fdset/N`, or the name of the descriptor.
+    pub reference: String,
 }
 
 /// Something that happened to a guest: libvirt's lifecycle events with a number and a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Counts from 1 for each run of a guest, without gaps.
+    /// Counts from 1 for each run of a guest, and never beyond [`MAX_SEQUENCE`]. A gap is what was lost.
     pub sequence: u64,
     /// Wall-clock time, seconds since the epoch.
     pub seconds: i64,
@@ -439,4 +572,28 @@ pub enum Failure {
     /// Too many requests wait for QEMU already.
     #[error("{0} requests wait for QEMU already")]
     Busy(u32),
+    /// No job has this number. Since version 4, as all that follow.
+    #[error("there is no job with number {0}")]
+    NoSuchJob(u64),
+    /// This job can't be cancelled, or has ended already.
+    #[error("job {0} cannot be cancelled")]
+    NotCancellable(u64),
+    /// A job of this number is listed already.
+    #[error("there is a job with number {0} already")]
+    JobExists(u64),
+    /// Another job of the guest does not allow this one.
+    #[error("job {0} is under way")]
+    JobConflict(u64),
+    /// Nothing is attached under this name.
+    #[error("nothing is attached as '{0}'")]
+    NotAttached(String),
+    /// Something is attached under this name already.
+    #[error("something is attached as '{0}' already")]
+    AttachedAlready(String),
+    /// The guest's process did not end when it was asked to.
+    #[error("the guest's process did not end within {0} ms")]
+    StillThere(u32),
+    /// The job was cancelled.
+    #[error("job {0} was cancelled")]
+    Cancelled(u64),
 }

@@ -18,7 +18,7 @@ use supervisor::{
     events::Recorded,
     launch::{self, Assignment},
     lifecycle::Kind,
-    protocol::{Action, Answer, Boot, Event, Failure, Message, Notice, Request, Status},
+    protocol::{Action, Answer, Boot, Event, Failure, Happening, Job, Message, News, Notice, Request, Status},
     wire::control_channel,
 };
 use tempfile::TempDir;
@@ -34,13 +34,14 @@ pub struct Control {
     serial: u64,
     pub events: Vec<Event>,
     pub notices: Vec<Notice>,
+    pub jobs: Vec<Job>,
 }
 
 impl Control {
     pub fn new(socket: UnixStream) -> Control {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let channel = control_channel("test", socket).unwrap();
-        Control { channel, serial: 0, events: Vec::new(), notices: Vec::new() }
+        Control { channel, serial: 0, events: Vec::new(), notices: Vec::new(), jobs: Vec::new() }
     }
 
     pub fn hear_hello(&mut self) {
@@ -61,6 +62,9 @@ impl Control {
             match message.value {
                 Message::Event(event) => self.events.push(event),
                 Message::Notice(notice) => self.notices.push(notice),
+                Message::News(News { what: Happening::Event(event), .. }) => self.events.push(event),
+                Message::News(News { what: Happening::Notice(notice), .. }) => self.notices.push(notice),
+                Message::Job(job) => self.jobs.push(job),
                 Message::Answer(answer) => {
                     assert_eq!(message.serial, serial, "{answer:?}");
                     return (answer, message.fds);
@@ -96,6 +100,9 @@ impl Control {
             {
                 Message::Event(event) => self.events.push(event),
                 Message::Notice(notice) => self.notices.push(notice),
+                Message::News(News { what: Happening::Event(event), .. }) => self.events.push(event),
+                Message::News(News { what: Happening::Notice(notice), .. }) => self.notices.push(notice),
+                Message::Job(job) => self.jobs.push(job),
                 Message::Answer(answer) => panic!("nothing was asked: {answer:?}"),
             }
         }
@@ -110,6 +117,9 @@ impl Control {
             match self.channel.recv().unwrap_or_else(|error| panic!("no {kind}: {error:?}, {:?}", self.notices)).value {
                 Message::Event(event) => self.events.push(event),
                 Message::Notice(notice) => self.notices.push(notice),
+                Message::News(News { what: Happening::Event(event), .. }) => self.events.push(event),
+                Message::News(News { what: Happening::Notice(notice), .. }) => self.notices.push(notice),
+                Message::Job(job) => self.jobs.push(job),
                 Message::Answer(answer) => panic!("nothing was asked: {answer:?}"),
             }
         }
@@ -119,7 +129,7 @@ impl Control {
     pub fn closed(&mut self) {
         loop {
             match self.channel.recv() {
-                Ok(message) => assert!(matches!(message.value, Message::Event(_) | Message::Notice(_)), "{message:?}"),
+                Ok(message) => assert!(!matches!(message.value, Message::Answer(_)), "{message:?}"),
                 Err(ipc::ConnError::Closed) => return,
                 Err(error) => panic!("{error:?}"),
             }

@@ -25,6 +25,7 @@ pub mod acceptor;
 pub mod config;
 pub mod edge;
 pub mod launcher;
+mod log;
 pub mod network;
 pub mod polkit;
 mod program;

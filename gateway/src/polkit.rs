@@ -91,7 +91,7 @@ async fn serve(socket: UnixStream) -> Result<(), PolkitError> {
     let mut heard = std::pin::pin!(questions.hear());
     poll_fn(|cx| {
         if Pin::new(&mut bus_ends).poll(cx).is_ready() {
-            log::info!("the system's D-Bus has ended");
+            tracing::info!("the system's D-Bus has ended");
             return std::task::Poll::Ready(Ok(()));
         }
         heard.as_mut().poll(cx)
@@ -216,7 +216,7 @@ async fn ask(bus: &Connection, id: u64, pid: i32, uid: u32, pidfd: Option<OwnedF
     match answer {
         Ok(answer) => word_of(answer),
         Err(error) => {
-            log::warn!("polkit gives no answer: {}", chain(&error));
+            tracing::warn!("polkit gives no answer: {}", chain(&error));
             Err(denied(refusal(&chain(&error))))
         }
     }

@@ -6,7 +6,7 @@ use clap::{Parser, ValueEnum};
 use ipc::paths::{Instance, Mode};
 use wire::sasl::Verifier;
 
-use crate::{acceptor, chain, launcher, polkit, worker};
+use crate::{acceptor, chain, launcher, log, polkit, worker};
 
 /// What a verifier costs whoever tries passwords: the least that RFC 7677 advises.
 const ROUNDS: u32 = 4096;
@@ -53,12 +53,12 @@ enum Role {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    log::start();
     match run(&arguments) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            log::error!("{}", chain(&*error));
+            tracing::error!("{}", chain(&*error));
             ExitCode::FAILURE
         }
     }

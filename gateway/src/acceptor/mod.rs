@@ -168,7 +168,7 @@ pub fn run() -> Result<(), AcceptorError> {
     let mut acceptor = Acceptor::new(&poll, settings, launcher, listeners, appeared)?;
     let sandboxed = |error: Box<dyn std::error::Error + Send + Sync>| AcceptorError::Sandbox(error);
     let enforced = landlock::restrict(&Rules::default()).map_err(|e| sandboxed(e.into()))?;
-    log::debug!("Landlock: {enforced:?}");
+    tracing::debug!("Landlock: {enforced:?}");
     sandbox::policy::Role::GatewayAcceptor.install().map_err(|e| sandboxed(e.into()))?;
     acceptor.run(&mut poll)
 }
@@ -181,7 +181,7 @@ fn watch(settings: &Settings) -> Option<OwnedFd> {
         inotify::add_watch(&fd, dir, inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO)?;
         Ok::<_, rustix::io::Errno>(fd)
     };
-    watch().inspect_err(|error| log::warn!("qemud's return will be noticed late: {error}")).ok()
+    watch().inspect_err(|error| tracing::warn!("qemud's return will be noticed late: {error}")).ok()
 }
 
 impl Acceptor {
@@ -296,11 +296,11 @@ impl Acceptor {
             let door = *door;
             match listener.accept() {
                 Ok((socket, Ok(peer))) => self.admit(socket, peer, door),
-                Ok((_, Err(error))) => log::debug!("a client that is gone: {error}"),
+                Ok((_, Err(error))) => tracing::debug!("a client that is gone: {error}"),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    log::warn!("cannot accept: {error}");
+                    tracing::warn!("cannot accept: {error}");
                     self.accept_again = Some(Instant::now() + FULL);
                     return;
                 }
@@ -316,7 +316,7 @@ impl Acceptor {
         let entry = match admitted {
             Ok(entry) => entry,
             Err(Refusal { code, reason }) => {
-                log::debug!("{peer} refused: {reason}");
+                tracing::debug!("{peer} refused: {reason}");
                 // Behind TLS there are no words before a handshake, which a client that is one too many does not get.
                 if door != Door::Tls {
                     self.workers.refuse(&mut self.launcher, socket, peer, code.0, reason);
@@ -389,7 +389,7 @@ impl Acceptor {
         loop {
             while let Some(message) = self.launcher.next_message()? {
                 match message.value {
-                    FromLauncher::Begin(_) => log::warn!("the launcher says again what to do"),
+                    FromLauncher::Begin(_) => tracing::warn!("the launcher says again what to do"),
                     FromLauncher::Qemud(Ok(())) => self.qemud_may_be_back(),
                     FromLauncher::Qemud(Err(reason)) => {
                         for key in self.dials.give_up() {
@@ -437,7 +437,7 @@ impl Acceptor {
                 workers::Patience::Waits => {}
                 workers::Patience::WaitsForStart => {
                     if let Err(error) = self.launcher.queue(0, &ToLauncher::StartQemud, Vec::new()) {
-                        log::error!("cannot ask for a start of qemud: {}", chain(&error));
+                        tracing::error!("cannot ask for a start of qemud: {}", chain(&error));
                     }
                 }
             },

@@ -65,7 +65,7 @@ impl Polkit {
                 None
             }
             Err(error) => {
-                log::warn!("polkit cannot be asked: {error}");
+                tracing::warn!("polkit cannot be asked: {error}");
                 Some((key, Err(denied(uid))))
             }
         }
@@ -108,7 +108,7 @@ impl Polkit {
         let mut words = Vec::new();
         if let Err(error) = self.hear_all(&mut words) {
             if !matches!(error, ConnError::Closed) {
-                log::warn!("the process that asks polkit is given up: {}", chain(&error));
+                tracing::warn!("the process that asks polkit is given up: {}", chain(&error));
             }
             if let Some(channel) = self.channel.take() {
                 let _ = registry.deregister(&mut SourceFd(&channel.conn().socket().as_raw_fd()));

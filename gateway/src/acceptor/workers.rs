@@ -198,12 +198,12 @@ impl Workers {
             launcher.queue(0, &ToLauncher::Worker, vec![theirs.into()]).map_err(|error| chain(&error))?;
             Ok::<_, String>(ours)
         };
-        let ours = made().inspect_err(|problem| log::error!("no worker can be made: {problem}")).ok()?;
+        let ours = made().inspect_err(|problem| tracing::error!("no worker can be made: {problem}")).ok()?;
         let number = ours.as_raw_fd();
         let key = self.all.add(Worker { channel: Channel::new(ours), duty: Duty::Ready, pidfd: None, asked: None });
         let both = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.registry.register(&mut SourceFd(&number), Token(self.first_token + key.slot), both) {
-            log::error!("no worker can be watched: {error}");
+            tracing::error!("no worker can be watched: {error}");
             self.all.remove(key);
             return None;
         }
@@ -308,7 +308,7 @@ impl Workers {
         let Some(key) = self.all.key(slot) else { return heard };
         if let Err(error) = self.hear_all(key, &mut heard) {
             if !matches!(error, ConnError::Closed) {
-                log::warn!("a worker is given up: {}", chain(&error));
+                tracing::warn!("a worker is given up: {}", chain(&error));
             }
             heard.dial = None;
             heard.question = None;

@@ -212,7 +212,7 @@ impl Launcher {
     fn take_signals(&mut self, signals: &SignalFd) {
         while let Ok(Some(arrived)) = signals.read() {
             if arrived.is(Signal::TERM) || arrived.is(Signal::INT) {
-                log::info!("asked to end by pid {} uid {}", arrived.pid, arrived.uid);
+                tracing::info!("asked to end by pid {} uid {}", arrived.pid, arrived.uid);
                 self.leaving = true;
             }
         }
@@ -221,12 +221,12 @@ impl Launcher {
             Ok(None) => true,
             Ok(Some(exit)) => {
                 if !exit.success() {
-                    log::warn!("{} {} ended with {exit}", worker.what, worker.pid);
+                    tracing::warn!("{} {} ended with {exit}", worker.what, worker.pid);
                 }
                 false
             }
             Err(error) => {
-                log::warn!("{} {}: {}", worker.what, worker.pid, chain(&error));
+                tracing::warn!("{} {}: {}", worker.what, worker.pid, chain(&error));
                 false
             }
         });
@@ -280,7 +280,7 @@ impl Launcher {
     fn start_child(&mut self, what: &'static str, spawn: Spawn<'_>) {
         match spawn.start() {
             Ok(child) => self.children.push(Started { what, pid: child.pid, pidfd: child.pidfd }),
-            Err(error) => log::error!("cannot start a process ({what}): {}", chain(&error)),
+            Err(error) => tracing::error!("cannot start a process ({what}): {}", chain(&error)),
         }
     }
 
@@ -351,7 +351,7 @@ impl Launcher {
         // One that broke the protocol may still live: it is ended before another takes its place.
         let _ = pidfd::send_signal(&old.pidfd, Signal::KILL);
         let how = pidfd::wait(&old.pidfd).map_or_else(|error| error.to_string(), |exit| exit.to_string());
-        log::error!("the acceptor ended ({how}); starting another");
+        tracing::error!("the acceptor ended ({how}); starting another");
         self.short_lives = if old.since.elapsed() < SHORT_LIFE { self.short_lives + 1 } else { 0 };
         if self.short_lives >= SHORT_LIVES {
             return Err(LauncherError::AcceptorDies);
@@ -387,6 +387,6 @@ struct Ready {
 
 fn say(channel: &mut Channel<FromLauncher, ToLauncher>, message: &FromLauncher) {
     if let Err(error) = channel.queue(0, message, Vec::new()) {
-        log::error!("cannot tell the acceptor {message:?}: {error}");
+        tracing::error!("cannot tell the acceptor {message:?}: {error}");
     }
 }

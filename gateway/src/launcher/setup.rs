@@ -174,7 +174,7 @@ impl Sockets {
     pub fn clear(&self) {
         for path in &self.paths {
             if let Err(error) = fs::remove_file(path) {
-                log::warn!("cannot remove {}: {error}", path.display());
+                tracing::warn!("cannot remove {}: {error}", path.display());
             }
         }
     }

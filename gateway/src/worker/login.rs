@@ -22,7 +22,7 @@ use wire::{
 
 use super::{Channel, WorkerError, poll_until, session::ClientStream};
 use crate::{
-    edge::{FromWorker, Login, Peer, TlsTerms, ToWorker},
+    edge::{FromWorker, Login, TlsTerms, ToWorker},
     tls::{Ask, is_allowed, server_config},
 };
 
@@ -99,7 +99,6 @@ pub fn handshake(
     terms: &TlsTerms,
     acceptor: &Acceptor,
     socket: OwnedFd,
-    peer: Peer,
     until: Instant,
 ) -> Result<Option<ClientStream>, WorkerError> {
     let config = server_config(terms, Arc::new(acceptor.clone())).map_err(|error| WorkerError::Tls(error.into()))?;
@@ -111,12 +110,12 @@ pub fn handshake(
             Ok(Progress::Read) => PollFlags::IN,
             Ok(Progress::ReadOrWrite) => PollFlags::IN | PollFlags::OUT,
             Err(error) => {
-                log::info!("{peer}: {}", crate::chain(&error));
+                tracing::info!("{}", crate::chain(&error));
                 return Ok(None);
             }
         };
         if Instant::now() >= until {
-            log::info!("{peer}: the TLS handshake takes too long");
+            tracing::info!("the TLS handshake takes too long");
             return Ok(None);
         }
         let gone = acceptor.with(|channel| {
@@ -133,14 +132,14 @@ pub fn handshake(
     }
     let name = handshake.peer_name().ok().flatten();
     if !terms.anybody && !name.as_deref().is_some_and(|name| is_allowed(&terms.allowed_names, name)) {
-        log::info!("{peer}: its certificate's name {name:?} is not among tls_allowed_names");
+        tracing::info!("its certificate's name {name:?} is not among tls_allowed_names");
         return Ok(None);
     }
-    log::info!("{peer}: TLS, certificate of {}", name.as_deref().unwrap_or("nobody"));
+    tracing::info!("TLS, certificate of {}", name.as_deref().unwrap_or("nobody"));
     match handshake.accept() {
         Ok(tls) => Ok(Some(Box::new(tls))),
         Err(error) => {
-            log::info!("{peer}: {}", crate::chain(&error));
+            tracing::info!("{}", crate::chain(&error));
             Ok(None)
         }
     }

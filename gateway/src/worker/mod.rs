@@ -151,6 +151,7 @@ impl Worker {
     }
 
     /// Serves one client. True when it has left in good order.
+    #[tracing::instrument(name = "client", skip_all, fields(peer = %client.peer))]
     fn serve(&mut self, client: &Client, socket: OwnedFd) -> Result<bool, WorkerError> {
         let Some((transport, login)) = self.transport(client, socket)? else { return Ok(false) };
         let mut session = Session::new(client, transport, login, self.kept.take(), Instant::now());
@@ -168,7 +169,7 @@ impl Worker {
             self.wait(&mut session)?;
         };
         if let Over::Broken(error) = &over {
-            log::info!("client {}: {}", client.peer, chain(&**error));
+            tracing::info!("{}", chain(&**error));
         }
         self.kept = session.end(&over);
         Ok(matches!(over, Over::Left))
@@ -184,7 +185,7 @@ impl Worker {
             }
             Way::Tls(login, terms) => {
                 let until = Instant::now() + client.patience;
-                let tls = login::handshake(terms, &self.acceptor, socket, client.peer, until)?;
+                let tls = login::handshake(terms, &self.acceptor, socket, until)?;
                 tls.map(|tls| (tls, LoginState::new(*login, &self.acceptor)))
             }
         })

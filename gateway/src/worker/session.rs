@@ -34,7 +34,7 @@ use super::{
     login::LoginState,
     streams::{self, Broken, Streams},
 };
-use crate::edge::{Client, Denied, KeepaliveSettings, Peer, Rights};
+use crate::edge::{Client, Denied, KeepaliveSettings, Rights};
 
 /// Calls of one client that wait for their answers. The next ones wait in its socket.
 const IN_FLIGHT: usize = 1024;
@@ -144,7 +144,6 @@ pub struct Session {
     kept: Option<Kept>,
     rights: Rights,
     mode: Mode,
-    peer: Peer,
     login: LoginState,
     stage: Stage,
     pending: Vec<Pending>,
@@ -192,7 +191,6 @@ impl Session {
             kept,
             rights: client.rights,
             mode: client.mode.into(),
-            peer: client.peer,
             login,
             stage: Stage::Unknown,
             pending: Vec::new(),
@@ -281,13 +279,13 @@ impl Session {
         let Some(header) = self.login.take_word(word.is_ok()) else { return };
         let answered = match word {
             Ok(()) => {
-                log::info!("client {}: polkit lets it change things", self.peer);
+                tracing::info!("polkit lets it change things");
                 self.is_known();
                 let reply = Reply::AuthPolkit(remote::AuthPolkitRet { complete: 1 });
                 self.conn.queue_answer(&header, &Ok(reply), Vec::new())
             }
             Err(Denied { code, reason }) => {
-                log::info!("client {}: {reason}", self.peer);
+                tracing::info!("{reason}");
                 // The domain is what makes virsh start an agent and try again.
                 self.conn.queue_error(&header, &Error::new(ErrorCode(code), ErrorDomain::POLKIT, reason))
             }
@@ -403,7 +401,7 @@ impl Session {
         match self.link.ready(&mut self.done) {
             News::None => {}
             News::Lost(error) => {
-                log::info!("qemud is lost: {}", error.full_text());
+                tracing::info!("qemud is lost: {}", error.full_text());
                 self.flow.subscribing = false;
                 // Whoever listens must not have to ask.
                 if self.wants_events() {
@@ -488,6 +486,7 @@ impl Session {
 
     fn take_call(&mut self, frame: Frame) -> Result<(), Over> {
         let header = frame.header;
+        let _in_call = tracing::debug_span!("call", procedure = header.procedure, serial = header.serial).entered();
         match self.call(frame) {
             Ok(Some(reply)) => self.conn.queue_answer(&header, &Ok(reply), Vec::new())?,
             Ok(None) => {}
@@ -512,7 +511,7 @@ impl Session {
             Call::AuthSaslStep(args) => {
                 let (ret, name) = self.login.step(&args)?;
                 if let Some(name) = name {
-                    log::info!("client {}: logged in as {name:?}", self.peer);
+                    tracing::info!("logged in as {name:?}");
                     self.is_known();
                 }
                 Ok(Some(Reply::AuthSaslStep(ret)))
@@ -530,7 +529,7 @@ impl Session {
             }
             Call::ConnectSupportsFeature(args) => self.feature(header, args),
             call if self.stage != Stage::Open => {
-                log::debug!("{} before an open", call.op());
+                tracing::debug!("{} before an open", call.op());
                 Err(internal("hypervisor connection not open"))
             }
             call => self.call_of_open(header, call, frame.fds),

@@ -93,7 +93,7 @@ impl Session {
                     self.conn.queue_answer(&header, &Ok(reply), Vec::new())?;
                 }
                 if missed {
-                    log::warn!("events are missing: qemud's log does not reach back");
+                    tracing::warn!("events are missing: qemud's log does not reach back");
                     self.tell_closed(api::consts::CloseReason::Error)?;
                     if self.flow.client.is_some() {
                         // Who counts events himself asks again from his last number, and is told that some are gone.
@@ -101,7 +101,7 @@ impl Session {
                     }
                 }
             }
-            Err(error) if waiting.is_empty() => log::warn!("no events: {}", error.full_text()),
+            Err(error) if waiting.is_empty() => tracing::warn!("no events: {}", error.full_text()),
             Err(error) => {
                 // Those that wait have no events, and are told so; those that had them keep their place for when qemud is back.
                 for (header, _, what) in waiting {

@@ -19,7 +19,7 @@ use mio::{Interest, Token, unix::SourceFd};
 use model::Domain;
 use qemud::{chain, edge::ToLauncher};
 use supervisor::{
-    events::{Allowance, Recorded, bounded},
+    events::{Allowance, Recorded, bounded, follows},
     protocol::{Answer, Event, Failure, Happening, Message, News, Notice, Request},
 };
 use uuid::Uuid;
@@ -116,6 +116,8 @@ pub struct Guest {
     pub early_end: Option<GuestError>,
     /// What waits for the run's supervisor to be gone.
     pub on_end: Vec<Then<()>>,
+    /// Its end has been reported.
+    has_stopped: bool,
     /// How many notices are taken from it.
     notices: Allowance,
     link: Option<Link>,
@@ -165,6 +167,7 @@ impl Guest {
             process: None,
             early_end: None,
             on_end: Vec::new(),
+            has_stopped: false,
             notices: Allowance::new(NOTICES),
             link: None,
             jobs: VecDeque::new(),
@@ -302,13 +305,15 @@ impl Control {
     /// Takes over an event of a run: state, journal, clients. Each is taken once, whichever way it came.
     pub(super) fn take_event(&mut self, id: u32, event: &Event) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
-        if event.sequence <= self.journal.seen(id) {
+        // A run ends once; a supervisor of an earlier release may say so several times.
+        if guest.has_stopped || !follows(self.journal.seen(id), event.sequence) {
             return;
         }
         guest.state = (event.state, event.reason);
         let ended = event.event == LifecycleEvent::Stopped as i32;
         if ended {
             guest.phase = Phase::Ending;
+            guest.has_stopped = true;
         }
         let entry = journal_entry(guest, event);
         let uuid = guest.uuid;
@@ -325,7 +330,7 @@ impl Control {
     /// Takes over a notice of a run: journal, clients. Each is taken once, and not more than a guest may cause.
     fn take_notice(&mut self, id: u32, notice: Notice) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
-        if notice.sequence <= self.journal.seen(id) || !guest.notices.take(Instant::now()) {
+        if !follows(self.journal.seen(id), notice.sequence) || !guest.notices.take(Instant::now()) {
             return;
         }
         let mut notice = bounded(notice);
@@ -405,7 +410,7 @@ impl Control {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let how = how.unwrap_or_else(|| "is gone".into());
         let event = Event {
-            sequence: self.journal.seen(id) + 1,
+            sequence: self.journal.seen(id).saturating_add(1),
             seconds: i64::try_from(now.as_secs()).unwrap_or_default(),
             nanos: now.subsec_nanos(),
             event: LifecycleEvent::Stopped as i32,
@@ -419,13 +424,25 @@ impl Control {
 
     fn logged_events(&self, id: u32) -> Vec<Recorded> {
         let path = self.instance.guest_event_log(id);
-        let events = fs::File::open(&path).and_then(supervisor::events::read);
-        events.unwrap_or_else(|error| {
-            if error.kind() != std::io::ErrorKind::NotFound {
-                tracing::warn!("{} cannot be read: {error}", path.display());
+        match fs::File::open(&path).and_then(supervisor::events::read) {
+            Ok(log) => {
+                if log.invalid > 0 || log.truncated {
+                    tracing::warn!(
+                        "{}: {} lines are invalid, truncated: {}",
+                        path.display(),
+                        log.invalid,
+                        log.truncated
+                    );
+                }
+                log.entries
             }
-            Vec::new()
-        })
+            Err(error) => {
+                if error.kind() != std::io::ErrorKind::NotFound {
+                    tracing::warn!("{} cannot be read: {error}", path.display());
+                }
+                Vec::new()
+            }
+        }
     }
 
     /// Does a job on a run as soon as no other is under way. The job calls [`Control::job_done`] when it is over.

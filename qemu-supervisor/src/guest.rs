@@ -151,8 +151,8 @@ pub struct Guest {
     /// The number of the last one.
     question: u32,
     balloon: BalloonState,
-    /// Some have been left out, and the log says so already.
-    too_many_notices: bool,
+    /// Some events have been left out, and the log says so already.
+    is_noisy: bool,
 }
 
 impl Guest {
@@ -194,7 +194,7 @@ impl Guest {
             measuring: Vec::new(),
             question: 0,
             balloon: BalloonState::default(),
-            too_many_notices: false,
+            is_noisy: false,
         };
         // Both at once: QEMU finds them when it opens its monitor, and answers without a round trip between them.
         guest.ask("qmp_capabilities", None, Tag::Boot);
@@ -247,7 +247,9 @@ impl Guest {
         if matches!(self.phase, Phase::Over { .. }) {
             return;
         }
-        want(Source::Process, self.qemu.pidfd.as_fd(), Interest::READ);
+        if let Some(pidfd) = &self.qemu.pidfd {
+            want(Source::Process, pidfd.as_fd(), Interest::READ);
+        }
         if let Some((fd, interest)) = self.qmp.source() {
             want(Source::Monitor, fd, interest);
         }
@@ -292,7 +294,7 @@ impl Guest {
             ResetWindow::Until { quiet, .. } => Some(quiet),
             ResetWindow::Open | ResetWindow::Closed => None,
         };
-        [phase, self.qmp.next_deadline(), self.kill_at, window].into_iter().flatten().min()
+        [phase, self.qmp.next_deadline(), self.kill_at, window, self.events.next_release()].into_iter().flatten().min()
     }
 
     fn expire(&mut self, now: Instant) {
@@ -308,6 +310,9 @@ impl Guest {
         }
         if matches!(self.reset_window, ResetWindow::Until { quiet, .. } if quiet <= now) {
             self.forbid_reset();
+        }
+        if let Some(event) = self.events.release(now) {
+            self.wire.event(&event);
         }
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;
@@ -383,7 +388,7 @@ impl Guest {
 
     /// QEMU's process for control, which asks the kernel for its processor time; without it, control asks here.
     fn process(&self) -> Vec<OwnedFd> {
-        self.qemu.pidfd.try_clone().into_iter().collect()
+        self.qemu.pidfd.iter().filter_map(|pidfd| pidfd.try_clone().ok()).collect()
     }
 
     fn refuse(&mut self, ticket: Ticket) {
@@ -575,11 +580,14 @@ impl Guest {
         }
         match self.events.notice(notice) {
             Some(notice) => self.wire.notice(notice),
-            None if self.too_many_notices => {}
-            None => {
-                self.too_many_notices = true;
-                self.log.line("the guest makes more happen than is told; some of it is left out");
-            }
+            None => self.complain_of_noise(),
+        }
+    }
+
+    fn complain_of_noise(&mut self) {
+        if !std::mem::replace(&mut self.is_noisy, true) {
+            self.log
+                .line("the guest causes more events than are reported; some are left out, and their numbers with them");
         }
     }
 
@@ -676,8 +684,10 @@ impl Guest {
     /// Carries out what a step of the guest's life brings.
     fn take(&mut self, step: Step, text: Option<&str>) {
         for (kind, state) in step.events {
-            let event = self.events.record(kind, state, text.map(str::to_owned));
-            self.wire.event(&event);
+            match self.events.record(kind, state, text.map(str::to_owned)) {
+                Some(event) => self.wire.event(&event),
+                None => self.complain_of_noise(),
+            }
         }
         for order in step.orders {
             match order {
@@ -708,7 +718,11 @@ impl Guest {
     }
 
     fn process_ready(&mut self) {
+        if matches!(self.phase, Phase::Over { .. }) {
+            return;
+        }
         let Some(exit) = self.qemu.reap() else { return };
+        self.qemu.pidfd = None;
         // What QEMU said before it ended comes first.
         let mut heard = Vec::new();
         self.qmp.read(&mut heard);

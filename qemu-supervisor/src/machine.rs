@@ -134,6 +134,8 @@ pub struct Machine {
     /// A reset has been ordered, and the virtual CPUs are to run after it.
     restarting: bool,
     ending: Option<Ending>,
+    /// QEMU has ended. A run ends once.
+    over: bool,
 }
 
 impl Machine {
@@ -148,6 +150,7 @@ impl Machine {
             stopping: false,
             restarting: false,
             ending: None,
+            over: false,
         }
     }
 
@@ -246,6 +249,9 @@ impl Machine {
     /// QEMU has ended.
     pub fn exited(&mut self, ended: Ended) -> Step {
         let mut step = Step::default();
+        if std::mem::replace(&mut self.over, true) {
+            return step;
+        }
         let (kind, state) = match self.ending {
             Some(Ending::Destroyed) => (Kind::STOPPED_DESTROYED, State::SHUTOFF_DESTROYED),
             _ if !self.started => (Kind::STOPPED_FAILED, State::SHUTOFF_FAILED),
@@ -519,6 +525,13 @@ mod tests {
             machine.destroyed();
             assert_eq!(stopped(machine, Ended::Otherwise), Kind::STOPPED_DESTROYED);
         }
+    }
+
+    #[test]
+    fn a_run_ends_once() {
+        let mut machine = running(DESTROY);
+        assert_eq!(machine.exited(Ended::Otherwise).events.len(), 1);
+        assert_eq!(machine.exited(Ended::Otherwise), Step::default());
     }
 
     #[test]

@@ -122,7 +122,9 @@ impl Asking {
         for (part, fd, interest) in self.wire.sources() {
             want(Source::Wire(part), fd, interest);
         }
-        want(Source::Process, self.qemu.pidfd.as_fd(), Interest::READ);
+        if let Some(pidfd) = &self.qemu.pidfd {
+            want(Source::Process, pidfd.as_fd(), Interest::READ);
+        }
         if let Some((fd, interest)) = self.qmp.source() {
             want(Source::Monitor, fd, interest);
         }

@@ -21,8 +21,9 @@ use crate::{boot::failed, words::Words};
 pub struct Qemu {
     /// Its process id.
     pub pid: i32,
-    /// Its descriptor; readable when it has ended.
-    pub pidfd: OwnedFd,
+    /// Its descriptor, until it has ended and that has been taken note of. A descriptor that stays open stays in the poll, which
+    /// would tell of the end again and again.
+    pub pidfd: Option<OwnedFd>,
     /// Its consoles.
     pub consoles: Vec<Console>,
     /// Its standard error.
@@ -66,13 +67,15 @@ impl Qemu {
             spawn = spawn.fd(*number, file);
         }
         let child = spawn.start().map_err(|error| failed("run the program", &error))?;
-        Ok((Qemu { pid: child.pid, pidfd: child.pidfd, consoles: ours, words, exit: None }, monitor))
+        Ok((Qemu { pid: child.pid, pidfd: Some(child.pidfd), consoles: ours, words, exit: None }, monitor))
     }
 
     /// Kills it. That it has ended is told by its descriptor.
     pub fn kill(&self) {
         // It fails only when QEMU has ended already, which is what is wanted.
-        let _ = pidfd::send_signal(&self.pidfd, Signal::KILL);
+        if let Some(pidfd) = &self.pidfd {
+            let _ = pidfd::send_signal(pidfd, Signal::KILL);
+        }
     }
 
     /// Reaps everything that has ended, and says how QEMU has, if it has. This process is the first of its pid namespace: orphans

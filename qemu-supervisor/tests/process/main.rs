@@ -1,6 +1,7 @@
 //! The real `qemu-supervisor` with a real QEMU, without a compartment around them.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers are part of the test")]
 
+mod edge;
 mod measure;
 mod rig;
 

@@ -202,7 +202,7 @@ impl Rig {
 
     /// What a control reads when the supervisor is gone.
     pub fn everything_recorded(&self) -> Vec<Recorded> {
-        supervisor::events::read(File::open(self.dir.path().join("events")).unwrap()).unwrap()
+        supervisor::events::read(File::open(self.dir.path().join("events")).unwrap()).unwrap().entries
     }
 
     /// The events of it.

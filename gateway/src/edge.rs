@@ -204,9 +204,9 @@ pub struct Settings {
     pub mode: InstanceMode,
     /// What each inherited listener is for.
     pub doors: Vec<Door>,
-    /// qemud's socket for calls that may change things.
+    /// qemud's socket for calls that may change things: its directory is watched, and it is named to people.
     pub qemud: PathBuf,
-    /// qemud's socket for calls that only read.
+    /// qemud's socket for calls that only read, as above.
     pub qemud_read_only: PathBuf,
     /// The uid that the launcher runs as.
     pub own_uid: u32,
@@ -256,6 +256,13 @@ impl From<InstanceMode> for Mode {
 pub enum ToLauncher {
     /// Start a worker; its end of the channel comes along.
     Worker,
+    /// Connect to qemud's socket for these rights.
+    Dial {
+        /// The number of the answer.
+        id: u64,
+        /// Which of qemud's two sockets.
+        rights: Rights,
+    },
     /// qemud is not there: start it.
     StartQemud,
     /// Start the process that asks polkit; its end of the channel comes along.
@@ -269,6 +276,18 @@ pub enum FromLauncher {
     Begin(Box<Settings>),
     /// To [`ToLauncher::StartQemud`]: it is there now, or why not.
     Qemud(Result<(), String>),
+    /// To [`ToLauncher::Dial`]: the connection comes along.
+    Dialed {
+        /// The question's number.
+        id: u64,
+    },
+    /// To the same: there is none.
+    NotDialed {
+        /// The question's number.
+        id: u64,
+        /// What the kernel said.
+        errno: i32,
+    },
 }
 
 /// What the acceptor tells a worker.

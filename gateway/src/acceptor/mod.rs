@@ -2,11 +2,13 @@
 //!
 //! It accepts, asks the kernel who came, decides the rights, counts, and gives the client to a worker once the client has
 //! said something: who connects and is silent costs a descriptor here until the patience with him ends. It reads no byte of
-//! a client's. What it does for a worker is one thing: it connects to qemud, by the rights that it has noted itself.
+//! a client's. What it does for a worker is one thing: it gets it a connection to qemud, by the rights that it has noted itself.
+//! Even that it asks of the launcher: it has root's uid, and so it must not be able to reach a socket.
 //!
 //! One thread around one poll; nothing waits.
 
 mod admission;
+mod dials;
 mod logins;
 mod polkit;
 mod slots;
@@ -26,19 +28,19 @@ use std::{
 use api::look::Look;
 use ipc::{ConnError, edge::Channel};
 use mio::{Events, Interest, Poll, Registry, Token, event::Event, unix::SourceFd};
-use rustix::fs::inotify;
+use rustix::{fs::inotify, io::Errno};
 use sandbox::landlock::{self, Rules};
 use thiserror::Error;
 
 use self::{
     admission::{Admission, Entry, Refusal, entry},
+    dials::Dials,
     polkit::Polkit,
     slots::{Key, Slots},
-    workers::{Dials, Workers},
+    workers::Workers,
 };
 use crate::{
-    chain,
-    edge::{Client, Door, FromLauncher, Login, Network, Peer, Rights, Settings, ToLauncher, Way, fds},
+    edge::{Client, Door, FromLauncher, Login, Network, Peer, Settings, ToLauncher, Way, fds},
     tls::{Key as TlsKey, TlsError},
 };
 
@@ -151,7 +153,7 @@ pub fn run() -> Result<(), AcceptorError> {
     let mut launcher = Channel::new(UnixStream::from(channel));
     let settings = match launcher.recv().map_err(AcceptorError::Launcher)?.value {
         FromLauncher::Begin(settings) => *settings,
-        FromLauncher::Qemud(_) => return Err(AcceptorError::NoBegin),
+        _ => return Err(AcceptorError::NoBegin),
     };
     let mut listeners = Vec::new();
     for (number, door) in (fds::FIRST_LISTENER..).zip(&settings.doors) {
@@ -275,8 +277,7 @@ impl Acceptor {
         }
         self.end_patience(now);
         self.workers.tidy(now, &mut self.launcher);
-        let retry = self.dials.due(now);
-        self.dial_again(retry);
+        self.dials.try_due(&mut self.launcher, now);
         self.launcher.flush().map_err(AcceptorError::Launcher)?;
         Ok(())
     }
@@ -392,8 +393,19 @@ impl Acceptor {
                     FromLauncher::Begin(_) => tracing::warn!("the launcher says again what to do"),
                     FromLauncher::Qemud(Ok(())) => self.qemud_may_be_back(),
                     FromLauncher::Qemud(Err(reason)) => {
-                        for key in self.dials.give_up() {
-                            self.workers.not_dialed(key, &self.dials.not_started(&reason));
+                        for (key, word) in self.dials.not_started(&reason) {
+                            self.workers.not_dialed(key, &word);
+                        }
+                    }
+                    FromLauncher::Dialed { id } => {
+                        if let (Some(key), Some(socket)) = (self.dials.dialed(id), message.fds.into_iter().next()) {
+                            self.workers.dialed(key, socket);
+                        }
+                    }
+                    FromLauncher::NotDialed { id, errno } => {
+                        let failure = Errno::from_raw_os_error(errno);
+                        if let Some((key, word)) = self.dials.failed(&mut self.launcher, id, failure) {
+                            self.workers.not_dialed(key, &word);
                         }
                     }
                 }
@@ -410,7 +422,7 @@ impl Acceptor {
             self.admission.release(peer.who());
         }
         if let Some((key, rights, again)) = heard.dial {
-            self.dial(key, rights, again);
+            self.dials.ask(&mut self.launcher, key, rights, again);
         }
         if let Some(question) = heard.question
             && let Some((key, word)) = self.polkit.ask(&self.registry, &mut self.launcher, question)
@@ -429,41 +441,12 @@ impl Acceptor {
         }
     }
 
-    fn dial(&mut self, key: Key, rights: Rights, again: bool) {
-        match self.dials.connect(rights) {
-            Ok(socket) => self.workers.dialed(key, socket),
-            Err(failure) => match self.dials.wait(key, rights, again, &failure) {
-                workers::Patience::Refused => self.workers.not_dialed(key, &self.dials.refused(&failure, rights)),
-                workers::Patience::Waits => {}
-                workers::Patience::WaitsForStart => {
-                    if let Err(error) = self.launcher.queue(0, &ToLauncher::StartQemud, Vec::new()) {
-                        tracing::error!("cannot ask for a start of qemud: {}", chain(&error));
-                    }
-                }
-            },
-        }
-    }
-
-    fn dial_again(&mut self, due: Vec<workers::Waiting>) {
-        for waiting in due {
-            match self.dials.connect(waiting.rights) {
-                Ok(socket) => self.workers.dialed(waiting.key, socket),
-                Err(failure) => {
-                    if let Some(over) = self.dials.keep_waiting(waiting) {
-                        self.workers.not_dialed(over.key, &self.dials.refused(&failure, over.rights));
-                    }
-                }
-            }
-        }
-    }
-
     fn qemud_may_be_back(&mut self) {
         if let Some(appeared) = &self.appeared {
             let mut names = [0; 4096];
             // What appeared is of no interest; it is read so that the next one rings again.
             while rustix::io::read(appeared, &mut names).is_ok_and(|read| read > 0) {}
         }
-        let all = self.dials.all();
-        self.dial_again(all);
+        self.dials.try_all(&mut self.launcher);
     }
 }

@@ -5,17 +5,11 @@ use std::{
         fd::{AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
-use api::ErrorCode;
 use ipc::{ConnError, edge::Channel};
 use mio::{Interest, Registry, Token, unix::SourceFd};
-use rustix::{
-    io::Errno,
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
-};
 
 use super::{
     logins::{Asked, Logins},
@@ -39,13 +33,7 @@ const KEPT: usize = 32;
 /// A worker that leaves so much unread is not told any more: of its channel, which carries words only.
 const STUCK: usize = 256 << 10;
 
-/// How long a worker waits for a qemud that is being restarted.
-const RETURN_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a qemud is waited for that is being started, or has too many who want in.
-const START_PATIENCE: Duration = Duration::from_secs(65);
-const BUSY_PATIENCE: Duration = Duration::from_secs(10);
-/// The wait for one that has too many who want in, and for one whose socket nobody tells us of.
-const BUSY_STEP: Duration = Duration::from_millis(10);
+/// The wait before another worker is made after one that never came to life.
 const BLIND_STEP: Duration = Duration::from_secs(1);
 
 /// What a worker does.
@@ -436,151 +424,6 @@ impl Workers {
             }
             _ => None,
         }
-    }
-}
-
-/// A worker that waits for qemud.
-#[derive(Clone, Copy, Debug)]
-pub struct Waiting {
-    /// Which.
-    pub key: Key,
-    /// For which of qemud's sockets.
-    pub rights: Rights,
-    until: Instant,
-    step: Duration,
-    next: Instant,
-    /// A start is under way for it.
-    start: bool,
-}
-
-/// What becomes of a dial that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// It is told so.
-    Refused,
-    /// It is tried again later.
-    Waits,
-    /// The same, and qemud is to be started.
-    WaitsForStart,
-}
-
-/// Connections to qemud.
-#[derive(Debug)]
-pub struct Dials {
-    read_write: PathBuf,
-    read_only: PathBuf,
-    may_start: bool,
-    mode: &'static str,
-    waiting: Vec<Waiting>,
-}
-
-impl Dials {
-    /// For the instance of the settings.
-    #[must_use]
-    pub fn new(settings: &Settings) -> Dials {
-        Dials {
-            read_write: settings.qemud.clone(),
-            read_only: settings.qemud_read_only.clone(),
-            may_start: settings.may_start_qemud,
-            mode: ipc::paths::Mode::from(settings.mode).name(),
-            waiting: Vec::new(),
-        }
-    }
-
-    fn path(&self, rights: Rights) -> &PathBuf {
-        match rights {
-            Rights::Full => &self.read_write,
-            Rights::ReadOnly => &self.read_only,
-        }
-    }
-
-    /// Connects, without waiting.
-    ///
-    /// # Errors
-    /// When nobody listens, or too many wait there already.
-    pub fn connect(&self, rights: Rights) -> Result<OwnedFd, Errno> {
-        let address = SocketAddrUnix::new(self.path(rights))?;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        rustix::net::connect(&socket, &address)?;
-        Ok(socket)
-    }
-
-    /// Decides what becomes of a dial that failed, and notes it when it waits.
-    pub fn wait(&mut self, key: Key, rights: Rights, again: bool, failure: &Errno) -> Patience {
-        let absent = matches!(*failure, Errno::NOENT | Errno::CONNREFUSED);
-        let (patience, step) = match *failure {
-            Errno::AGAIN => (BUSY_PATIENCE, BUSY_STEP),
-            _ if absent && again => (RETURN_PATIENCE, BLIND_STEP),
-            _ if absent && self.may_start => (START_PATIENCE, BLIND_STEP),
-            _ => return Patience::Refused,
-        };
-        let start = absent && self.may_start;
-        let under_way = self.waiting.iter().any(|waiting| waiting.start);
-        let now = Instant::now();
-        self.waiting.push(Waiting { key, rights, until: now + patience, step, next: now + step, start });
-        if start && !under_way { Patience::WaitsForStart } else { Patience::Waits }
-    }
-
-    /// Takes out those whose next try is due.
-    pub fn due(&mut self, now: Instant) -> Vec<Waiting> {
-        let due = |waiting: &Waiting| waiting.next <= now;
-        if !self.waiting.iter().any(due) {
-            return Vec::new();
-        }
-        let (due, rest) = std::mem::take(&mut self.waiting).into_iter().partition(due);
-        self.waiting = rest;
-        due
-    }
-
-    /// This worker waits no more.
-    pub fn forget(&mut self, key: Key) {
-        self.waiting.retain(|waiting| waiting.key != key);
-    }
-
-    /// Takes out all of them.
-    pub fn all(&mut self) -> Vec<Waiting> {
-        std::mem::take(&mut self.waiting)
-    }
-
-    /// Puts one back that has failed again, unless its time is over.
-    pub fn keep_waiting(&mut self, waiting: Waiting) -> Option<Waiting> {
-        let now = Instant::now();
-        if waiting.until <= now {
-            return Some(waiting);
-        }
-        self.waiting.push(Waiting { next: now + waiting.step, ..waiting });
-        None
-    }
-
-    /// Takes out those that wait for a start, which has failed.
-    pub fn give_up(&mut self) -> Vec<Key> {
-        let (over, rest): (Vec<Waiting>, Vec<Waiting>) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|waiting| waiting.start);
-        self.waiting = rest;
-        over.into_iter().map(|waiting| waiting.key).collect()
-    }
-
-    /// When the next try is due.
-    #[must_use]
-    pub fn next_time(&self) -> Option<Instant> {
-        self.waiting.iter().map(|waiting| waiting.next).min()
-    }
-
-    /// The answer to a dial that failed.
-    #[must_use]
-    pub fn refused(&self, failure: &Errno, rights: Rights) -> ToWorker {
-        ToWorker::NotDialed {
-            code: ErrorCode::SYSTEM_ERROR.0,
-            reason: format!("cannot connect to qemud at {}: {failure}", self.path(rights).display()),
-            hint: Some(format!("is qemud --{} running?", self.mode)),
-        }
-    }
-
-    /// The answer when a start has failed.
-    #[must_use]
-    pub fn not_started(&self, reason: &str) -> ToWorker {
-        ToWorker::NotDialed { code: ErrorCode::SYSTEM_ERROR.0, reason: reason.to_owned(), hint: None }
     }
 }
 

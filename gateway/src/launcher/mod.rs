@@ -1,8 +1,9 @@
 //! # launcher: makes the sockets and starts the others
 //!
 //! The one process of the gateway that keeps a power: on a system instance, to change the identity of what it starts; in a
-//! session, to start the user's own qemud as the user would. It has no way to
-//! hear a client or a worker: its only input is the two words of [`ToLauncher`], its configuration, and what the kernel
+//! session, to start the user's own qemud as the user would. And it alone connects to qemud's two sockets, because who can
+//! connect to one socket of its uid can connect to all. It has no way to
+//! hear a client or a worker: its only input is the few words of [`ToLauncher`], its configuration, and what the kernel
 //! says of its children. It is one thread, so that a clone of it is a small single-threaded process.
 
 mod setup;
@@ -23,7 +24,11 @@ use ipc::{
     edge::Channel,
     paths::{Instance, Mode},
 };
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+};
 use sandbox::{
     Signal,
     caps::{self, Capability},
@@ -40,7 +45,7 @@ use self::{setup::Sockets, starter::Starter};
 use crate::{
     chain,
     config::Config,
-    edge::{Door, FromLauncher, Network, Settings, ToLauncher, fds},
+    edge::{Door, FromLauncher, Network, Rights, Settings, ToLauncher, fds},
     network::NetworkError,
 };
 
@@ -177,13 +182,10 @@ impl Launcher {
             if ready.signals {
                 self.take_signals(signals);
             }
-            if ready.channel {
-                lost |= self.hear(&mut acceptor.channel).is_err();
-            }
             if ready.starter {
                 self.starter_ended(&mut acceptor.channel);
             }
-            lost |= acceptor.channel.flush().is_err();
+            lost |= self.hear(&mut acceptor.channel, ready.channel).is_err();
             if lost && !self.leaving {
                 acceptor = self.replace_acceptor(acceptor)?;
             }
@@ -193,8 +195,8 @@ impl Launcher {
     }
 
     fn wait(&self, signals: &SignalFd, acceptor: &Acceptor) -> Result<Ready, LauncherError> {
-        let mut wanted = PollFlags::IN;
-        wanted.set(PollFlags::OUT, acceptor.channel.conn().backlog() > 0);
+        // An acceptor that does not take its answers is not asked what else it wants.
+        let wanted = if acceptor.channel.conn().backlog() > 0 { PollFlags::OUT } else { PollFlags::IN };
         let mut sources = vec![
             PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(acceptor.channel.as_fd(), wanted),
@@ -232,17 +234,39 @@ impl Launcher {
         });
     }
 
-    fn hear(&mut self, channel: &mut Channel<FromLauncher, ToLauncher>) -> Result<(), ConnError> {
-        // False is "nothing more" and "gone" alike; the next message tells which.
-        channel.fill()?;
-        while let Some(message) = channel.next_message()? {
+    fn hear(&mut self, channel: &mut Channel<FromLauncher, ToLauncher>, readable: bool) -> Result<(), ConnError> {
+        if readable && channel.conn().backlog() == 0 {
+            // False is "nothing more" and "gone" alike; the next message tells which.
+            channel.fill()?;
+        }
+        while channel.flush()? {
+            let Some(message) = channel.next_message()? else { break };
             match message.value {
                 ToLauncher::Worker => message.fds.into_iter().for_each(|end| self.start_worker(&end)),
+                ToLauncher::Dial { id, rights } => match self.dial(rights) {
+                    Ok(socket) => say(channel, &FromLauncher::Dialed { id }, vec![socket]),
+                    Err(errno) => {
+                        say(channel, &FromLauncher::NotDialed { id, errno: errno.raw_os_error() }, Vec::new())
+                    }
+                },
                 ToLauncher::StartQemud => self.start_qemud(channel),
                 ToLauncher::Polkit => message.fds.into_iter().for_each(|end| self.start_polkit(&end)),
             }
         }
         Ok(())
+    }
+
+    /// Connects to one of qemud's two sockets, without waiting: nobody listens, or too many wait there already, is an error.
+    fn dial(&self, rights: Rights) -> Result<OwnedFd, Errno> {
+        let path = match rights {
+            Rights::Full => self.instance.socket(),
+            Rights::ReadOnly => self.instance.read_only_socket(),
+        };
+        let address = SocketAddrUnix::new(path)?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &address)?;
+        Ok(socket)
     }
 
     /// Starts a worker.
@@ -366,13 +390,13 @@ impl Launcher {
         }
         match Starter::start(&self.instance) {
             Ok(starter) => self.starter = Some(starter),
-            Err(error) => say(channel, &FromLauncher::Qemud(Err(chain(&error)))),
+            Err(error) => say(channel, &FromLauncher::Qemud(Err(chain(&error))), Vec::new()),
         }
     }
 
     fn starter_ended(&mut self, channel: &mut Channel<FromLauncher, ToLauncher>) {
         if let Some(starter) = self.starter.take() {
-            say(channel, &FromLauncher::Qemud(starter.result()));
+            say(channel, &FromLauncher::Qemud(starter.result()), Vec::new());
         }
     }
 }
@@ -385,8 +409,8 @@ struct Ready {
     starter: bool,
 }
 
-fn say(channel: &mut Channel<FromLauncher, ToLauncher>, message: &FromLauncher) {
-    if let Err(error) = channel.queue(0, message, Vec::new()) {
+fn say(channel: &mut Channel<FromLauncher, ToLauncher>, message: &FromLauncher, fds: Vec<OwnedFd>) {
+    if let Err(error) = channel.queue(0, message, fds) {
         tracing::error!("cannot tell the acceptor {message:?}: {error}");
     }
 }

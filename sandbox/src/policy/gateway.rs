@@ -1,5 +1,5 @@
 //! The leaves of `gateway`. What strangers write is read by the worker alone, so its list is the shortest of the house:
-//! it uses the descriptors that it is handed, and can make, open or reach nothing else.
+//! it uses the descriptors that it is handed, and can make, open or reach nothing else. None of them can connect to a socket.
 
 use super::rule::{Rule, bits, is, masked, table};
 
@@ -54,18 +54,24 @@ pub(super) const OPENS_NOTHING_ARCH: &[Rule] = table! {
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const OPENS_NOTHING_ARCH: &[Rule] = &[];
 
-/// The acceptor: strangers come in, connections to qemud go out; not a byte of a stranger's is read.
+/// A pair of streams and of nothing else: an end of a pair of datagram sockets sends to whatever address it likes.
+const STREAM_PAIR: &[super::Argument] = &[
+    is(0, "domain", bits(libc::AF_UNIX as i64)),
+    masked(1, "type", !bits((libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as i64), bits(libc::SOCK_STREAM as i64)),
+];
+
+/// The acceptor: strangers come in; not a byte of a stranger's is read. It has its launcher's uid, so it makes no socket and
+/// connects to none: what it needs of qemud is handed to it.
 pub(super) const ACCEPTOR: &[Rule] = table! {
     allow SYS_accept4, "a new client on an inherited listener";
-    allow SYS_getsockname, "std's accept";
-    allow SYS_getpeername, "a TCP client's address, for the log";
-    allow SYS_setsockopt, "TCP_NODELAY and keepalive of a TCP client";
+    allow SYS_setsockopt if [
+        [is(1, "level", bits(libc::IPPROTO_TCP as i64)), is(2, "name", bits(libc::TCP_NODELAY as i64))],
+        [is(1, "level", bits(libc::SOL_SOCKET as i64)), is(2, "name", bits(libc::SO_KEEPALIVE as i64))],
+    ], "TCP_NODELAY and keepalive of a TCP client";
     allow SYS_epoll_create1, "event loop";
     allow SYS_epoll_ctl, "event loop";
     allow SYS_epoll_pwait, "event loop";
-    allow SYS_socketpair if [[is(0, "domain", bits(libc::AF_UNIX as i64))]], "the channel of a new worker";
-    allow SYS_socket if [[is(0, "domain", bits(libc::AF_UNIX as i64))]], "a connection to qemud";
-    allow SYS_connect, "a connection to qemud; the socket is a Unix one";
+    allow SYS_socketpair if [STREAM_PAIR], "the channel of a new worker";
 };
 
 #[cfg(target_arch = "x86_64")]
@@ -79,13 +85,15 @@ pub(super) const ACCEPTOR_ARCH: &[Rule] = &[];
 /// The worker. All but the first two lines is what the test driver needs in the process that holds it.
 pub(super) const WORKER: &[Rule] = table! {
     allow SYS_fstat, "kind of a descriptor that a client sent";
-    allow SYS_setsockopt, "TCP_NODELAY of a client";
+    allow SYS_setsockopt if [
+        [is(1, "level", bits(libc::IPPROTO_TCP as i64)), is(2, "name", bits(libc::TCP_NODELAY as i64))],
+    ], "TCP_NODELAY of a client";
     allow SYS_epoll_create1, "what the test driver's user polls";
     allow SYS_epoll_ctl, "what the test driver's user polls";
     allow SYS_epoll_pwait, "what the test driver's user polls";
     allow SYS_epoll_pwait2, "what the test driver's user polls";
     allow SYS_eventfd2, "the bell of the test driver's events";
-    allow SYS_socketpair if [[is(0, "domain", bits(libc::AF_UNIX as i64))]], "the two ends of the test driver's console";
+    allow SYS_socketpair if [STREAM_PAIR], "the two ends of the test driver's console";
     allow SYS_uname, "the test driver's host name";
 };
 

@@ -13,6 +13,7 @@ pub const TESTS: &[Test] = &[
     ("filters::allowed_calls_are_made", allowed_calls_are_made),
     ("filters::wrong_arguments_kill", wrong_arguments_kill),
     ("filters::unlisted_calls_kill", unlisted_calls_kill),
+    ("filters::gateway_s_leaves_reach_no_socket_that_they_were_not_handed", reach_no_socket),
     ("filters::refused_calls_fail_with_their_error", refused_calls_fail_with_their_error),
     ("filters::qemu_may_fork_but_makes_no_namespace", qemu_may_fork_but_makes_no_namespace),
     ("filters::x32_numbers_are_no_way_around", x32_numbers_are_no_way_around),
@@ -153,14 +154,69 @@ const FORBIDDEN_TO_SUPERVISOR: &[c_long] = &[
     libc::SYS_flock,
 ];
 
+const GATEWAY: [Role; 3] = [Role::GatewayAcceptor, Role::GatewayWorker, Role::GatewayPolkit];
+
+/// Calls that no process of a gateway's but its launcher may make.
+const FORBIDDEN_TO_GATEWAY: &[c_long] = &[
+    libc::SYS_clone,
+    libc::SYS_socket,
+    libc::SYS_connect,
+    libc::SYS_listen,
+    libc::SYS_sendmmsg,
+    libc::SYS_kill,
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_send_signal,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat2,
+];
+
 fn unlisted_calls_kill() -> Outcome {
     let everywhere = || FORBIDDEN.iter().chain(FORBIDDEN_ARCH);
+    for (role, number) in
+        GATEWAY.iter().flat_map(|role| everywhere().chain(FORBIDDEN_TO_GATEWAY).map(move |n| (*role, *n)))
+    {
+        let exit = under(role, || call(number, [BAD; 6]));
+        assert!(killed(exit), "{}, call {number}: {exit}", role.name());
+    }
     let control = everywhere().chain(&[libc::SYS_kill, libc::SYS_pidfd_send_signal]).map(|&call| (Role::Control, call));
     let supervisor = everywhere().chain(FORBIDDEN_TO_SUPERVISOR).map(|&call| (Role::Supervisor, call));
     for (role, number) in control.chain(supervisor) {
         let exit = under(role, || call(number, [BAD; 6]));
         assert!(killed(exit), "{}, call {number}: {exit}", role.name());
     }
+    Outcome::Passed
+}
+
+/// What a taken-over process would try with a socket of its uid's: the bus, an agent, a daemon's.
+fn reach_no_socket() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let (stream, datagram) = (dir.path().join("stream"), dir.path().join("datagram"));
+    let listener = std::os::unix::net::UnixListener::bind(&stream).unwrap();
+    let mailbox = std::os::unix::net::UnixDatagram::bind(&datagram).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    mailbox.set_nonblocking(true).unwrap();
+    let error = |error: std::io::Error| error.raw_os_error().unwrap_or(249);
+    for role in GATEWAY {
+        let connects = || std::os::unix::net::UnixStream::connect(&stream).map_or_else(error, |_| 0);
+        assert!(killed(under(role, connects)), "{} connects", role.name());
+        // Without a socket call: from a pair of its own, if it may make one.
+        let sends = || {
+            let pair = std::os::unix::net::UnixDatagram::pair();
+            pair.and_then(|(one, _)| one.send_to(b"x", &datagram)).map_or_else(error, |_| 0)
+        };
+        assert!(killed(under(role, sends)), "{} sends", role.name());
+        if role == Role::GatewayPolkit {
+            continue;
+        }
+        let address = rustix::net::SocketAddrUnix::new(&datagram).unwrap();
+        let sends = || {
+            let Ok((one, _other)) = std::os::unix::net::UnixStream::pair() else { return 248 };
+            let sent = rustix::net::sendto(&one, b"x", rustix::net::SendFlags::NOSIGNAL, &address);
+            sent.map_or_else(|errno| errno.raw_os_error(), |_| 0)
+        };
+        assert_eq!(under(role, sends), Exit::Code(libc::EISCONN), "{}: a stream goes where it goes", role.name());
+    }
+    assert!(listener.accept().is_err() && mailbox.recv(&mut [0]).is_err(), "something came");
     Outcome::Passed
 }
 

@@ -151,6 +151,8 @@ pub struct Network {
     pub tcp_login: Option<Login>,
     /// Names and their verifiers.
     pub users: Vec<(String, String)>,
+    /// What is told of users that there are not follows from it.
+    pub secret: Vec<u8>,
 }
 
 /// Without what is secret.

@@ -25,6 +25,7 @@ mod messages;
 mod verifier;
 
 use messages::{ClientFinal, ClientFirst, ServerFirst};
+use verifier::Decoys;
 pub use verifier::{NotAVerifier, Verifier};
 
 /// The mechanism's name.
@@ -194,21 +195,32 @@ pub trait Judge: Send + Sync {
 /// The judge that knows the passwords' verifiers.
 pub struct Passwords {
     users: Arc<dyn Users>,
-    secret: RandomState,
+    decoys: Decoys,
 }
 
 impl Passwords {
-    /// Of these users. The same one for all logins of a server hides from who asks which users there are.
+    /// Of these users. The same one for all logins of a server hides from who asks which users there are, as long as it
+    /// lives; for longer, and where users' verifiers differ from a new one, see [`Passwords::with_secret`].
     #[must_use]
     pub fn new(users: Arc<dyn Users>) -> Self {
-        Self { users, secret: RandomState::new() }
+        let random = RandomState::new();
+        let secret = [0, 1, 2, 3].map(|part: u8| random.hash_one(part).to_le_bytes()).concat();
+        Self::with_secret(users, &secret, &[])
     }
 
-    /// What is known of a user, or what looks like it; and whether there is such a user.
+    /// Of these users, all of whose verifiers are `like`. Who asks learns nothing of which users there are by asking again
+    /// after a restart either, if the secret is the same then.
+    #[must_use]
+    pub fn with_secret(users: Arc<dyn Users>, secret: &[u8], like: &[Verifier]) -> Self {
+        Self { users, decoys: Decoys::new(secret, like) }
+    }
+
+    /// What is known of a user, or what looks like it; and whether there is such a user. Both take the same work.
     fn verifier(&self, name: &str) -> (Verifier, bool) {
+        let decoy = self.decoys.verifier(name);
         match self.users.verifier(name) {
             Some(verifier) => (verifier, true),
-            None => (Verifier::decoy(|part| self.secret.hash_one((part, name))), false),
+            None => (decoy, false),
         }
     }
 }
@@ -426,6 +438,33 @@ mod tests {
         };
         assert_eq!(ask("ghost"), ask("ghost"));
         assert_ne!(ask("ghost"), ask("other"));
+    }
+
+    #[test]
+    fn ghosts_look_like_the_users_that_there_are_also_after_a_restart() {
+        let looks = [(4096, 16), (4096, 16), (10_000, 12), (4096, 40)];
+        let verifiers: Vec<Verifier> = looks
+            .into_iter()
+            .zip(1u8..)
+            .map(|((rounds, length), number)| Verifier::derive("x", rounds, &vec![number; length]).unwrap())
+            .collect();
+        let start = |secret: &[u8], like: &[Verifier]| Passwords::with_secret(Arc::new(OneUser), secret, like);
+        let look = |passwords: &Passwords, name: &str| {
+            let Challenge { iterations, salt, .. } = passwords.challenge(name).unwrap();
+            (iterations, salt.len(), salt)
+        };
+        let (before, after) = (start(b"secret", &verifiers), start(b"secret", &verifiers));
+        let names: Vec<String> = (0..200).map(|number| format!("ghost{number}")).collect();
+        let looks: Vec<_> = names.iter().map(|name| look(&before, name)).collect();
+        assert!(names.iter().zip(&looks).all(|(name, was)| look(&after, name) == *was), "a restart tells");
+        for (kind, least) in [((4096, 16), 50), ((10_000, 12), 20), ((4096, 40), 20)] {
+            let count = looks.iter().filter(|(rounds, length, _)| (*rounds, *length) == kind).count();
+            assert!(count >= least, "{count} of 200 look like {kind:?}");
+        }
+        // One more user who looks like the others changes nobody's look but to that.
+        let (few, more) = (start(b"secret", &verifiers[..1]), start(b"secret", &verifiers[..2]));
+        assert!(names.iter().all(|name| look(&few, name) == look(&more, name)));
+        assert_ne!(look(&start(b"another", &verifiers), "ghost1").2, looks[1].2);
     }
 
     #[test]

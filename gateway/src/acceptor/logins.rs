@@ -1,7 +1,7 @@
 //! Passwords of clients that come by network. A worker speaks with such a client and is not believed: what it is told is how
 //! the password is to be proved, the proof is judged here, and without it there is no connection to qemud.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use wire::sasl::{Judge, Passwords, Users, Verifier};
 
@@ -11,12 +11,11 @@ use crate::edge::Challenge;
 const MAX_MESSAGE: usize = 3 * 4096;
 
 /// The lines of the users' file.
-struct Known(Vec<(String, String)>);
+struct Known(HashMap<String, Verifier>);
 
 impl Users for Known {
     fn verifier(&self, name: &str) -> Option<Verifier> {
-        let (_, verifier) = self.0.iter().find(|(known, _)| known == name)?;
-        verifier.parse().ok()
+        self.0.get(name).cloned()
     }
 }
 
@@ -32,10 +31,13 @@ pub struct Asked {
 pub struct Logins(Passwords);
 
 impl Logins {
-    /// These users, with their verifiers.
+    /// These users, with their verifiers. What is told of those that there are not follows from the secret.
     #[must_use]
-    pub fn new(users: Vec<(String, String)>) -> Logins {
-        Logins(Passwords::new(Arc::new(Known(users))))
+    pub fn new(users: &[(String, String)], secret: &[u8]) -> Logins {
+        let known = users.iter().rev().filter_map(|(name, verifier)| Some((name.clone(), verifier.parse().ok()?)));
+        let known: HashMap<String, Verifier> = known.collect();
+        let like: Vec<Verifier> = known.values().cloned().collect();
+        Logins(Passwords::with_secret(Arc::new(Known(known)), secret, &like))
     }
 
     /// How a user is to prove the password, also one that there is not. None when there are no random numbers.
@@ -110,7 +112,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_proof_counts_for_its_own_challenge_and_its_own_user_only() {
-        let logins = Arc::new(Logins::new(users()));
+        let logins = Arc::new(Logins::new(&users(), b"secret"));
         let worker = Eavesdropper { logins: Arc::clone(&logins), asked: Mutex::default(), heard: Mutex::default() };
         let worker = Arc::new(worker);
         let judge = || Arc::<Eavesdropper>::clone(&worker);
@@ -129,10 +131,16 @@ pub(super) mod tests {
 
     #[test]
     fn two_connections_hear_the_same_of_a_user_that_is_not_there() {
-        let logins = Logins::new(users());
+        let logins = Logins::new(&users(), b"secret");
         let salt = |name: &str| logins.ask(name.into()).unwrap().1.salt;
         assert_eq!(salt("eve"), salt("eve"));
         assert_ne!(salt("eve"), salt("mallory"));
         assert_eq!(salt("ann"), b"0123456789abcdef");
+        // The same after a restart, and the work that is asked for tells nothing either.
+        let again = Logins::new(&users(), b"secret");
+        for name in ["ann", "eve", "mallory"] {
+            let (_, challenge) = again.ask(name.into()).unwrap();
+            assert_eq!((challenge.iterations, challenge.salt), (1, salt(name)), "{name}");
+        }
     }
 }

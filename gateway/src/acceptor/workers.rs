@@ -142,7 +142,7 @@ impl Workers {
             refuser: None,
             replenish_at: None,
             tls,
-            logins: Logins::new(settings.network.users.clone()),
+            logins: Logins::new(&settings.network.users, &settings.network.secret),
         }
     }
 

@@ -45,7 +45,7 @@ use self::{setup::Sockets, starter::Starter};
 use crate::{
     chain,
     config::Config,
-    edge::{Door, FromLauncher, Network, Rights, Settings, ToLauncher, fds},
+    edge::{Door, FromLauncher, Login, Network, Rights, Settings, ToLauncher, fds},
     network::NetworkError,
 };
 
@@ -140,7 +140,10 @@ pub fn run(instance: Instance, announce: impl FnOnce()) -> Result<(), LauncherEr
     let config = Config::load(&instance)?;
     let _lock = setup::prepare(&instance, &config)?;
     let signals = SignalFd::usual().map_err(LauncherError::Signals)?;
-    let network = config.network.load()?;
+    let mut network = config.network.load()?;
+    if [network.tls_login, network.tcp_login].contains(&Some(Login::Sasl)) {
+        network.secret = setup::secret(&instance)?;
+    }
     let ports = config.network.listen()?;
     let sockets = setup::listen(&instance, &config)?;
     let mut launcher = Launcher {

@@ -2,9 +2,9 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    io,
+    io::{self, Write},
     os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, PermissionsExt, symlink},
+        fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt, symlink},
         net::UnixListener,
     },
     path::{Path, PathBuf},
@@ -24,6 +24,9 @@ use crate::{config::Config, edge::Door};
 
 /// libvirt's own names.
 const SOCKETS: [(&str, Door); 2] = [("libvirt-sock", Door::ReadWrite), ("libvirt-sock-ro", Door::ReadOnly)];
+
+/// Bytes of the secret of the logins.
+const SECRET: usize = 32;
 
 /// Why an instance's gateway cannot be set up.
 #[derive(Debug, Error)]
@@ -61,6 +64,15 @@ pub enum SetupError {
         /// The path.
         path: PathBuf,
     },
+    /// The secret of the logins can be neither read nor made.
+    #[error("cannot keep the secret {}", path.display())]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A socket cannot be bound.
     #[error("cannot listen on {}", path.display())]
     Listen {
@@ -96,6 +108,37 @@ pub fn prepare(instance: &Instance, config: &Config) -> Result<File, SetupError>
     }
     let path = instance.runtime_dir().join("gateway.lock");
     lock::try_lock(&path)?.ok_or(SetupError::Running { path })
+}
+
+/// The secret from which it follows what is told of users that there are not: made once, so that asking again after a
+/// restart tells nobody which those are.
+///
+/// # Errors
+/// When it can be neither read nor made.
+pub fn secret(instance: &Instance) -> Result<Vec<u8>, SetupError> {
+    let dir = instance.state_dir();
+    let path = dir.join("gateway-secret");
+    let failed = |source: io::Error| SetupError::Secret { path: path.clone(), source };
+    let mode = if instance.mode() == Mode::System { 0o755 } else { 0o700 };
+    DirBuilder::new().recursive(true).mode(mode).create(dir).map_err(failed)?;
+    match fs::read(&path) {
+        Ok(secret) if secret.len() == SECRET => return Ok(secret),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        // One that was cut short is as good as none.
+        _ => {}
+    }
+    let mut secret = vec![0; SECRET];
+    let mut made = || {
+        rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())?;
+        let temporary = path.with_extension("new");
+        let _ = fs::remove_file(&temporary);
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(&secret)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)
+    };
+    made().map_err(failed)?;
+    Ok(secret)
 }
 
 /// Binds the sockets. What an ended daemon left behind is replaced; one that somebody listens on is an error.
@@ -203,6 +246,19 @@ mod tests {
         }
         sockets.clear();
         assert_eq!(fs::read_dir(&config.socket_dir).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_secret_is_made_once_and_is_its_owner_s_alone() {
+        let (_root, instance, _) = instance();
+        let first = secret(&instance).unwrap();
+        assert_eq!(secret(&instance).unwrap(), first);
+        let path = instance.state_dir().join("gateway-secret");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::write(&path, &first[..7]).unwrap();
+        let second = secret(&instance).unwrap();
+        assert_ne!(second, first);
+        assert_eq!(fs::read(&path).unwrap(), second);
     }
 
     #[test]

@@ -161,6 +161,38 @@ fn where_no_certificate_is_asked_for_a_password_is() {
     }
 }
 
+/// What a name is told on how to prove its password: iterations and salt, as they are written.
+fn challenge(port: u16, name: &str) -> String {
+    let client = Client::new(Box::new(Plain::new(tcp(port)))).unwrap();
+    let first = format!("n,,n={name},r=abcdefgh").into_bytes().into_iter().map(|byte| byte as i8).collect();
+    crate::rig::ask(&client, remote::AuthSaslInitArgs {});
+    let args = remote::AuthSaslStartArgs { mech: "SCRAM-SHA-256".into(), nil: 0, data: first };
+    let answer = crate::rig::ask(&client, args).data.into_iter().map(|byte| byte as u8).collect();
+    let answer = String::from_utf8(answer).unwrap();
+    answer.split_once(',').unwrap().1.to_owned()
+}
+
+#[test]
+fn who_asks_again_after_a_restart_does_not_learn_which_users_there_are() {
+    let port = free_port();
+    let users = tempfile::NamedTempFile::new().unwrap();
+    let verifier = Verifier::derive("secret", 4096, b"0123456789abcdef").unwrap();
+    fs::write(users.path(), format!("ann:{verifier}\n")).unwrap();
+    let configuration = format!(
+        "listen_tcp = yes\nlisten_addresses = 127.0.0.1\ntcp_port = {port}\nsasl_users = {}\n",
+        users.path().display()
+    );
+    let Rig { gateway, instance } = Rig::before(Instance::session(), &configuration);
+    let names = ["ann", "ghost", "phantom"];
+    let before = names.map(|name| challenge(port, name));
+    let shape = |text: &String| (text.rsplit_once(",i=").unwrap().1.to_owned(), text.len());
+    assert!(before.iter().all(|text| shape(text) == shape(&before[0])), "one of them is no user: {before:?}");
+    assert!(before[1] != before[2]);
+    drop(gateway);
+    let _again = crate::rig::Gateway::start(&instance, &configuration, &[]);
+    assert_eq!(names.map(|name| challenge(port, name)), before);
+}
+
 #[test]
 fn no_worker_has_the_key() {
     let tls = tls_rig("");

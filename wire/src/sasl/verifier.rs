@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use ring::{digest, hmac, pbkdf2};
 use thiserror::Error;
 
-use super::{Challenge, ITERATIONS, MAX_ITERATIONS, MECHANISM};
+use super::{Challenge, MAX_ITERATIONS, MECHANISM};
 
 type Key = [u8; 32];
 
@@ -87,12 +87,6 @@ impl Verifier {
         Some(Self { iterations, salt: salt.to_vec(), stored_key: hash(&keys.client), server_key: keys.server })
     }
 
-    /// One that no password belongs to, for a user that there is not. `hash` must give the same for the same user.
-    pub(super) fn decoy(hash: impl Fn(u8) -> u64) -> Self {
-        let salt = [hash(0), hash(1)].map(u64::to_le_bytes).concat();
-        Self { iterations: ITERATIONS, salt, stored_key: [0; 32], server_key: [0; 32] }
-    }
-
     /// What a client needs to prove the password in an exchange with this nonce.
     pub(super) fn challenge(&self, nonce: String) -> Challenge {
         Challenge { iterations: self.iterations, salt: self.salt.clone(), nonce }
@@ -104,6 +98,45 @@ impl Verifier {
         same(&hash(&client_key), &self.stored_key).then(|| hmac(&self.server_key, auth_message))
     }
 }
+
+/// Verifiers for users that there are not: each name has its own, which no password belongs to, and always the same one.
+/// They look like those of users that there are.
+pub(super) struct Decoys {
+    secret: hmac::Key,
+    /// Iterations, length of the salt, and what tells it from its equals, of each user's that there is.
+    looks: Vec<(u32, usize, Vec<u8>)>,
+}
+
+impl Decoys {
+    /// From a secret, like these verifiers; without any, like a new one.
+    pub(super) fn new(secret: &[u8], like: &[Verifier]) -> Self {
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        let look = |verifier: &Verifier| (verifier.iterations, verifier.salt.len(), verifier.salt.clone());
+        Self { secret, looks: like.iter().map(look).collect() }
+    }
+
+    pub(super) fn verifier(&self, name: &str) -> Verifier {
+        let tag = |what: u8, part: &[u8]| {
+            let mut context = hmac::Context::with_key(&self.secret);
+            [&[what], &part.len().to_be_bytes()[..], part, name.as_bytes()]
+                .iter()
+                .for_each(|part| context.update(part));
+            array(context.sign().as_ref())
+        };
+        // Each user draws a number for the name, and the highest gives the look: so one more user changes the looks of few
+        // names, and of none where all look alike.
+        let like = self.looks.iter().max_by_key(|(_, _, id)| tag(0, id));
+        let (iterations, length) =
+            like.map_or((DECOY_ITERATIONS, DECOY_SALT), |(rounds, length, _)| (*rounds, *length));
+        let mut salt = [tag(1, &[]), tag(2, &[])].concat();
+        salt.truncate(length);
+        Verifier { iterations, salt, stored_key: tag(3, &[]), server_key: tag(4, &[]) }
+    }
+}
+
+/// What a decoy looks like where there is no user to look like.
+const DECOY_ITERATIONS: u32 = 4096;
+const DECOY_SALT: usize = 16;
 
 impl fmt::Display for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -98,7 +98,7 @@ pub fn run(arguments: &[String]) -> ExitCode {
 }
 
 fn dump_policy() -> ExitCode {
-    let text = Role::Supervisor.dump() + "\n" + &Role::QemuBase.dump();
+    let text = [Role::Supervisor, Role::QemuKvm, Role::QemuTcg].map(Role::dump).join("\n");
     match std::io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

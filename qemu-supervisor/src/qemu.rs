@@ -53,7 +53,7 @@ impl Qemu {
         let (words, its_words) =
             rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed("make a pipe", &error))?;
         let words = Words::new(words).map_err(|error| failed("make a pipe", &error))?;
-        let filter = Role::QemuBase.filter().map_err(|error| failed("make QEMU's filter", &error))?;
+        let filter = role(arguments).filter().map_err(|error| failed("make QEMU's filter", &error))?;
 
         let mut spawn = Spawn::new(Program::Path(program.into()), program)
             .args(arguments)
@@ -91,11 +91,45 @@ impl Qemu {
     }
 }
 
-/// How QEMU ended, as a clause.
+/// The policy for these arguments: only a guest on KVM needs no memory that is both written and executed. A QEMU that is asked
+/// what it can do tries KVM first and its code generator next.
+fn role(arguments: &[String]) -> Role {
+    let machine = arguments.iter().skip_while(|argument| *argument != "-machine").nth(1);
+    let kvm = machine.is_some_and(|machine| machine.split(',').any(|part| part == "accel=kvm"));
+    if kvm { Role::QemuKvm } else { Role::QemuTcg }
+}
+
+/// How QEMU ended, as a clause. The number of a forbidden call is known to the kernel's log only.
 #[must_use]
 pub fn clause(exit: Exit) -> String {
     match exit {
         Exit::Code(code) => format!("exited with status {code}"),
+        Exit::Signal { number, .. } if number == Signal::SYS.as_raw() => format!(
+            "was killed by signal {number}: it made a system call that its policy does not allow \
+             (the host's kernel log has the number, after 'type=1326' and 'syscall=')"
+        ),
         Exit::Signal { number, .. } => format!("was killed by signal {number}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_guest_on_kvm_is_never_to_execute_what_it_writes() {
+        let role = |arguments: &[&str]| role(&arguments.iter().map(|&text| text.into()).collect::<Vec<_>>());
+        assert_eq!(role(&["-S", "-machine", "pc-q35-7.2,accel=kvm,acpi=on"]), Role::QemuKvm);
+        assert_eq!(role(&["-machine", "pc,accel=tcg"]), Role::QemuTcg);
+        assert_eq!(role(&["-machine", "none,accel=kvm:tcg"]), Role::QemuTcg);
+        assert_eq!(role(&["-append", "accel=kvm"]), Role::QemuTcg);
+        assert_eq!(role(&["-machine"]), Role::QemuTcg);
+    }
+
+    #[test]
+    fn a_forbidden_call_is_told_from_other_deaths() {
+        let ended = |number| clause(Exit::Signal { number, core_dumped: false });
+        assert_eq!(ended(9), "was killed by signal 9");
+        assert!(ended(31).starts_with("was killed by signal 31: it made a system call that its policy does not allow"));
     }
 }

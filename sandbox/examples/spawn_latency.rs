@@ -72,7 +72,7 @@ fn qemu_jail(program: &Path) -> Option<Jail> {
 
 fn main() {
     let program = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "/bin/busybox".into()));
-    let filter: Filter = Role::QemuBase.filter().unwrap();
+    let filter: Filter = Role::QemuKvm.filter().unwrap();
     let small = program_jail(&program);
     let full = qemu_jail(&program).unwrap_or_else(|| small.clone());
     let nobody = Identity { uid: NOBODY, gid: NOBODY };

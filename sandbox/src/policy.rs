@@ -1,10 +1,9 @@
 //! Seccomp filters by role, as tables with a reason beside every call.
 //!
-//! There are two kinds. [`Role::Control`], [`Role::Supervisor`], and the gateway's three are
-//! leaves: nothing is executed below them, so they have an allow-list, and a call outside it kills the process. A filter is inherited by every process below, though, and below
-//! the launcher there are QEMU with its code generator and its dynamic loader: [`Role::Launcher`] and [`Role::QemuBase`] are
-//! therefore lists of what the host must never see from any of them, refused with an error that a program survives. QEMU
-//! adds a filter of its own on top.
+//! There are two kinds. All but [`Role::Launcher`] are leaves: they have an allow-list, and a call outside it kills the
+//! process. A filter is inherited by every process below, though, and everything is below the launcher: its list is therefore
+//! of what the host must never see from any of them, refused with an error that a program survives. QEMU's list is there
+//! before QEMU is, and QEMU adds a filter of its own on top.
 //!
 //! Adding a call to a role is one line in its table; `REGENERATE_POLICY=1 cargo test -p sandbox` then renews the golden dumps
 //! beside the tables, and the diff is what a reviewer reads.
@@ -14,6 +13,7 @@ mod compile;
 mod control;
 mod deny;
 mod gateway;
+mod qemu;
 mod rule;
 mod supervisor;
 
@@ -31,8 +31,10 @@ pub enum Role {
     Control,
     /// `qemu-supervisor` after it has spawned its QEMU.
     Supervisor,
-    /// What QEMU gets before its exec; its own sandbox comes on top.
-    QemuBase,
+    /// QEMU with KVM, from before its exec; its own sandbox comes on top.
+    QemuKvm,
+    /// QEMU with its code generator, and a QEMU that is asked what it can do: the same, but memory may be written and executed.
+    QemuTcg,
     /// `gateway` acceptor: accepts libvirt's clients, and connects to `qemud` for its workers.
     GatewayAcceptor,
     /// `gateway` worker: one client's bytes, and a connection to `qemud` that it was handed.
@@ -52,11 +54,12 @@ pub enum Otherwise {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Role; 7] = [
+    pub const ALL: [Role; 8] = [
         Role::Launcher,
         Role::Control,
         Role::Supervisor,
-        Role::QemuBase,
+        Role::QemuKvm,
+        Role::QemuTcg,
         Role::GatewayAcceptor,
         Role::GatewayWorker,
         Role::GatewayPolkit,
@@ -68,7 +71,8 @@ impl Role {
             Role::Launcher => "launcher",
             Role::Control => "control",
             Role::Supervisor => "supervisor",
-            Role::QemuBase => "qemu-base",
+            Role::QemuKvm => "qemu-kvm",
+            Role::QemuTcg => "qemu-tcg",
             Role::GatewayAcceptor => "gateway-acceptor",
             Role::GatewayWorker => "gateway-worker",
             Role::GatewayPolkit => "gateway-polkit",
@@ -78,18 +82,29 @@ impl Role {
     /// What becomes of a call that no rule names.
     pub fn otherwise(self) -> Otherwise {
         match self {
-            Role::Control | Role::Supervisor | Role::GatewayAcceptor | Role::GatewayWorker | Role::GatewayPolkit => {
-                Otherwise::Kill
-            }
-            Role::Launcher | Role::QemuBase => Otherwise::Allow,
+            Role::Launcher => Otherwise::Allow,
+            Role::Control
+            | Role::Supervisor
+            | Role::QemuKvm
+            | Role::QemuTcg
+            | Role::GatewayAcceptor
+            | Role::GatewayWorker
+            | Role::GatewayPolkit => Otherwise::Kill,
         }
+    }
+
+    /// The number from which on calls are answered with ENOSYS, as by a kernel that is older than they are. Only programs that
+    /// are not of this house have one: what their libraries try on a newer host is not known here.
+    pub fn first_new_call(self) -> Option<u32> {
+        matches!(self, Role::QemuKvm | Role::QemuTcg).then_some(qemu::FIRST_NEW_CALL)
     }
 
     /// The role's rules.
     pub fn rules(self) -> impl Iterator<Item = &'static Rule> {
         let tables: &[&'static [Rule]] = match self {
             Role::Launcher => &[deny::HOST, deny::HOST_ARCH],
-            Role::QemuBase => &[deny::HOST, deny::HOST_ARCH, deny::COMPARTMENT],
+            Role::QemuKvm => &[qemu::PROCESS, qemu::FILES, qemu::EVENTS, qemu::QEMU_ARCH, qemu::NEVER_BOTH],
+            Role::QemuTcg => &[qemu::PROCESS, qemu::FILES, qemu::EVENTS, qemu::QEMU_ARCH, qemu::GENERATES_CODE],
             Role::Control => &[base::RUNTIME, base::BASE, base::BASE_ARCH, control::CONTROL, control::CONTROL_ARCH],
             Role::Supervisor => {
                 &[base::RUNTIME, base::BASE, base::BASE_ARCH, supervisor::SUPERVISOR, supervisor::SUPERVISOR_ARCH]
@@ -137,7 +152,11 @@ impl Role {
             Otherwise::Kill => "kill the process",
             Otherwise::Allow => "allow",
         };
-        let mut text = format!("role {}, {}\notherwise: {otherwise}\n\n", self.name(), std::env::consts::ARCH);
+        let mut text = format!("role {}, {}\notherwise: {otherwise}\n", self.name(), std::env::consts::ARCH);
+        if let Some(number) = self.first_new_call() {
+            text.push_str(&format!("calls from {number} on: refuse with ENOSYS\n"));
+        }
+        text.push('\n');
         let mut lines: Vec<String> = self.rules().map(ToString::to_string).collect();
         lines.sort_unstable();
         for line in lines {
@@ -154,8 +173,9 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
-    const LEAVES: [Role; 5] =
-        [Role::Control, Role::Supervisor, Role::GatewayAcceptor, Role::GatewayWorker, Role::GatewayPolkit];
+    fn leaves() -> impl Iterator<Item = Role> {
+        Role::ALL.into_iter().filter(|role| role.otherwise() == Otherwise::Kill)
+    }
 
     #[test]
     fn dumps_are_the_golden_files() {
@@ -184,9 +204,12 @@ mod tests {
 
     #[test]
     fn dangerous_calls_are_allowed_with_argument_rules_only() {
-        const DANGEROUS: [&str; 9] =
-            ["clone", "ioctl", "mmap", "mprotect", "prctl", "socket", "socketpair", "openat", "fcntl"];
-        for role in LEAVES {
+        #[rustfmt::skip]
+        const DANGEROUS: [&str; 12] = [
+            "clone", "ioctl", "mmap", "mprotect", "prctl", "socket", "socketpair", "openat", "fcntl", "tgkill", "seccomp",
+            "arch_prctl",
+        ];
+        for role in leaves() {
             for rule in role.rules().filter(|rule| DANGEROUS.contains(&rule.name)) {
                 assert!(rule.verdict != Verdict::Allow || !rule.any.is_empty(), "{} for {}", rule.name, role.name());
             }
@@ -195,10 +218,8 @@ mod tests {
 
     #[test]
     fn kind_of_role_decides_the_kind_of_rules() {
-        for role in [Role::Launcher, Role::QemuBase] {
-            assert!(role.rules().all(|rule| rule.verdict != Verdict::Allow), "{} only refuses", role.name());
-        }
-        for role in LEAVES {
+        assert!(Role::Launcher.rules().all(|rule| rule.verdict != Verdict::Allow), "the launcher's only refuses");
+        for role in leaves() {
             let conditional_refusal = |rule: &&Rule| rule.verdict != Verdict::Allow && !rule.any.is_empty();
             assert!(!role.rules().any(|rule| conditional_refusal(&rule)), "{}", role.name());
         }

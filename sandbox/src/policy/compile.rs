@@ -6,7 +6,7 @@ use std::io;
 use rustix::io::Errno;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    SeccompRule, TargetArch, sock_filter,
 };
 
 use super::rule::{Argument, Condition, Rule, Verdict};
@@ -87,7 +87,9 @@ fn layers(role: Role) -> Result<Vec<BpfProgram>, BackendError> {
             // What a layer above refuses has to pass here to be refused there and not killed.
             rules.insert(rule.number, if rule.verdict == Verdict::Allow { conditions(rule)? } else { vec![] });
         }
-        layers.push(program(rules, SeccompAction::KillProcess, SeccompAction::Allow)?);
+        let mut killing = role.first_new_call().map(new_calls).unwrap_or_default();
+        killing.extend(program(rules, SeccompAction::KillProcess, SeccompAction::Allow)?);
+        layers.push(killing);
     }
     Ok(layers)
 }
@@ -118,22 +120,47 @@ fn condition(argument: &Argument) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(argument.index, SeccompCmpArgLen::Dword, op, u64::from(value))
 }
 
-/// A list of what is refused is blind to the same calls under x32's numbers, which the kernel may take in a 64-bit process:
-/// they are no calls at all here.
+// BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K, BPF_JMP | BPF_JGE | BPF_K, BPF_RET | BPF_K.
+const LOAD: u16 = 0x20;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const JUMP_IF_GREATER_OR_EQUAL: u16 = 0x35;
+const RETURN: u16 = 0x06;
+/// Where a call's number and its architecture are.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+/// x32's numbers, which the kernel may take in a 64-bit process, have this bit.
+const X32_SYSCALL_BIT: u32 = 0x4000_0000;
+const UNKNOWN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
+
+const fn op(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+/// What stands before a killing program: calls of this architecture from number `first` on are unknown; all others, and those
+/// under another architecture's numbers, fall through to the program.
+fn new_calls(first: u32) -> BpfProgram {
+    #[cfg(target_arch = "x86_64")]
+    const AUDIT_ARCH: u32 = 0xc000_003e;
+    #[cfg(target_arch = "aarch64")]
+    const AUDIT_ARCH: u32 = 0xc000_00b7;
+    vec![
+        op(LOAD, 0, 0, ARCHITECTURE),
+        op(JUMP_IF_EQUAL, 0, 4, AUDIT_ARCH),
+        op(LOAD, 0, 0, NUMBER),
+        op(JUMP_IF_GREATER_OR_EQUAL, 2, 0, X32_SYSCALL_BIT),
+        op(JUMP_IF_GREATER_OR_EQUAL, 0, 1, first),
+        op(RETURN, 0, 0, UNKNOWN),
+    ]
+}
+
+/// A list of what is refused is blind to the same calls under x32's numbers: they are no calls at all here.
 #[cfg(target_arch = "x86_64")]
 fn other_abi() -> Option<BpfProgram> {
-    use seccompiler::sock_filter;
-
-    const X32_SYSCALL_BIT: u32 = 0x4000_0000;
-    // BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JGE | BPF_K, BPF_RET | BPF_K; the call's number is at offset 0.
-    const LOAD: u16 = 0x20;
-    const JUMP_IF_GREATER_OR_EQUAL: u16 = 0x35;
-    const RETURN: u16 = 0x06;
     Some(vec![
-        sock_filter { code: LOAD, jt: 0, jf: 0, k: 0 },
-        sock_filter { code: JUMP_IF_GREATER_OR_EQUAL, jt: 0, jf: 1, k: X32_SYSCALL_BIT },
-        sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned() },
-        sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
+        op(LOAD, 0, 0, NUMBER),
+        op(JUMP_IF_GREATER_OR_EQUAL, 0, 1, X32_SYSCALL_BIT),
+        op(RETURN, 0, 0, UNKNOWN),
+        op(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
     ])
 }
 

@@ -1,6 +1,6 @@
-//! What neither the launcher nor anything below it may do to the host, and what QEMU may not do to its compartment.
+//! What neither the launcher nor anything below it may do to the host.
 
-use super::rule::{Rule, bits, table, with};
+use super::rule::{Rule, table};
 
 /// Refused to the launcher and, by inheritance, to all below it.
 pub(super) const HOST: &[Rule] = table! {
@@ -46,36 +46,3 @@ pub(super) const HOST_ARCH: &[Rule] = table! {
 
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const HOST_ARCH: &[Rule] = &[];
-
-/// Refused to QEMU besides: its compartment is finished.
-pub(super) const COMPARTMENT: &[Rule] = table! {
-    refuse SYS_mount with EPERM, "its root is finished";
-    refuse SYS_umount2 with EPERM, "its root is finished";
-    refuse SYS_pivot_root with EPERM, "its root is finished";
-    refuse SYS_chroot with EPERM, "its root is finished";
-    refuse SYS_open_tree with EPERM, "its root is finished";
-    refuse SYS_move_mount with EPERM, "its root is finished";
-    refuse SYS_fsopen with EPERM, "its root is finished";
-    refuse SYS_fsconfig with EPERM, "its root is finished";
-    refuse SYS_fsmount with EPERM, "its root is finished";
-    refuse SYS_fspick with EPERM, "its root is finished";
-    refuse SYS_mount_setattr with EPERM, "its root is finished";
-    refuse SYS_setns with EPERM, "its namespaces are finished";
-    refuse SYS_unshare with EPERM, "a user namespace would give it capabilities over new ones";
-    refuse SYS_clone with EPERM if [
-        [with(0, "flags", bits(libc::CLONE_NEWNS as i64))],
-        [with(0, "flags", bits(libc::CLONE_NEWCGROUP as i64))],
-        [with(0, "flags", bits(libc::CLONE_NEWUTS as i64))],
-        [with(0, "flags", bits(libc::CLONE_NEWIPC as i64))],
-        [with(0, "flags", bits(libc::CLONE_NEWUSER as i64))],
-        [with(0, "flags", bits(libc::CLONE_NEWPID as i64))],
-        [with(0, "flags", bits(libc::CLONE_NEWNET as i64))],
-    ], "no new namespaces; threads and children stay";
-    refuse SYS_clone3 with ENOSYS, "its flags lie in memory where no filter sees them; the C library falls back to clone";
-    refuse SYS_sethostname with EPERM, "its namespaces are finished";
-    refuse SYS_setdomainname with EPERM, "its namespaces are finished";
-    refuse SYS_fanotify_init with EPERM, "watches other processes' files";
-    refuse SYS_io_uring_setup with ENOSYS, "calls that no filter sees; QEMU falls back to its other event loop";
-    refuse SYS_io_uring_enter with ENOSYS, "calls that no filter sees";
-    refuse SYS_io_uring_register with ENOSYS, "calls that no filter sees";
-};

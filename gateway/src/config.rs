@@ -92,6 +92,8 @@ impl Config {
                 connections_per_uid: 128,
                 reserved: 64,
                 remote: 256,
+                strangers: 64,
+                strangers_per_host: 16,
                 ready_workers: 2,
                 patience: Duration::from_secs(10),
                 keep: Duration::from_secs(10),
@@ -145,6 +147,8 @@ impl Config {
             "connections_per_user" => self.limits.connections_per_uid = number(value, 1..=65_536)? as usize,
             "reserved_connections" => self.limits.reserved = number(value, 0..=65_536)? as usize,
             "remote_connections" => self.limits.remote = number(value, 1..=65_536)? as usize,
+            "unknown_connections" => self.limits.strangers = number(value, 1..=65_536)? as usize,
+            "unknown_connections_per_host" => self.limits.strangers_per_host = number(value, 1..=65_536)? as usize,
             "ready_workers" => self.limits.ready_workers = number(value, 1..=64)? as usize,
             "patience_ms" => self.limits.patience = milliseconds(value, 10..=600_000)?,
             "keep_worker_ms" => self.limits.keep = milliseconds(value, 0..=3_600_000)?,
@@ -155,7 +159,7 @@ impl Config {
                     Err(format!(
                         "unknown key '{key}'; the keys are socket_dir, modular_sockets, service_uid, allow_users, \
                          allow_groups, polkit, connections, connections_per_user, reserved_connections, remote_connections, \
-                         ready_workers, patience_ms, keep_worker_ms, keepalive_seconds, keepalive_count, {}",
+                         unknown_connections, unknown_connections_per_host, ready_workers, patience_ms, keep_worker_ms, keepalive_seconds, keepalive_count, {}",
                         network::KEYS
                     ))
                 });

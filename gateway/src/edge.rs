@@ -6,7 +6,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -53,7 +53,7 @@ pub enum Peer {
 pub enum Who {
     /// A user of this host.
     User(u32),
-    /// Another host.
+    /// Another host: its address, the first half of it where that is IPv6's.
     Host(IpAddr),
 }
 
@@ -63,8 +63,19 @@ impl Peer {
     pub fn who(self) -> Who {
         match self {
             Peer::Local { uid, .. } => Who::User(uid),
-            Peer::Remote(address) => Who::Host(address.ip()),
+            Peer::Remote(address) => Who::Host(network_of(address.ip())),
         }
+    }
+}
+
+/// Whose an address is: of IPv6's any host has as many as it likes, and what it cannot choose is the first half of them.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address => address,
     }
 }
 
@@ -180,8 +191,12 @@ pub struct Limits {
     pub connections_per_uid: usize,
     /// How many of `connections` only root and the gateway's own user may have.
     pub reserved: usize,
-    /// Connections by network.
+    /// Connections by network that have logged in.
     pub remote: usize,
+    /// Connections by network that have not.
+    pub strangers: usize,
+    /// Those of one host.
+    pub strangers_per_host: usize,
     /// Workers that wait for a client.
     pub ready_workers: usize,
     /// How long a client may say nothing before it is known.
@@ -410,6 +425,8 @@ pub enum FromWorker {
     },
     /// Its client wants to know whether polkit lets it in. One question at a time, a few for a client.
     Authorize,
+    /// Its client has logged in.
+    Known,
     /// Its client has left in good order: it can serve the next one.
     Finished,
 }

@@ -1,6 +1,6 @@
 //! Who may come in, how many of them, and with which rights. Nothing here asks a peer: the kernel has said who it is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use api::ErrorCode;
 
@@ -22,7 +22,10 @@ pub struct Admission {
     limits: Limits,
     own_uid: u32,
     total: usize,
+    /// By network, whether known or not.
     remote: usize,
+    /// By network and not known yet, oldest first. They are no two of one address at a time.
+    strangers: VecDeque<Peer>,
     by_who: HashMap<Who, usize>,
 }
 
@@ -31,14 +34,45 @@ impl Admission {
     #[must_use]
     pub fn new(settings: &Settings) -> Admission {
         let limits = settings.limits.clone();
-        Admission { limits, own_uid: settings.own_uid, total: 0, remote: 0, by_who: HashMap::new() }
+        Admission {
+            limits,
+            own_uid: settings.own_uid,
+            total: 0,
+            remote: 0,
+            strangers: VecDeque::new(),
+            by_who: HashMap::new(),
+        }
     }
 
-    /// Counts one more connection.
+    /// Whom this one is to take the place of, if it takes another's: nobody who waits for a login keeps a later one out. Its
+    /// own host's oldest when that has its share, else the oldest of the host that has most.
+    #[must_use]
+    pub fn makes_room(&self, peer: Peer) -> Option<Peer> {
+        let Who::Host(_) = peer.who() else { return None };
+        let mut counts: HashMap<Who, usize> = HashMap::new();
+        self.strangers.iter().for_each(|stranger| *counts.entry(stranger.who()).or_default() += 1);
+        let count = |who: Who| counts.get(&who).copied().unwrap_or_default();
+        let oldest_of = |who: Who| self.strangers.iter().find(|stranger| stranger.who() == who).copied();
+        if count(peer.who()) >= self.limits.strangers_per_host {
+            oldest_of(peer.who())
+        } else if self.strangers.len() >= self.limits.strangers {
+            // Of several that have as many the one whose oldest came first: `max_by_key` gives the last.
+            self.strangers
+                .iter()
+                .rev()
+                .max_by_key(|stranger| count(stranger.who()))
+                .and_then(|most| oldest_of(most.who()))
+        } else {
+            None
+        }
+    }
+
+    /// Counts one more connection; who comes by network is a stranger until [`Admission::known`].
     ///
     /// # Errors
     /// When that would be one too many.
-    pub fn admit(&mut self, who: Who) -> Result<(), Refusal> {
+    pub fn admit(&mut self, peer: Peer) -> Result<(), Refusal> {
+        let who = peer.who();
         let Limits { connections, connections_per_uid, reserved, remote, .. } = self.limits;
         let trusted = matches!(who, Who::User(uid) if uid == 0 || uid == self.own_uid);
         let is_remote = matches!(who, Who::Host(_));
@@ -46,21 +80,31 @@ impl Admission {
         let own = self.by_who.get(&who).copied().unwrap_or_default();
         let problem = if self.total >= most {
             format!("too many active clients, max is {connections}")
-        } else if is_remote && self.remote >= remote {
+        } else if is_remote && self.remote - self.strangers.len() >= remote {
             format!("too many active clients by network, max is {remote}")
         } else if !trusted && own >= connections_per_uid {
             format!("too many active clients of {who}, max is {connections_per_uid}")
         } else {
             self.total += 1;
             self.remote += usize::from(is_remote);
+            self.strangers.extend(is_remote.then_some(peer));
             *self.by_who.entry(who).or_default() += 1;
             return Ok(());
         };
         Err(Refusal { code: ErrorCode::OPERATION_FAILED, reason: problem })
     }
 
+    /// This one has logged in.
+    pub fn known(&mut self, peer: Peer) {
+        if let Some(at) = self.strangers.iter().position(|stranger| *stranger == peer) {
+            self.strangers.remove(at);
+        }
+    }
+
     /// One connection less.
-    pub fn release(&mut self, who: Who) {
+    pub fn release(&mut self, peer: Peer) {
+        self.known(peer);
+        let who = peer.who();
         self.total = self.total.saturating_sub(1);
         if matches!(who, Who::Host(_)) {
             self.remote = self.remote.saturating_sub(1);
@@ -141,6 +185,8 @@ pub(super) mod tests {
                 connections_per_uid: 4,
                 reserved: 3,
                 remote: 2,
+                strangers: 4,
+                strangers_per_host: 2,
                 ready_workers: 1,
                 patience: Duration::from_secs(1),
                 keep: Duration::ZERO,
@@ -152,6 +198,10 @@ pub(super) mod tests {
         }
     }
 
+    fn user(uid: u32) -> Peer {
+        of(uid, uid)
+    }
+
     fn of(uid: u32, gid: u32) -> Peer {
         Peer::Local { uid, gid, pid: 1 }
     }
@@ -160,39 +210,80 @@ pub(super) mod tests {
     fn a_user_has_a_limit_and_all_others_together_have_one_below_root_s() {
         let mut admission = Admission::new(&settings(InstanceMode::System, Trusted::default()));
         for _ in 0..4 {
-            admission.admit(Who::User(7)).unwrap();
+            admission.admit(user(7)).unwrap();
         }
-        assert!(admission.admit(Who::User(7)).unwrap_err().reason.contains("of uid 7, max is 4"));
+        assert!(admission.admit(user(7)).unwrap_err().reason.contains("of uid 7, max is 4"));
         for _ in 0..3 {
-            admission.admit(Who::User(8)).unwrap();
+            admission.admit(user(8)).unwrap();
         }
-        assert!(admission.admit(Who::User(9)).unwrap_err().reason.contains("max is 10"));
+        assert!(admission.admit(user(9)).unwrap_err().reason.contains("max is 10"));
         for _ in 0..3 {
-            admission.admit(Who::User(0)).unwrap();
+            admission.admit(user(0)).unwrap();
         }
-        assert!(admission.admit(Who::User(0)).is_err(), "root is held to the limit of all");
-        admission.release(Who::User(7));
-        admission.admit(Who::User(0)).unwrap();
-        admission.release(Who::User(0));
-        admission.release(Who::User(7));
-        assert!(admission.admit(Who::User(9)).is_err(), "the reserved places stay root's");
+        assert!(admission.admit(user(0)).is_err(), "root is held to the limit of all");
+        admission.release(user(7));
+        admission.admit(user(0)).unwrap();
+        admission.release(user(0));
+        admission.release(user(7));
+        assert!(admission.admit(user(9)).is_err(), "the reserved places stay root's");
         for _ in 0..3 {
-            admission.release(Who::User(0));
+            admission.release(user(0));
         }
-        admission.admit(Who::User(9)).unwrap();
+        admission.admit(user(9)).unwrap();
         assert_eq!(admission.total, 6);
     }
 
+    fn host(last: u8, port: u16) -> Peer {
+        Peer::Remote(([10, 0, 0, last], port).into())
+    }
+
+    /// Takes one in, whoever has to go for it.
+    fn come(admission: &mut Admission, peer: Peer) -> Option<Peer> {
+        let gone = admission.makes_room(peer);
+        gone.into_iter().for_each(|gone| admission.release(gone));
+        admission.admit(peer).unwrap();
+        gone
+    }
+
     #[test]
-    fn all_who_come_by_network_have_a_limit_of_their_own() {
+    fn all_who_have_come_by_network_have_a_limit_of_their_own() {
         let mut admission = Admission::new(&settings(InstanceMode::System, Trusted::default()));
-        let host = |last| Who::Host(std::net::Ipv4Addr::new(10, 0, 0, last).into());
-        admission.admit(host(1)).unwrap();
-        admission.admit(host(2)).unwrap();
-        assert!(admission.admit(host(3)).unwrap_err().reason.contains("by network, max is 2"));
-        admission.admit(Who::User(7)).unwrap();
-        admission.release(host(1));
-        admission.admit(host(3)).unwrap();
+        for last in [1, 2] {
+            come(&mut admission, host(last, 1));
+            admission.known(host(last, 1));
+        }
+        assert!(admission.admit(host(3, 1)).unwrap_err().reason.contains("by network, max is 2"));
+        admission.admit(user(7)).unwrap();
+        admission.release(host(1, 1));
+        admission.admit(host(3, 1)).unwrap();
+    }
+
+    #[test]
+    fn a_stranger_makes_room_for_the_next_and_a_host_s_many_make_it_first() {
+        let mut admission = Admission::new(&settings(InstanceMode::System, Trusted::default()));
+        assert_eq!(come(&mut admission, host(1, 1)), None);
+        assert_eq!(come(&mut admission, host(2, 1)), None);
+        assert_eq!(come(&mut admission, host(2, 2)), None);
+        assert_eq!(come(&mut admission, host(2, 3)), Some(host(2, 1)), "its host has its share");
+        assert_eq!(come(&mut admission, host(3, 1)), None);
+        assert_eq!(
+            come(&mut admission, host(4, 1)),
+            Some(host(2, 2)),
+            "of the host that has most, though it is not the oldest"
+        );
+        assert_eq!(come(&mut admission, host(5, 1)), Some(host(1, 1)), "and then the oldest of all");
+        admission.known(host(2, 3));
+        assert_eq!(come(&mut admission, host(6, 1)), None, "who has logged in is none of them");
+        assert_eq!((admission.total, admission.remote, admission.strangers.len()), (5, 5, 4));
+    }
+
+    #[test]
+    fn the_second_half_of_an_address_makes_nobody_another_host() {
+        let at = |text: &str| Peer::Remote(text.parse().unwrap()).who();
+        assert_eq!(at("[2001:db8:1:2::1]:1"), at("[2001:db8:1:2:ffff::9]:7"));
+        assert_ne!(at("[2001:db8:1:2::1]:1"), at("[2001:db8:1:3::1]:1"));
+        assert_eq!(at("[::ffff:10.0.0.1]:1"), at("10.0.0.1:2"));
+        assert_ne!(at("[::ffff:10.0.0.1]:1"), at("10.0.0.2:2"));
     }
 
     #[test]

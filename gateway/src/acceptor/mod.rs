@@ -54,7 +54,7 @@ const CLIENTS: usize = 1 << 20;
 const WORKERS: usize = 1 << 24;
 
 /// So many are accepted from one listener before the others have their turn.
-const BATCH: usize = 64;
+const BATCH: usize = 16;
 /// How long not to accept after the process ran out of descriptors.
 const FULL: Duration = Duration::from_millis(100);
 
@@ -313,7 +313,8 @@ impl Acceptor {
     fn admit(&mut self, socket: OwnedFd, peer: Peer, door: Door) {
         let groups = || sandbox::peer::groups(&socket).unwrap_or_default();
         let entry = entry(&self.settings, door, peer, groups);
-        let admitted = entry.and_then(|entry| self.admission.admit(peer.who()).map(|()| entry));
+        self.make_room(peer);
+        let admitted = entry.and_then(|entry| self.admission.admit(peer).map(|()| entry));
         let entry = match admitted {
             Ok(entry) => entry,
             Err(Refusal { code, reason }) => {
@@ -331,9 +332,28 @@ impl Acceptor {
         let key = self.silent.add(Silent { socket, peer, entry, door, pidfd });
         if self.registry.register(&mut SourceFd(&number), Token(CLIENTS + key.slot), Interest::READABLE).is_err() {
             self.silent.remove(key);
-            return self.admission.release(peer.who());
+            return self.admission.release(peer);
         }
         self.patience.push_back((Instant::now() + self.settings.limits.patience, key));
+    }
+
+    /// Hangs up on one who came by network and has not logged in, whether it has spoken or not, when the next one takes its
+    /// place. A worker's word that its client has logged in may be on its way, and is heard first.
+    fn make_room(&mut self, next: Peer) {
+        while let Some(stranger) = self.admission.makes_room(next) {
+            if let Some(key) = self.silent.find(|silent| silent.peer == stranger) {
+                if let Some(Silent { socket, .. }) = self.silent.remove(key) {
+                    let _ = self.registry.deregister(&mut SourceFd(&socket.as_raw_fd()));
+                }
+            } else if let Some(key) = self.workers.serving(stranger) {
+                self.hear_worker(key.slot);
+                if self.admission.makes_room(next) != Some(stranger) {
+                    continue;
+                }
+                self.workers.forget(key);
+            }
+            return self.admission.release(stranger);
+        }
     }
 
     fn client_speaks(&mut self, slot: usize, event: &Event) {
@@ -345,7 +365,7 @@ impl Acceptor {
         }
         if event.is_write_closed() {
             // It has left already; whatever it said, it does not wait for an answer.
-            return self.admission.release(peer.who());
+            return self.admission.release(peer);
         }
         let client = Client {
             peer,
@@ -356,7 +376,7 @@ impl Acceptor {
             way: self.way(door, entry),
         };
         if let Some(lost) = self.workers.serve(&mut self.launcher, client, socket, pidfd) {
-            self.admission.release(lost.who());
+            self.admission.release(lost);
         }
     }
 
@@ -381,7 +401,7 @@ impl Acceptor {
             self.patience.pop_front();
             if over && let Some(silent) = self.silent.remove(key) {
                 let _ = self.registry.deregister(&mut SourceFd(&silent.socket.as_raw_fd()));
-                self.admission.release(silent.peer.who());
+                self.admission.release(silent.peer);
             }
         }
     }
@@ -418,8 +438,11 @@ impl Acceptor {
 
     fn hear_worker(&mut self, slot: usize) {
         let heard = self.workers.hear(slot);
+        if let Some(peer) = heard.known {
+            self.admission.known(peer);
+        }
         if let Some(peer) = heard.released {
-            self.admission.release(peer.who());
+            self.admission.release(peer);
         }
         if let Some((key, rights, again)) = heard.dial {
             self.dials.ask(&mut self.launcher, key, rights, again);

@@ -43,6 +43,14 @@ impl<T> Slots<T> {
         self.items.get(slot)?.as_ref().map(|(serial, _)| Key { slot, serial: *serial })
     }
 
+    /// The first thing that is such a one.
+    pub fn find(&self, such: impl Fn(&T) -> bool) -> Option<Key> {
+        let mut all = self.items.iter().enumerate();
+        all.find_map(|(slot, item)| {
+            item.as_ref().filter(|(_, item)| such(item)).map(|(serial, _)| Key { slot, serial: *serial })
+        })
+    }
+
     /// The thing of a key, if it is there still.
     #[must_use]
     pub fn get(&self, key: Key) -> Option<&T> {

@@ -101,6 +101,8 @@ pub struct Question {
 /// What a worker has said, as far as it concerns others.
 #[derive(Debug, Default)]
 pub struct Heard {
+    /// Its client has logged in.
+    pub known: Option<Peer>,
     /// Its client is gone.
     pub released: Option<Peer>,
     /// It wants a connection to qemud.
@@ -357,6 +359,10 @@ impl Workers {
                         worker.channel.queue(0, &ToWorker::Proved(signature), Vec::new())?;
                         worker.channel.flush()?;
                     }
+                    // Nothing follows from it but that it makes no room for strangers any more.
+                    (FromWorker::Known, Duty::Serving { peer, proof: Proof::NotNeeded | Proof::Given, .. }) => {
+                        heard.known = Some(*peer);
+                    }
                     // Two who come from one address need not be the same.
                     (FromWorker::Finished, Duty::Serving { peer: Peer::Remote(_), .. }) => {
                         return Err(ConnError::Closed);
@@ -388,6 +394,12 @@ impl Workers {
         }
     }
 
+    /// The worker that serves this client.
+    #[must_use]
+    pub fn serving(&self, client: Peer) -> Option<Key> {
+        self.all.find(|worker| matches!(worker.duty, Duty::Serving { peer, .. } if peer == client))
+    }
+
     /// Keeps no more workers than are worth it: the one that was there first goes.
     fn keep_few(&mut self, new: Key, who: Who, rights: Rights) {
         if self.limits.keep.is_zero() {
@@ -407,7 +419,7 @@ impl Workers {
     }
 
     /// Lets a worker go: its channel closes, and it leaves. Its client, if it had one, is returned.
-    fn forget(&mut self, key: Key) -> Option<Peer> {
+    pub fn forget(&mut self, key: Key) -> Option<Peer> {
         let worker = self.all.remove(key)?;
         let _ = self.registry.deregister(&mut SourceFd(&worker.channel.conn().socket().as_raw_fd()));
         self.ready.retain(|other| *other != key);

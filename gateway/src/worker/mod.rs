@@ -159,6 +159,10 @@ impl Worker {
             if let Err(over) = session.work(Instant::now()) {
                 break over;
             }
+            if session.take_known() {
+                self.say(&FromWorker::Known)?;
+                continue;
+            }
             if let Some(again) = session.take_dial() {
                 self.say(&FromWorker::Dial { again })?;
                 continue;

@@ -34,7 +34,7 @@ use super::{
     login::LoginState,
     streams::{self, Broken, Streams},
 };
-use crate::edge::{Client, Denied, KeepaliveSettings, Rights};
+use crate::edge::{Client, Denied, KeepaliveSettings, Peer, Rights};
 
 /// Calls of one client that wait for their answers. The next ones wait in its socket.
 const IN_FLIGHT: usize = 1024;
@@ -159,6 +159,10 @@ pub struct Session {
     patience: Duration,
     /// Until when it must have logged in; not counted while it waits for polkit, which may ask a person.
     login_until: Option<Instant>,
+    /// It has come by network, and the acceptor counts it apart until it has logged in.
+    by_network: bool,
+    /// The acceptor is to be told that the client has logged in, before the client is.
+    became_known: bool,
     /// The acceptor is to ask polkit.
     question: bool,
     /// The client is not read; when the next sign of life is due.
@@ -204,6 +208,8 @@ impl Session {
             close_callback: false,
             patience: client.patience,
             login_until: Some(now + client.patience),
+            by_network: matches!(client.peer, Peer::Remote(_)),
+            became_known: false,
             question: false,
             paused: None,
             closing: None,
@@ -252,6 +258,9 @@ impl Session {
         }
         self.tick(now)?;
         self.link.flush();
+        if self.became_known {
+            return Ok(());
+        }
         Ok(self.conn.flush().map(drop)?)
     }
 
@@ -272,6 +281,11 @@ impl Session {
     /// A question for the acceptor: what does polkit say of this client?
     pub fn take_question(&mut self) -> bool {
         mem::take(&mut self.question)
+    }
+
+    /// The client has logged in since this was asked last. It is answered only then.
+    pub fn take_known(&mut self) -> bool {
+        mem::take(&mut self.became_known)
     }
 
     /// Polkit's word.
@@ -604,6 +618,7 @@ impl Session {
     fn is_known(&mut self) {
         if self.stage == Stage::Unknown {
             self.stage = Stage::Known;
+            self.became_known = self.by_network;
             self.login_until = None;
             self.conn.set_max_message(MAX_MESSAGE);
         }

@@ -1,7 +1,6 @@
 //! Sessions without a process around them: the client is the other end of a socket pair, the clock is said.
 
 use super::*;
-use crate::edge::Peer;
 use crate::edge::{InstanceMode, Login, Way};
 use api::{Access, Event, OpKind, arbitrary::Source};
 use ipc::{Caps, Hello, Kind as IpcKind, client::VERSIONS, codec as ipc_codec};

@@ -178,6 +178,71 @@ fn a_name_cannot_become_an_option() {
 }
 
 #[test]
+fn a_cpu_model_is_one_of_the_emulator_and_nothing_more() {
+    let with_model = |model: &str| {
+        document("pc", "").replace("<devices>", &format!("<cpu mode='custom'><model>{model}</model></cpu><devices>"))
+    };
+    let cpu = |plan: Plan| plan.argv.windows(2).find(|pair| pair[0] == "-cpu").map(|pair| pair[1].clone());
+    assert_eq!(cpu(planned(&with_model("qemu64")).unwrap()).as_deref(), Some("qemu64"));
+    for model in ["qemu64,+vmx", "qemu64,,+vmx", "qemu64,hv-vendor-id=x", "qemu64 -S", "a=b", "a/b", "\u{e9}"] {
+        let found = refusal(&with_model(model));
+        assert_eq!(found, format!("emulator '/usr/bin/qemu-system-x86_64' has no CPU model '{model}'"));
+    }
+    let mut domain = Domain::parse(&with_model("qemu64")).unwrap().value;
+    complete_emulator(&mut domain, "x86_64").unwrap();
+    let known = Abilities { cpus: vec!["Nehalem".into()], ..abilities("x86_64") };
+    assert!(matches!(complete(&mut domain, &known), Err(PlanError::CpuModel { .. })));
+    let known = Abilities { cpus: vec!["Nehalem".into(), "qemu64".into()], ..abilities("x86_64") };
+    complete(&mut domain, &known).unwrap();
+}
+
+#[test]
+fn io_uring_is_refused_with_what_to_write_instead() {
+    let disk = "<disk type='file'><driver name='qemu' type='raw' io='io_uring'/><source file='/x'/>\
+                <target dev='vda' bus='virtio'/></disk>";
+    let error = planned(&document("pc", disk)).unwrap_err();
+    assert!(error.to_string().starts_with("io='io_uring' of disk vda is not possible"), "{error}");
+    assert_eq!(error.hint().unwrap(), "write io='threads', or io='native' with cache='none'");
+    planned(&document("pc", &disk.replace("io_uring", "native"))).unwrap();
+}
+
+/// What a document could carry to an emulator beside its own meaning.
+const HOSTILE: [&str; 6] = ["a,b=c", "a,,b=c", "-S", "on,spawn=allow", "\"}, {\"driver\": \"x", "a b\u{e9}=,"];
+
+#[test]
+fn no_text_of_a_document_adds_an_option_or_a_key() {
+    let template = |text: &str| {
+        let text = text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
+        format!(
+            "<domain type='qemu'><name>{text}</name><uuid>00000000-0000-0000-0000-000000000001</uuid>\
+             <title>x</title><description>{text}</description><memory unit='MiB'>64</memory><vcpu>1</vcpu>\
+             <os><type arch='x86_64' machine='pc'>hvm</type><kernel>/k</kernel><cmdline>{text}</cmdline></os>\
+             <devices><disk type='file'><driver name='qemu' type='raw'/><source file='/{text}'/>\
+             <target dev='vda' bus='virtio'/><serial>{text}</serial></disk><serial type='pty'/>\
+             <rng model=\"{text}\"><backend model=\"{text}\">{text}</backend></rng></devices></domain>"
+        )
+    };
+    // The shape of a vector: its options, and the keys of each value, without what the document's own texts are.
+    let shape = |plan: &Plan, text: &str| -> Vec<String> {
+        let in_json = serde_json::to_string(text).unwrap();
+        let mut words = plan.argv.clone();
+        for index in 1..words.len() {
+            let after = words[index - 1].clone();
+            words[index] = match after.as_str() {
+                "-append" => String::from("a text"),
+                "-name" => words[index].replace(&text.replace(',', ",,"), "a text"),
+                _ => words[index].replace(&in_json, "\"a text\""),
+            };
+        }
+        words
+    };
+    let plain = shape(&planned(&template("plain")).unwrap(), "plain");
+    for text in HOSTILE {
+        assert_eq!(shape(&planned(&template(text)).unwrap(), text), plain, "{text}");
+    }
+}
+
+#[test]
 fn a_reboot_that_must_end_the_guest_is_a_shutdown_for_qemu() {
     let xml = document("pc", "").replace("<devices>", "<on_reboot>destroy</on_reboot><devices>");
     let plan = planned(&xml).unwrap();

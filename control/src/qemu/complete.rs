@@ -1,10 +1,10 @@
 //! What a document leaves open, filled in when it is defined, so that it means the same at every start: emulator,
 //! architecture, and the machine type under its versioned name.
 
-use model::{Chardev, Domain, DomainType};
+use model::{Chardev, CpuMode, Disk, DiskIo, Domain, DomainType};
 use supervisor::protocol::Abilities;
 
-use super::plan::PlanError;
+use super::plan::{PlanError, disk_name};
 
 /// libvirt's names of architectures and QEMU's, where there is an emulator.
 const ARCHITECTURES: [(&str, &str); 12] = [
@@ -74,9 +74,29 @@ pub fn complete(domain: &mut Domain, abilities: &Abilities) -> Result<(), PlanEr
             return Err(PlanError::Machine { emulator, machine: name.into(), similar: similar(name, abilities) });
         }
     };
+    check_cpu_model(domain, abilities, &emulator)?;
+    let io_uring = |disk: &&Disk| disk.driver.io == Some(DiskIo::IoUring);
+    if let Some(disk) = domain.devices.disks.iter().find(io_uring) {
+        return Err(PlanError::IoUring(disk_name(disk)));
+    }
     domain.os.machine = Some(machine);
     complete_consoles(domain);
     Ok(())
+}
+
+/// `-cpu` takes features after the model, and commas in it can't be doubled: the model has to be a name, and one that the
+/// emulator has, if it said which it has.
+fn check_cpu_model(domain: &Domain, abilities: &Abilities, emulator: &str) -> Result<(), PlanError> {
+    // The other modes name no model to the emulator, whatever the document says.
+    let custom = domain.cpu.as_ref().filter(|cpu| matches!(cpu.mode, None | Some(CpuMode::Custom)));
+    let Some(model) = custom.and_then(|cpu| cpu.model.as_ref()?.name.as_deref()) else { return Ok(()) };
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let is_name = !model.is_empty() && model.bytes().all(allowed);
+    let is_known = abilities.cpus.is_empty() || abilities.cpus.iter().any(|known| known == model);
+    if is_name && is_known {
+        return Ok(());
+    }
+    Err(PlanError::CpuModel { emulator: emulator.into(), model: model.into() })
 }
 
 /// Arm and RISC-V QEMUs name no default; `virt` is the machine that every guest made for them runs on.

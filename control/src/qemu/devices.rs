@@ -77,8 +77,8 @@ pub(super) fn cpu(domain: &Domain, kvm: bool) -> Option<String> {
         Some(CpuMode::HostPassthrough | CpuMode::HostModel) => Some(if kvm { "host" } else { "max" }.into()),
         Some(CpuMode::Maximum) => Some("max".into()),
         Some(CpuMode::Custom) | None => {
-            let name = cpu.model.as_ref()?.name.as_deref()?;
-            Some(super::plan::doubled(name))
+            // Checked to be one when the document was completed.
+            cpu.model.as_ref()?.name.clone()
         }
     }
 }

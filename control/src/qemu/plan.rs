@@ -91,6 +91,19 @@ pub enum PlanError {
         /// Those of similar name.
         similar: Vec<String>,
     },
+    /// The emulator has no such CPU model, or the text is none.
+    #[error("emulator '{emulator}' has no CPU model '{model}'")]
+    CpuModel {
+        /// The emulator.
+        emulator: String,
+        /// The model in the document.
+        model: String,
+    },
+    /// A disk asks for io_uring, whose calls pass by every seccomp filter.
+    #[error(
+        "io='io_uring' of {0} is not possible: QEMU's system calls are filtered, and io_uring's pass by every filter"
+    )]
+    IoUring(String),
     /// The emulator names no default machine.
     #[error("emulator '{emulator}' has no default machine type; the document must name one in os/type")]
     NoDefaultMachine {
@@ -130,6 +143,8 @@ impl PlanError {
                 Some(format!("similar machine types: {}", similar.join(", ")))
             }
             PlanError::Machine { emulator, .. } => Some(format!("'{emulator} -machine help' lists the machine types")),
+            PlanError::CpuModel { emulator, .. } => Some(format!("'{emulator} -cpu help' lists the CPU models")),
+            PlanError::IoUring(_) => Some("write io='threads', or io='native' with cache='none'".into()),
             PlanError::NoKvm(_) => Some("use <domain type='qemu'> to run the guest without KVM".into()),
             PlanError::Unsupported { .. } => Some("take the element out of the document to start without it".into()),
             _ => None,

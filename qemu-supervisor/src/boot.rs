@@ -11,7 +11,11 @@ use std::{
 };
 
 use sandbox::fd::check::{self, Access};
-use supervisor::protocol::{Boot, Copy, Failure, MAX_RECORD, Probe, qemu_fds};
+use supervisor::protocol::{
+    Boot, Copy, Failure, MAX_RECORD, Probe, Start,
+    qemu::{BootSpec, CopySpec},
+    qemu_fds,
+};
 
 /// The most arguments of QEMU, and the longest.
 const ARGUMENTS_MAX: usize = 4096;
@@ -24,6 +28,29 @@ const COPY_NAME_MAX: usize = 64;
 const COPIES_MAX: u64 = 1 << 30;
 /// The longest deadline of a command.
 const DEADLINE_MAX_MS: u32 = 3_600_000;
+
+/// The number of the job and the order of version 4's request to start a guest.
+///
+/// # Errors
+/// When its payload is for another kind of guest, or can't be read.
+pub fn of_start(start: Start) -> Result<(u64, Boot), Failure> {
+    let spec: BootSpec = start.spec.read().map_err(|error| Failure::BadRequest(error.to_string()))?;
+    let copies = spec.copies.into_iter().map(|CopySpec { file, name }| Copy { file, name }).collect();
+    let boot = Boot {
+        name: start.name,
+        argv: spec.argv,
+        consoles: spec.consoles,
+        files: spec.files,
+        copies,
+        paused: spec.paused,
+        on_poweroff: spec.on_poweroff,
+        on_reboot: spec.on_reboot,
+        on_crash: spec.on_crash,
+        deadline_ms: spec.deadline_ms,
+        record: start.record,
+    };
+    Ok((start.job, boot))
+}
 
 /// Checks a request to boot and counts its descriptors.
 ///

@@ -1,5 +1,8 @@
 //! A guest that runs: its QEMU, what control asks of it, and the one loop that waits for all of it.
 
+mod attach;
+mod end;
+mod jobs;
 mod measure;
 mod monitor;
 
@@ -11,25 +14,31 @@ use std::{
 };
 
 use api::notice::Notice;
-use sandbox::{pidfd::Exit, policy::Role};
+use sandbox::policy::Role;
 use serde_json::{Value, json};
 use supervisor::{
     console::AttachError,
     events::EventLog,
+    jobs::JobTable,
     lifecycle::State,
     poll::{Interest, Poll, Ready},
-    protocol::{Action, Answer, BOOT_DIR, Boot, Failure, MAX_KEYS, MAX_RECORD, OpenConsole, Request, Status},
+    protocol::{
+        Action, Answer, BOOT_DIR, Boot, Failure, JobKind, JobState, MAX_KEYS, MAX_RECORD, OpenConsole, Request, Status,
+    },
     wire::{Asked, Ticket, Wire},
 };
 
-use self::measure::{BalloonState, Measuring, Part};
+use self::{
+    attach::Attachments,
+    measure::{BalloonState, Measuring, Part},
+};
 use crate::{
     boot::{self, Copies},
     keys::Source,
     log::Log,
-    machine::{Actions, Ended, Machine, Order, Step, Told},
+    machine::{Actions, Machine, Order, Step, Told},
     notices,
-    qemu::{self, Qemu},
+    qemu::Qemu,
     qmp::{AskError, Heard, OUTSTANDING_MAX, Qmp},
 };
 
@@ -72,6 +81,14 @@ enum Tag {
     Monitor(Ticket, bool),
     /// Something that the supervisor does by itself.
     Own,
+    /// The power button of the job with this number.
+    Begun(Ticket, u64),
+    /// A descriptor for QEMU.
+    HandOver,
+    /// Something is taken back; true when it went by a name.
+    Detach(Ticket, bool),
+    /// What is left of something is taken back; QEMU may have nothing of it.
+    Cleanup,
 }
 
 /// A request of control that QEMU has to do with.
@@ -151,14 +168,22 @@ pub struct Guest {
     /// The number of the last one.
     question: u32,
     balloon: BalloonState,
+    attachments: Attachments,
+    jobs: JobTable,
+    /// The number of the start; 0 when it is not listed.
+    boot_job: u64,
+    /// What the power button was pressed for.
+    power_job: Option<(u64, JobKind)>,
+    /// Requests to end by itself: where the answer goes, until when, and how long that is in milliseconds.
+    asked_to_end: Vec<(Ticket, Instant, u32)>,
     /// Some events have been left out, and the log says so already.
     is_noisy: bool,
 }
 
 impl Guest {
-    /// Starts QEMU. When that is not possible, control has been told so.
+    /// Starts QEMU, as the job with this number. When that is not possible, control has been told so.
     #[must_use]
-    pub fn start(asked: Asked, boot: Boot, mut wire: Wire, events: EventLog) -> Option<Guest> {
+    pub fn start(asked: Asked, boot: Boot, job: u64, mut wire: Wire, events: EventLog) -> Option<Guest> {
         let Asked { ticket, fds, .. } = asked;
         let prepared = boot::check_boot(&boot, &fds)
             .and_then(|()| Copies::make(&boot, fds, Path::new(BOOT_DIR)))
@@ -194,8 +219,16 @@ impl Guest {
             measuring: Vec::new(),
             question: 0,
             balloon: BalloonState::default(),
+            attachments: Attachments::default(),
+            jobs: JobTable::default(),
+            boot_job: job,
+            power_job: None,
+            asked_to_end: Vec::new(),
             is_noisy: false,
         };
+        if guest.jobs.begin(job, JobKind::BOOT, jobs::BOOT_STEPS, 0, Instant::now()).is_ok() {
+            guest.tell_job(job);
+        }
         // Both at once: QEMU finds them when it opens its monitor, and answers without a round trip between them.
         guest.ask("qmp_capabilities", None, Tag::Boot);
         guest.ask("query-status", None, Tag::Boot);
@@ -290,11 +323,23 @@ impl Guest {
             Phase::Booting { until, .. } | Phase::Over { until, .. } => Some(until),
             Phase::Living => None,
         };
+        let grace = self.asked_to_end.iter().map(|(_, until, _)| *until).min();
         let window = match self.reset_window {
             ResetWindow::Until { quiet, .. } => Some(quiet),
             ResetWindow::Open | ResetWindow::Closed => None,
         };
-        [phase, self.qmp.next_deadline(), self.kill_at, window, self.events.next_release()].into_iter().flatten().min()
+        [
+            phase,
+            self.qmp.next_deadline(),
+            self.kill_at,
+            window,
+            self.events.next_release(),
+            self.jobs.next_deadline(),
+            grace,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn expire(&mut self, now: Instant) {
@@ -311,6 +356,8 @@ impl Guest {
         if matches!(self.reset_window, ResetWindow::Until { quiet, .. } if quiet <= now) {
             self.forbid_reset();
         }
+        self.end_stalled_jobs(now);
+        self.end_grace(now);
         if let Some(event) = self.events.release(now) {
             self.wire.event(&event);
         }
@@ -328,7 +375,7 @@ impl Guest {
 
     fn asked(&mut self, asked: Asked) {
         let Asked { ticket, request, fds } = asked;
-        if !fds.is_empty() {
+        if !fds.is_empty() && !matches!(request, Request::Attach(_)) {
             let why = "no descriptors belong to this request".to_owned();
             return self.wire.answer(ticket, Err(Failure::BadRequest(why)), Vec::new());
         }
@@ -336,7 +383,7 @@ impl Guest {
             return self.wire.answer(ticket, Err(failure.clone()), Vec::new());
         }
         match request {
-            Request::Boot(_) | Request::Probe(_) => self.refuse(ticket),
+            Request::Boot(_) | Request::Probe(_) | Request::Start(_) | Request::Examine(_) => self.refuse(ticket),
             Request::Status => {
                 let status = self.status();
                 self.wire.answer(ticket, Ok(Answer::Status(status)), Vec::new());
@@ -353,7 +400,7 @@ impl Guest {
                 let process = self.process();
                 self.wire.answer(ticket, Ok(Answer::Record(record)), process);
             }
-            Request::Events { after } => self.wire.replay(ticket, self.events.after(after)),
+            Request::Events { after } => self.wire.replay(ticket, after, self.events.after(after)),
             Request::Measure(wanted) => self.measure(ticket, wanted),
             Request::InjectNmi => self.do_to_living(ticket, Job::InjectNmi, None),
             Request::SendKeys { codes, hold_ms } => self.send_keys(ticket, &codes, hold_ms),
@@ -362,17 +409,16 @@ impl Guest {
             }
             Request::Monitor { command, human } => self.monitor(ticket, &command, human),
             Request::Keep(record) => self.keep(ticket, record),
-            Request::Start(_)
-            | Request::Examine(_)
-            | Request::Attach(_)
-            | Request::Detach { .. }
-            | Request::Begin(_)
-            | Request::Jobs
-            | Request::JobCancel { .. }
-            | Request::End { .. } => {
-                let why = "it is not in the version that was agreed on".to_owned();
-                self.wire.answer(ticket, Err(Failure::BadRequest(why)), Vec::new());
+            Request::Attach(attach) => self.attach(ticket, attach, fds),
+            Request::Detach { name } => self.detach(ticket, &name),
+            Request::Begin(begin) => self.begin(ticket, &begin),
+            Request::Jobs => {
+                let jobs = self.jobs.list(Instant::now());
+                self.wire.answer(ticket, Ok(Answer::Jobs(jobs)), Vec::new());
             }
+            Request::JobCancel { id } => self.cancel_job(ticket, id),
+            Request::End { graceful: false, .. } => self.destroy(ticket),
+            Request::End { graceful: true, within_ms } => self.ask_to_end(ticket, within_ms),
         }
     }
 
@@ -480,12 +526,6 @@ impl Guest {
         self.job(ticket, Job::Reset);
     }
 
-    fn destroy(&mut self, ticket: Ticket) {
-        self.destroying.push(ticket);
-        self.machine.destroyed();
-        self.qemu.kill();
-    }
-
     fn open_console(&mut self, ticket: Ticket, open: OpenConsole) {
         let have = u8::try_from(self.qemu.consoles.len()).unwrap_or(u8::MAX);
         let console = self.qemu.consoles.get_mut(usize::from(open.console));
@@ -513,6 +553,12 @@ impl Guest {
 
     fn ask(&mut self, command: &'static str, arguments: Option<Value>, tag: Tag) {
         let asked = self.qmp.ask(command, arguments, tag, Instant::now() + self.deadline);
+        self.check_asked(tag, asked);
+    }
+
+    /// The same with a descriptor.
+    fn ask_with(&mut self, command: &'static str, arguments: Value, fd: OwnedFd, tag: Tag) {
+        let asked = self.qmp.ask_with(command, arguments, fd, tag, Instant::now() + self.deadline);
         self.check_asked(tag, asked);
     }
 
@@ -622,7 +668,13 @@ impl Guest {
                 self.wire.answer(ticket, Ok(Answer::Done), Vec::new());
             }
             Tag::Part(number, part) => self.part_answered(number, part, value),
-            Tag::Boot | Tag::Resync | Tag::Own | Tag::Monitor(..) => {}
+            Tag::Boot => {
+                self.jobs.progress(self.boot_job, 1, true, Instant::now());
+                self.tell_job(self.boot_job);
+            }
+            Tag::Begun(ticket, _) | Tag::Detach(ticket, _) => self.wire.answer(ticket, Ok(Answer::Done), Vec::new()),
+            Tag::HandOver => self.handed_over(),
+            Tag::Resync | Tag::Own | Tag::Monitor(..) | Tag::Cleanup => {}
         }
     }
 
@@ -631,6 +683,7 @@ impl Guest {
         let Phase::Booting { ticket, failure: None, .. } = self.phase else { return };
         self.phase = Phase::Living;
         self.copies.remove();
+        self.end_job(self.boot_job, JobState::DONE, "");
         let status = self.status();
         let process = self.process();
         self.wire.answer(ticket, Ok(Answer::Status(status)), process);
@@ -651,7 +704,19 @@ impl Guest {
                 self.wire.answer(ticket, Err(failure), Vec::new());
             }
             Tag::Part(number, _) => self.part_failed(number, failure),
-            Tag::Monitor(ticket, _) => self.wire.answer(ticket, Err(failure), Vec::new()),
+            Tag::Begun(ticket, id) => {
+                if self.power_job.is_some_and(|(running, _)| running == id) {
+                    self.end_power_job(JobState::FAILED, &failure.to_string());
+                }
+                self.wire.answer(ticket, Err(failure), Vec::new());
+            }
+            Tag::HandOver => self.not_handed_over(failure),
+            // A command has taken it already.
+            Tag::Detach(ticket, true) if matches!(failure, Failure::Refused { .. }) => {
+                self.wire.answer(ticket, Ok(Answer::Done), Vec::new());
+            }
+            Tag::Cleanup => {}
+            Tag::Monitor(ticket, _) | Tag::Detach(ticket, _) => self.wire.answer(ticket, Err(failure), Vec::new()),
             Tag::Resync | Tag::Own => {
                 self.log.line(&failure.to_string());
                 if self.machine.is_ending() {
@@ -659,24 +724,6 @@ impl Guest {
                 }
             }
         }
-    }
-
-    /// Until the start has been answered, a later qemud may know nothing of this guest: if the one that started it is gone,
-    /// nobody would ever end it. One that does know is turned away, so that nobody sees a guest that is going.
-    fn end_if_forsaken(&mut self) {
-        if matches!(self.phase, Phase::Booting { failure: None, .. }) && !self.wire.has_control() {
-            self.log.line("control left before the guest was up; the guest ends");
-            self.wire.close();
-            self.give_up(Failure::BadRequest("control left before the guest was up".to_owned()));
-        }
-    }
-
-    /// Gives up a guest that has not started; control is answered when QEMU has ended.
-    fn give_up(&mut self, why: Failure) {
-        if let Phase::Booting { failure, .. } = &mut self.phase {
-            failure.get_or_insert(why);
-        }
-        self.qemu.kill();
     }
 
     // --- The guest's life ---
@@ -688,6 +735,7 @@ impl Guest {
                 Some(event) => self.wire.event(&event),
                 None => self.complain_of_noise(),
             }
+            self.power_job_hears(kind);
         }
         for order in step.orders {
             match order {
@@ -732,32 +780,5 @@ impl Guest {
             console.finish();
         }
         self.over(exit);
-    }
-
-    fn over(&mut self, exit: Exit) {
-        let ended = qemu::clause(exit);
-        let failure = Failure::Exited { ended: ended.clone(), last_words: self.qemu.words.last() };
-        let destroyed = !self.destroying.is_empty();
-        let text = (!exit.success() && !destroyed).then(|| failure.to_string());
-        let step = self.machine.exited(if exit.success() { Ended::Cleanly } else { Ended::Otherwise });
-        self.take(step, text.as_deref());
-        self.kill_at = None;
-        self.reset_window = ResetWindow::Closed;
-        self.log.line(&format!("QEMU {ended}"));
-
-        let until = Instant::now() + FAREWELL;
-        let before = std::mem::replace(&mut self.phase, Phase::Over { failure: failure.clone(), until });
-        if let Phase::Booting { ticket, failure: why, .. } = before {
-            self.wire.answer(ticket, Err(why.unwrap_or_else(|| failure.clone())), Vec::new());
-        }
-        for (tag, _) in self.qmp.abandon() {
-            if let Tag::Asked(ticket, _) | Tag::Monitor(ticket, _) = tag {
-                self.wire.answer(ticket, Err(failure.clone()), Vec::new());
-            }
-        }
-        self.end_measuring(&failure);
-        for ticket in std::mem::take(&mut self.destroying) {
-            self.wire.answer(ticket, Ok(Answer::Done), Vec::new());
-        }
     }
 }

@@ -32,7 +32,13 @@ pub mod qemu;
 pub mod qmp;
 pub mod words;
 
-use std::{ffi::CStr, fs::File, io::Write, os::unix::net::UnixStream, process::ExitCode};
+use std::{
+    ffi::CStr,
+    fs::File,
+    io::Write,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    process::ExitCode,
+};
 
 use sandbox::{
     fd::{
@@ -45,8 +51,8 @@ use sandbox::{
 use supervisor::{
     events::EventLog,
     launch::{self, ASSIGNMENT, AssignError, Assignment},
-    protocol::{Failure, Request},
-    wire::{Wire, WireError},
+    protocol::{Boot, Failure, Probe, Request, qemu::ProbeSpec},
+    wire::{Asked, Wire, WireError},
 };
 use thiserror::Error;
 
@@ -152,19 +158,29 @@ fn supervise(assignment: Assignment, control_uid: u32) -> Result<(), StartError>
 
     let (mut wire, mut asked) = Wire::new("qemu-supervisor", listener, UnixStream::from(control), control_uid)?;
     match std::mem::replace(&mut asked.request, Request::Status) {
-        Request::Boot(boot) => {
-            let events = EventLog::new(Some(File::from(event_log)));
-            if let Some(guest) = Guest::start(asked, boot, wire, events) {
-                guest.serve();
-            }
-        }
-        Request::Probe(probe) => probe::run(&asked, &probe, wire),
+        Request::Boot(boot) => start(asked, boot, 0, wire, event_log),
+        Request::Start(ordered) => match boot::of_start(ordered) {
+            Ok((job, boot)) => start(asked, boot, job, wire, event_log),
+            Err(failure) => wire.answer(asked.ticket, Err(failure), Vec::new()),
+        },
+        Request::Probe(probe) => probe::run(&asked, &probe, false, wire),
+        Request::Examine(payload) => match payload.read::<ProbeSpec>() {
+            Ok(ProbeSpec { argv, deadline_ms }) => probe::run(&asked, &Probe { argv, deadline_ms }, true, wire),
+            Err(error) => wire.answer(asked.ticket, Err(Failure::BadRequest(error.to_string())), Vec::new()),
+        },
         _ => {
             let failure = Failure::WrongState { state: "not there yet: the first request starts it".to_owned() };
             wire.answer(asked.ticket, Err(failure), Vec::new());
         }
     }
     Ok(())
+}
+
+fn start(asked: Asked, boot: Boot, job: u64, wire: Wire, event_log: OwnedFd) {
+    let events = EventLog::new(Some(File::from(event_log)));
+    if let Some(guest) = Guest::start(asked, boot, job, wire, events) {
+        guest.serve();
+    }
 }
 
 fn wrong(what: &'static str) -> impl FnOnce(CheckError) -> StartError {

@@ -246,6 +246,13 @@ impl Machine {
         self.ending = Some(Ending::Destroyed);
     }
 
+    /// QEMU was asked to end because somebody wanted that, and has not.
+    pub fn lives_on(&mut self) {
+        if self.ending == Some(Ending::Destroyed) {
+            self.ending = None;
+        }
+    }
+
     /// QEMU has ended.
     pub fn exited(&mut self, ended: Ended) -> Step {
         let mut step = Step::default();

@@ -9,7 +9,7 @@ use sandbox::policy::Role;
 use serde_json::{Value, json};
 use supervisor::{
     poll::{Interest, Poll, Ready},
-    protocol::{Abilities, Answer, Failure, Machine, Probe, Request},
+    protocol::{Abilities, Answer, Failure, Machine, Payload, Probe, Request},
     wire::{Asked, Ticket, Wire},
 };
 
@@ -40,6 +40,7 @@ const QUESTIONS: [&str; 7] = [
 /// A QEMU that is being asked.
 struct Asking {
     ticket: Ticket,
+    as_payload: bool,
     deadline_ms: u32,
     wire: Wire,
     qemu: Qemu,
@@ -54,7 +55,8 @@ struct Asking {
 }
 
 /// Starts the QEMU, answers control with what it can do, and ends it.
-pub fn run(asked: &Asked, probe: &Probe, mut wire: Wire) {
+/// `as_payload` is version 4's form of the answer.
+pub fn run(asked: &Asked, probe: &Probe, as_payload: bool, mut wire: Wire) {
     let started = boot::check_probe(probe, &asked.fds).and_then(|()| Qemu::start(&probe.argv, 0, &[]));
     let (qemu, monitor) = match started {
         Ok(started) => started,
@@ -63,6 +65,7 @@ pub fn run(asked: &Asked, probe: &Probe, mut wire: Wire) {
     let kill_at = Instant::now() + Duration::from_millis(u64::from(probe.deadline_ms));
     let mut asking = Asking {
         ticket: asked.ticket,
+        as_payload,
         deadline_ms: probe.deadline_ms,
         wire,
         qemu,
@@ -154,7 +157,7 @@ impl Asking {
     }
 
     fn asked(&mut self, ticket: Ticket, request: &Request) {
-        if matches!(request, Request::Destroy) {
+        if matches!(request, Request::Destroy | Request::End { .. }) {
             self.wire.answer(ticket, Ok(Answer::Done), Vec::new());
             return self.qemu.kill();
         }
@@ -183,8 +186,13 @@ impl Asking {
             // What it said while it started was written before it answered.
             while self.qemu.words.read(&mut self.log) {}
             self.abilities.stderr = self.qemu.words.last();
-            let abilities = Box::new(std::mem::take(&mut self.abilities).into());
-            self.answer(Ok(Answer::Abilities(abilities)));
+            let abilities = std::mem::take(&mut self.abilities);
+            let answer = if self.as_payload {
+                Payload::new(&abilities).map(Answer::Payload).map_err(|error| Failure::Qmp(error.to_string()))
+            } else {
+                Ok(Answer::Abilities(Box::new(abilities.into())))
+            };
+            self.answer(answer);
             match self.qmp.ask("quit", None, 0, self.kill_at) {
                 Ok(()) => {}
                 Err(AskError::Busy | AskError::Lost(_)) => self.qemu.kill(),

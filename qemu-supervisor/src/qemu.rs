@@ -78,6 +78,13 @@ impl Qemu {
         }
     }
 
+    /// Asks it to end by itself.
+    pub fn terminate(&self) {
+        if let Some(pidfd) = &self.pidfd {
+            let _ = pidfd::send_signal(pidfd, Signal::TERM);
+        }
+    }
+
     /// Reaps everything that has ended, and says how QEMU has, if it has. This process is the first of its pid namespace: orphans
     /// are handed to it, and nobody else would reap them.
     pub fn reap(&mut self) -> Option<Exit> {

@@ -5,8 +5,10 @@
 
 use std::{
     collections::VecDeque,
+    io::IoSlice,
+    mem::MaybeUninit,
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     time::Instant,
@@ -14,7 +16,7 @@ use std::{
 
 use rustix::{
     io::Errno,
-    net::{RecvFlags, SendFlags},
+    net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -165,6 +167,8 @@ pub struct Qmp<T> {
     socket: Option<UnixStream>,
     lines: Lines,
     output: VecDeque<u8>,
+    /// A descriptor that goes with the first byte of its command, and how many bytes are before that one.
+    fd: Option<(usize, OwnedFd)>,
     waiting: VecDeque<Waiting<T>>,
     next_id: u64,
     greeted: bool,
@@ -180,6 +184,7 @@ impl<T> Qmp<T> {
             socket: Some(socket),
             lines: Lines::default(),
             output: VecDeque::new(),
+            fd: None,
             waiting: VecDeque::new(),
             next_id: 1,
             greeted: false,
@@ -230,7 +235,25 @@ impl<T> Qmp<T> {
         tag: T,
         deadline: Instant,
     ) -> Result<(), AskError> {
-        self.send(command, command, arguments, tag, deadline)
+        self.send(command, command, arguments, None, tag, deadline)
+    }
+
+    /// The same with a descriptor. Only one may be on its way: QEMU keeps only the newest until a command takes it.
+    ///
+    /// # Errors
+    /// As [`Qmp::ask`], and while another descriptor waits to be sent.
+    pub fn ask_with(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+        fd: OwnedFd,
+        tag: T,
+        deadline: Instant,
+    ) -> Result<(), AskError> {
+        if self.fd.is_some() {
+            return Err(AskError::Busy);
+        }
+        self.send(command, command, Some(arguments), Some(fd), tag, deadline)
     }
 
     /// Sends a command that is not ours; it is called `label` afterwards.
@@ -245,7 +268,7 @@ impl<T> Qmp<T> {
         tag: T,
         deadline: Instant,
     ) -> Result<(), AskError> {
-        self.send(label, command, arguments, tag, deadline)
+        self.send(label, command, arguments, None, tag, deadline)
     }
 
     fn send(
@@ -253,6 +276,7 @@ impl<T> Qmp<T> {
         label: &'static str,
         command: &str,
         arguments: Option<Value>,
+        fd: Option<OwnedFd>,
         tag: T,
         deadline: Instant,
     ) -> Result<(), AskError> {
@@ -266,6 +290,7 @@ impl<T> Qmp<T> {
         let line = serde_json::to_vec(&Command { execute: command, arguments, id })
             .map_err(|error| AskError::Lost(error.to_string()))?;
         self.next_id += 1;
+        self.fd = fd.map(|fd| (self.output.len(), fd)).or(self.fd.take());
         self.output.extend(line);
         self.output.push_back(b'\n');
         self.waiting.push_back(Waiting { id, command: label, tag, deadline });
@@ -359,8 +384,23 @@ impl<T> Qmp<T> {
     fn flush(&mut self) {
         let Some(socket) = &self.socket else { return };
         while !self.output.is_empty() {
-            match rustix::net::send(socket, self.output.as_slices().0, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(count) => drop(self.output.drain(..count)),
+            let bytes = self.output.as_slices().0;
+            let sent = match &self.fd {
+                Some((0, fd)) => send_with(socket, bytes, fd.as_fd()),
+                Some((before, _)) => {
+                    let bytes = bytes.get(..*before).unwrap_or(bytes);
+                    rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+                }
+                None => rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+            };
+            match sent {
+                Ok(count) => {
+                    self.output.drain(..count);
+                    self.fd = self.fd.take().filter(|(before, _)| *before > 0).map(|(before, fd)| {
+                        let left = before.saturating_sub(count);
+                        (left, fd)
+                    });
+                }
                 Err(Errno::INTR) => {}
                 // Why it can't be written to, reading tells: QEMU may have said something before.
                 Err(_) => return,
@@ -371,9 +411,20 @@ impl<T> Qmp<T> {
     fn lose(&mut self, why: String) {
         self.socket = None;
         self.output = VecDeque::new();
+        self.fd = None;
         self.lines = Lines::default();
         self.lost = Some(why);
     }
+}
+
+/// Sends bytes, and a descriptor with the first of them.
+fn send_with(socket: &UnixStream, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<usize, Errno> {
+    let fds = [fd];
+    let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags)
 }
 
 #[cfg(test)]

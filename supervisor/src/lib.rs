@@ -9,6 +9,7 @@
 //! | [`protocol`] | what control and a supervisor say to each other |
 //! | [`lifecycle`] | libvirt's numbers of states, reasons and events that a supervisor speaks of |
 //! | [`events`] | the numbered events: in memory, in the log, and read back from the log of a dead supervisor |
+//! | [`jobs`] | what takes long: the table that outlives control |
 //! | [`console`] | the last output of a console, its readers and its one writer |
 //! | [`wire`] | the supervisor's end of the control edge |
 //! | [`poll`] | what a supervisor waits for |
@@ -19,6 +20,7 @@
 
 pub mod console;
 pub mod events;
+pub mod jobs;
 pub mod launch;
 pub mod lifecycle;
 pub mod poll;

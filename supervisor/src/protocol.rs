@@ -30,7 +30,7 @@ pub use self::{
 
 /// The versions of this edge that this build speaks: the present one and those before it that cost nothing to keep, the last
 /// one at least.
-pub const VERSIONS: (u16, u16) = (1, 3);
+pub const VERSIONS: (u16, u16) = (1, 4);
 /// The version that brought [`Message::Notice`].
 pub const NOTICES_SINCE: u16 = 3;
 /// The version that brought payloads, jobs, attached descriptors and [`Message::News`].

@@ -20,7 +20,9 @@ use thiserror::Error;
 use crate::{
     events::Recorded,
     poll::{Interest, Ready},
-    protocol::{Answer, Event, Failure, Message, NOTICES_SINCE, Notice, Request, VERSIONS},
+    protocol::{
+        Answer, Event, Failure, Happening, Job, Message, NOTICES_SINCE, News, Notice, PAYLOADS_SINCE, Request, VERSIONS,
+    },
 };
 
 /// How much may wait for a control that does not read before it is dropped: every event that is kept, with room to spare.
@@ -45,6 +47,9 @@ pub enum WireError {
     /// The first control is of another age.
     #[error("cannot understand the control that started this supervisor")]
     Version(#[source] NoCommonVersion),
+    /// The first control asks for something that its own version does not have.
+    #[error("the control that started this supervisor asks for what its version does not have")]
+    Request,
 }
 
 /// Where an answer goes. When the control that asked is gone, nowhere.
@@ -82,6 +87,8 @@ struct Control {
     events: bool,
     /// The version that both speak, once it has said hello.
     version: u16,
+    /// The number of the last event or notice that it was told of, or has as it says.
+    told: u64,
 }
 
 /// The edge. See the module's page.
@@ -125,12 +132,16 @@ impl Wire {
             starved: false,
         };
         let asked = wire.meet_first(first)?;
+        if wire.control.as_ref().is_some_and(|control| asked.request.since() > control.version) {
+            wire.answer(asked.ticket, Err(not_agreed()), Vec::new());
+            return Err(WireError::Request);
+        }
         Ok((wire, asked))
     }
 
     fn meet_first(&mut self, socket: UnixStream) -> Result<Asked, WireError> {
         socket.set_read_timeout(Some(FIRST_WORD)).map_err(WireError::Socket)?;
-        let mut control = Control { number: 0, channel: Channel::new(socket), events: true, version: 0 };
+        let mut control = Control { number: 0, channel: Channel::new(socket), events: true, version: 0, told: 0 };
         let theirs = control.channel.recv_hello().map_err(WireError::First)?;
         control.channel.queue_hello(&self.hello).map_err(WireError::First)?;
         let agreed = self.hello.agree(&theirs);
@@ -202,22 +213,43 @@ impl Wire {
 
     /// Tells the control of an event, if it wants to know.
     pub fn event(&mut self, event: &Event) {
-        if self.control.as_ref().is_some_and(|control| control.events) {
-            self.send(0, &Message::Event(event.clone()), Vec::new());
-        }
+        let Some(control) = self.control.as_mut().filter(|control| control.events) else { return };
+        let lost = control.lost_before(event.sequence);
+        let message = if control.version >= PAYLOADS_SINCE {
+            Message::News(News { lost, what: Happening::Event(event.clone()) })
+        } else {
+            Message::Event(event.clone())
+        };
+        self.send(0, &message, Vec::new());
     }
 
     /// Tells the control of a notice, if it wants to know and knows what that is.
     pub fn notice(&mut self, notice: Notice) {
-        if self.control.as_ref().is_some_and(|control| control.events && control.version >= NOTICES_SINCE) {
-            self.send(0, &Message::Notice(notice), Vec::new());
+        let knows = |control: &&mut Control| control.events && control.version >= NOTICES_SINCE;
+        let Some(control) = self.control.as_mut().filter(knows) else { return };
+        let lost = control.lost_before(notice.sequence);
+        let message = if control.version >= PAYLOADS_SINCE {
+            Message::News(News { lost, what: Happening::Notice(notice) })
+        } else {
+            Message::Notice(notice)
+        };
+        self.send(0, &message, Vec::new());
+    }
+
+    /// Tells the control how a job is, if it wants to know and knows what that is.
+    pub fn job(&mut self, job: Job) {
+        if self.control.as_ref().is_some_and(|control| control.events && control.version >= PAYLOADS_SINCE) {
+            self.send(0, &Message::Job(job), Vec::new());
         }
     }
 
-    /// Answers [`Request::Events`]: sends these and, from now on, all new ones. The answer comes behind them.
-    pub fn replay(&mut self, ticket: Ticket, recorded: Vec<Recorded>) {
+    /// Answers [`Request::Events`]: sends these, which come after number `after`, and, from now on, all new ones. The answer comes
+    /// behind them.
+    pub fn replay(&mut self, ticket: Ticket, after: u64, recorded: Vec<Recorded>) {
         match &mut self.control {
-            Some(control) if u64::from(control.number) == ticket.control => control.events = true,
+            Some(control) if u64::from(control.number) == ticket.control => {
+                (control.events, control.told) = (true, after);
+            }
             _ => return,
         }
         for what in recorded {
@@ -244,25 +276,36 @@ impl Wire {
         }
     }
 
-    /// Accepts one connection. The newest takes the place of one that has not said hello yet.
+    /// Accepts what waits, as many as can wait at once. The newest takes the place of one that has not said hello yet.
     fn accept(&mut self) {
-        let Some(listener) = &self.listener else { return };
+        for _ in 0..LISTEN_BACKLOG {
+            if !self.accept_one() {
+                return;
+            }
+        }
+    }
+
+    /// Accepts one connection; false when none waits.
+    fn accept_one(&mut self) -> bool {
+        let Some(listener) = &self.listener else { return false };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = match rustix::net::accept_with(listener, flags) {
             Ok(socket) => UnixStream::from(socket),
             Err(Errno::MFILE | Errno::NFILE) => {
                 self.newcomer = None;
                 self.starved = true;
-                return;
+                return false;
             }
-            Err(_) => return,
+            Err(Errno::INTR | Errno::CONNABORTED) => return true,
+            Err(_) => return false,
         };
         if !self.may_connect(&socket) {
-            return;
+            return true;
         }
         let number = self.next_number;
         self.next_number = self.next_number.wrapping_add(1);
-        self.newcomer = Some(Control { number, channel: Channel::new(socket), events: false, version: 0 });
+        self.newcomer = Some(Control { number, channel: Channel::new(socket), events: false, version: 0, told: 0 });
+        true
     }
 
     fn may_connect(&self, socket: &UnixStream) -> bool {
@@ -300,6 +343,10 @@ impl Wire {
             match control.channel.next_message() {
                 Ok(Some(message)) => {
                     let ticket = Ticket { control: u64::from(control.number), serial: message.serial };
+                    if message.value.since() > control.version {
+                        self.answer(ticket, Err(not_agreed()), Vec::new());
+                        continue;
+                    }
                     asked.push(Asked { ticket, request: message.value, fds: message.fds });
                 }
                 Ok(None) => return,
@@ -307,6 +354,19 @@ impl Wire {
             }
         }
     }
+}
+
+impl Control {
+    /// How many numbers before this one it is not told of; afterwards it has been told of this one.
+    fn lost_before(&mut self, sequence: u64) -> u64 {
+        let lost = sequence.saturating_sub(self.told).saturating_sub(1);
+        self.told = self.told.max(sequence);
+        lost
+    }
+}
+
+fn not_agreed() -> Failure {
+    Failure::BadRequest("it is not in the version that was agreed on".to_owned())
 }
 
 /// Reads a newcomer's hello if it is here; true when it is, and is of our age.
@@ -402,7 +462,7 @@ mod tests {
         assert_eq!(stranger.recv_hello().unwrap().newest, VERSIONS.1);
         assert!(matches!(stranger.recv(), Err(ConnError::Closed)));
         wire.event(&event());
-        assert!(matches!(peer.recv().unwrap().value, Message::Event(_)));
+        assert!(matches!(peer.recv().unwrap().value, Message::News(_)));
     }
 
     #[test]
@@ -411,7 +471,8 @@ mod tests {
         let (mut wire, mut peer) = wire(&dir);
         let notice = |sequence| Notice { sequence, seconds: 0, nanos: 0, kind: 1, number: 0, texts: Vec::new() };
         wire.notice(notice(2));
-        assert_eq!(peer.recv().unwrap().value, Message::Notice(notice(2)));
+        let news = News { lost: 1, what: Happening::Notice(notice(2)) };
+        assert_eq!(peer.recv().unwrap().value, Message::News(news));
 
         let mut older: Peer = Channel::new(UnixStream::connect(dir.path().join("socket")).unwrap());
         older.queue_hello(&Hello::new("older", 1, NOTICES_SINCE - 1)).unwrap();
@@ -419,7 +480,7 @@ mod tests {
         let mut asked = Vec::new();
         wire.ready(Part::Listener, READABLE, &mut asked);
         wire.ready(Part::Control(1), READABLE, &mut asked);
-        wire.replay(asked[0].ticket, vec![Recorded::Event(event()), Recorded::Notice(notice(2))]);
+        wire.replay(asked[0].ticket, 0, vec![Recorded::Event(event()), Recorded::Notice(notice(2))]);
         wire.notice(notice(3));
         wire.event(&Event { sequence: 4, ..event() });
         older.recv_hello().unwrap();

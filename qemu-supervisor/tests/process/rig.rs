@@ -18,7 +18,9 @@ use supervisor::{
     events::Recorded,
     launch::{self, Assignment},
     lifecycle::Kind,
-    protocol::{Action, Answer, Boot, Event, Failure, Happening, Job, Message, News, Notice, Request, Status},
+    protocol::{
+        Action, Answer, Boot, Event, Failure, Happening, Job, JobState, Message, News, Notice, Request, Status,
+    },
     wire::control_channel,
 };
 use tempfile::TempDir;
@@ -121,6 +123,21 @@ impl Control {
                 Message::News(News { what: Happening::Notice(notice), .. }) => self.notices.push(notice),
                 Message::Job(job) => self.jobs.push(job),
                 Message::Answer(answer) => panic!("nothing was asked: {answer:?}"),
+            }
+        }
+    }
+
+    /// Waits until a job is in this state; what comes before it is kept.
+    pub fn job(&mut self, id: u64, state: JobState) -> Job {
+        loop {
+            if let Some(at) = self.jobs.iter().position(|job| job.id == id && job.state == state) {
+                return self.jobs.remove(at);
+            }
+            let message = self.channel.recv().unwrap_or_else(|error| panic!("no job {id}: {error:?}, {:?}", self.jobs));
+            match message.value {
+                Message::Job(job) => self.jobs.push(job),
+                Message::News(_) => {}
+                other => panic!("{other:?}"),
             }
         }
     }

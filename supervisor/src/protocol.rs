@@ -15,6 +15,7 @@
 //! that ([`Request::since`]). The first request lies in the socket before the supervisor's hello has come; control may send
 //! [`Request::Start`] there, because the supervisors that it starts are of its own release.
 
+mod bounds;
 mod job;
 mod payload;
 pub mod qemu;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::{
+    bounds::{Excess, MAX_ABILITIES, MAX_BALLOON_STATS, MAX_NAME, MAX_NOTICE_TEXTS, MAX_SAID, MAX_TEXT},
     job::{Begin, Job, JobKind, JobState, MAX_JOBS},
     payload::{Body, MAX_BODY, MAX_KIND, Payload, PayloadError},
     qemu::{Abilities, Machine},

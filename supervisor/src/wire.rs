@@ -207,7 +207,7 @@ impl Wire {
     /// Answers a request.
     pub fn answer(&mut self, ticket: Ticket, answer: Result<Answer, Failure>, fds: Vec<OwnedFd>) {
         if self.control.as_ref().is_some_and(|control| u64::from(control.number) == ticket.control) {
-            self.send(ticket.serial, &Message::Answer(answer), fds);
+            self.send(ticket.serial, &Message::Answer(answer).bounded(), fds);
         }
     }
 

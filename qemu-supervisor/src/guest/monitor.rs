@@ -2,15 +2,12 @@
 
 use serde_json::{Value, json};
 use supervisor::{
-    protocol::{Answer, Failure, MAX_COMMAND},
+    protocol::{Answer, Failure, MAX_COMMAND, MAX_SAID},
     wire::Ticket,
 };
 
 use super::{Guest, Tag};
 use crate::qmp::Refusal;
-
-/// The longest answer that is passed on; a longer one is no answer.
-const ANSWER_MAX: usize = 4 << 20;
 
 /// A command of QMP: its name and its arguments.
 type Command = (String, Option<Value>);
@@ -67,7 +64,7 @@ impl Guest {
             Ok(value) => json!({"return": value}).to_string(),
             Err(Refusal { class, desc }) => json!({"error": {"class": class, "desc": desc}}).to_string(),
         };
-        let answer = if text.len() <= ANSWER_MAX {
+        let answer = if text.len() <= MAX_SAID {
             Ok(Answer::Said(text))
         } else {
             Err(Failure::Qmp(format!("an answer of {} bytes is too long", text.len())))

@@ -1,32 +1,48 @@
-//! Finding again what an earlier qemud left: every supervisor is asked at once, each with a deadline.
+//! Finding again what an earlier qemud left, and finding again a supervisor whose connection was lost: the launcher dials,
+//! and control asks each supervisor at once for all that it must know, each with a deadline.
 //!
 //! Clients are let in when every guest has answered or had its time, so the first command after a restart sees all of them.
 //! A supervisor that stays silent keeps its guest and its place in the list, without a state; its answer is taken whenever
 //! it comes.
 
-use std::{fs, os::unix::net::UnixStream, time::Duration};
+use std::{
+    cell::Cell,
+    os::unix::net::UnixStream,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
+use api::consts::{DomainState, StartedDetail};
 use model::{Domain, DumpOptions, Live};
-use qemud::{chain, edge::Found};
+use qemud::{
+    chain,
+    edge::{Found, FromLauncher, Life, Purpose, ToLauncher},
+};
+use registry::{Run, State};
 use serde::{Deserialize, Serialize};
-use supervisor::protocol::{Answer, Request};
+use supervisor::protocol::{Answer, Request, Status};
+use uuid::Uuid;
 
 use super::{
     Control,
-    guests::{Guest, GuestError, Phase, Process, Told},
-    start::Start,
+    guests::{Guest, Process, SupervisorReply},
+    link::Link,
 };
 use crate::qemu::plan::DiskInUse;
 
-/// How long clients wait at the door for a guest that does not answer.
+/// How long clients wait at the listener for a guest that does not answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A silent supervisor has as long as it needs.
+const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(86_400);
+/// How long a lost supervisor is left alone before it is dialled again: at first, and at most.
+const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
 
 /// What a supervisor keeps for a later control.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The live document.
     pub xml: String,
-    /// The disks that the run has open.
+    /// The disks that the run has open. Control goes by the launcher's record and adds these only where that has none.
     pub disks: Vec<DiskInUse>,
     /// It runs on KVM.
     pub kvm: bool,
@@ -38,29 +54,38 @@ pub struct Record {
     pub ballooned: bool,
 }
 
+/// When a supervisor is dialled again.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Redial {
+    wait: Duration,
+    timer: Option<(Instant, u64)>,
+}
+
+/// Counts down what the listeners wait for.
+type Settled = Rc<Cell<usize>>;
+
 impl Control {
     /// Takes over what the launcher found.
     pub(super) fn adopt(&mut self, found: Vec<Found>) {
-        let waiting = std::rc::Rc::new(std::cell::Cell::new(1usize));
+        self.launcher.tell(&ToLauncher::RunsUpTo { run: self.journal.highest_run() });
+        self.journal.keep_runs(&found.iter().map(|run| run.run).collect());
+        let waiting: Settled = Rc::new(Cell::new(1));
         for run in found {
-            self.next_run = self.next_run.max(run.id + 1);
-            let mut guest = Guest::new(run.id, run.uuid, run.name, Phase::Silent);
-            guest.uid = run.uid;
-            guest.pid = run.pid;
-            self.guests.insert(run.id, guest);
-            self.runs.insert(run.uuid, run.id);
-            if !run.alive {
-                self.run_ended(run.id, None);
+            if run.purpose == Purpose::Probe {
+                self.adopt_probe(&run);
                 continue;
             }
-            waiting.set(waiting.get() + 1);
-            let waiting = std::rc::Rc::clone(&waiting);
-            let settled = Box::new(move |control: &mut Control| control.one_less(&waiting));
-            match self.dial(run.id) {
-                Ok(()) => self.question(run.id, settled),
-                Err(error) => {
-                    tracing::warn!("run {}: its supervisor cannot be reached: {}", run.id, chain(&*error));
-                    self.when_ended(run.id, settled);
+            let (id, life) = (run.run, run.life.clone());
+            self.take_over(run);
+            match life {
+                Life::Gone => self.run_ended(id, None),
+                Life::Alive => {
+                    waiting.set(waiting.get() + 1);
+                    self.dial(id, Some(Rc::clone(&waiting)));
+                }
+                Life::Unknown { why } => {
+                    tracing::warn!(run = id, "nobody can tell whether this run lives: {why}");
+                    self.dial(id, None);
                 }
             }
         }
@@ -68,16 +93,18 @@ impl Control {
         self.after(PATIENCE, Box::new(|control, ()| control.open_doors()));
     }
 
-    /// A supervisor that does not take a connection, or closes it, is on its way out: the launcher will say so in a moment,
-    /// and no client should find its guest in the list in between.
-    fn when_ended(&mut self, id: u32, then: Box<dyn FnOnce(&mut Control)>) {
-        match self.guests.get_mut(&id) {
-            Some(guest) => guest.on_end.push(Box::new(|control, ()| then(control))),
-            None => then(self),
-        }
+    fn take_over(&mut self, run: Found) {
+        let (uuid, name) = (run.uuid, run.name.clone());
+        let uuid = self.objects.adopt(registry::Found { run: Run(run.run), uuid, name }, None);
+        let name = self.objects.get(&uuid).map(|object| object.name().to_owned()).unwrap_or_default();
+        let mut guest = Guest::new(run.run, uuid, name);
+        guest.uid = run.uid;
+        guest.pid = run.pid.unwrap_or_default();
+        guest.disks = run.disks;
+        self.guests.insert(run.run, guest);
     }
 
-    fn one_less(&mut self, waiting: &std::cell::Cell<usize>) {
+    fn one_less(&mut self, waiting: &Settled) {
         waiting.set(waiting.get().saturating_sub(1));
         if waiting.get() == 0 {
             self.open_doors();
@@ -97,54 +124,78 @@ impl Control {
         self.autostart();
     }
 
-    /// Starts the guests that are to start with the host: when the first qemud since the boot of the host comes up, not when
-    /// a later one does.
-    fn autostart(&mut self) {
-        let mark = self.instance.journal().with_file_name("autostarted");
-        match fs::OpenOptions::new().write(true).create_new(true).open(&mark) {
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return,
-            // Without the mark they would be started again and again, also those that somebody has stopped.
-            Err(error) => {
-                return tracing::error!("{} cannot be made, no guest is autostarted: {error}", mark.display());
-            }
-        }
-        let wanted = self.definitions.iter().filter(|s| s.autostart && !self.runs.contains_key(&s.uuid));
-        let domains: Vec<Domain> = wanted
-            .filter_map(|summary| {
-                let read = self.definitions.read(summary);
-                read.inspect_err(|e| tracing::error!("domain '{}' is not autostarted: {}", summary.name, chain(e))).ok()
-            })
-            .collect();
-        for domain in domains {
-            let name = domain.name.clone();
-            let then = move |_: &mut Control, started: super::start::Started| match started {
-                Ok(_) => tracing::info!("domain '{name}' autostarted"),
-                Err(error) => tracing::error!("domain '{name}' is not autostarted: {}", error.full_text()),
+    /// Has the launcher connect to a run's supervisor, and asks that for all that control must know.
+    fn dial(&mut self, id: u32, settled: Option<Settled>) {
+        let then = move |control: &mut Control, done: super::launcher_link::Done| {
+            let linked = match done {
+                Ok((FromLauncher::Dialed, mut fds)) => fds.pop().ok_or_else(|| "no connection came".to_owned()),
+                Ok(_) => Err("the launcher gave another answer".to_owned()),
+                Err(refusal) => Err(refusal.to_string()),
             };
-            self.start(Start { domain, paused: false, given: Vec::new(), then: Box::new(then) });
+            let linked = linked.and_then(|fd| {
+                let link = Link::new(UnixStream::from(fd)).map_err(|error| chain(&error))?;
+                control.connect(id, link).map_err(|error| chain(&error))
+            });
+            match linked {
+                Ok(()) if control.guests.contains_key(&id) => control.question(id, settled),
+                Ok(()) => {
+                    control.drop_link(id);
+                }
+                Err(error) => {
+                    tracing::debug!(run = id, "its supervisor cannot be reached: {error}");
+                    control.when_ended(id, settled);
+                    control.redial_later(id);
+                }
+            }
+        };
+        self.ask_launcher(&ToLauncher::Dial { run: id }, Vec::new(), Box::new(then));
+    }
+
+    /// A supervisor that does not take a connection, or closes it, may be on its way out: the launcher will say so in a
+    /// moment, and no client should find its guest in the list in between.
+    fn when_ended(&mut self, id: u32, settled: Option<Settled>) {
+        let Some(settled) = settled else { return };
+        match self.guests.get_mut(&id) {
+            Some(guest) => guest.on_end.push(Box::new(move |control, ()| control.one_less(&settled))),
+            None => self.one_less(&settled),
         }
     }
 
-    fn dial(&mut self, id: u32) -> Result<(), Box<dyn std::error::Error>> {
-        let socket = UnixStream::connect(self.instance.supervisor_socket(id))?;
-        self.link(id, socket)?;
-        Ok(())
+    /// Dials a supervisor again after a while, longer each time.
+    pub(super) fn redial_later(&mut self, id: u32) {
+        let Some(guest) = self.guests.get(&id).filter(|guest| guest.redial.timer.is_none()) else { return };
+        let wait = (guest.redial.wait * 2).clamp(REDIAL.0, REDIAL.1);
+        let redial = move |control: &mut Control, ()| {
+            let Some(guest) = control.guests.get_mut(&id) else { return };
+            guest.redial.timer = None;
+            control.dial(id, None);
+        };
+        let timer = self.after(wait, Box::new(redial));
+        if let Some(guest) = self.guests.get_mut(&id) {
+            guest.redial = Redial { wait, timer: Some(timer) };
+        }
     }
 
     /// Asks a found supervisor for all that control must know, in one go: the record, the missed events, the state.
-    fn question(&mut self, id: u32, answered: Box<dyn FnOnce(&mut Control)>) {
+    fn question(&mut self, id: u32, settled: Option<Settled>) {
         let after = self.journal.seen(id);
-        // A silent supervisor has as long as it needs; the doors do not wait for it.
-        let wait = Duration::from_secs(86_400);
-        self.ask_guest_within(id, &Request::Record, Vec::new(), wait, Box::new(move |c, told| c.take_record(id, told)));
+        let wait = AS_LONG_AS_IT_TAKES;
+        self.ask_guest_within(
+            id,
+            &Request::Record,
+            Vec::new(),
+            wait,
+            Box::new(move |c, reply| c.take_record(id, reply)),
+        );
         self.ask_guest_within(id, &Request::Events { after }, Vec::new(), wait, Box::new(|_, _| {}));
-        let take_status = move |control: &mut Control, told: Told| {
-            if matches!(told, Err(GuestError::Gone(_))) {
-                return control.when_ended(id, answered);
+        let take_status = move |control: &mut Control, reply: SupervisorReply| match reply {
+            Ok((Answer::Status(status), _)) => {
+                control.take_status(id, &status);
+                if let Some(settled) = settled {
+                    control.one_less(&settled);
+                }
             }
-            control.take_status(id, told);
-            answered(control);
+            _ => control.when_ended(id, settled),
         };
         self.ask_guest_within(id, &Request::Status, Vec::new(), wait, Box::new(take_status));
     }
@@ -161,40 +212,66 @@ impl Control {
             ballooned: guest.ballooned,
         };
         let text = serde_json::to_string(&record).unwrap_or_default();
-        let kept = move |_: &mut Control, told: Told| {
-            if let Err(error) = told {
-                tracing::warn!("run {id}: a later qemud will not know of a change: {}", chain(&error));
+        let kept = move |_: &mut Control, reply: SupervisorReply| {
+            if let Err(error) = reply {
+                tracing::warn!(run = id, "a later qemud will not know of a change: {}", chain(&error));
             }
         };
         self.ask_guest(id, &Request::Keep(text), Vec::new(), Box::new(kept));
     }
 
-    fn take_record(&mut self, id: u32, told: Told) {
-        let Ok((Answer::Record(text), fds)) = told else { return };
+    fn take_record(&mut self, id: u32, reply: SupervisorReply) {
+        let Ok((Answer::Record(text), fds)) = reply else { return };
         let parsed = serde_json::from_str::<Record>(&text).map_err(|e| e.to_string()).and_then(|record| {
             let domain = Domain::parse(&record.xml).map_err(|e| e.to_string())?.value;
             Ok((record, domain))
         });
         let Some(guest) = self.guests.get_mut(&id) else { return };
-        guest.process = Process::new(fds);
+        // A guest that is known keeps what control knows of it: the supervisor gives back what control gave it once.
+        guest.process = Process::new(fds).or_else(|| guest.process.take());
         match parsed {
             Ok((record, domain)) => {
+                let (uuid, name) = (domain.uuid, domain.name.clone());
                 guest.domain = Some(domain);
-                guest.disks = record.disks;
                 guest.kvm = record.kvm;
-                guest.tainted = record.tainted;
-                guest.ballooned = record.ballooned;
+                guest.tainted |= record.tainted;
+                guest.ballooned |= record.ballooned;
+                if guest.disks.is_empty() {
+                    guest.disks = record.disks;
+                }
+                self.identify(id, uuid, &name);
             }
-            Err(error) => tracing::error!("run {id} ('{}'): its record cannot be read: {error}", guest.name),
+            Err(error) => tracing::error!(run = id, guest = guest.name, "its record cannot be read: {error}"),
         }
     }
 
-    fn take_status(&mut self, id: u32, told: Told) {
-        let (Ok((Answer::Status(status), _)), Some(guest)) = (told, self.guests.get_mut(&id)) else { return };
-        guest.state = (status.state, status.reason);
+    /// A run whose own record did not say who it is: its supervisor says so.
+    fn identify(&mut self, id: u32, uuid: Option<Uuid>, name: &str) {
+        let Some(uuid) = uuid else { return };
+        let Ok(uuid) = self.objects.identify(Run(id), uuid, name) else { return };
+        let name = self.objects.get(&uuid).map(|object| object.name().to_owned());
+        if let (Some(guest), Some(name)) = (self.guests.get_mut(&id), name) {
+            (guest.uuid, guest.name) = (uuid, name);
+        }
+    }
+
+    fn take_status(&mut self, id: u32, status: &Status) {
+        let Some(guest) = self.guests.get_mut(&id) else { return };
         guest.started = status.started_seconds;
-        if guest.phase == Phase::Silent {
-            guest.phase = Phase::Running;
+        guest.redial.wait = Duration::ZERO;
+        let state = DomainState::try_from(status.state).unwrap_or(DomainState::NoState);
+        self.come_up(id, State::new(state, status.reason));
+    }
+
+    /// A run is up, or heard of again.
+    pub(super) fn come_up(&mut self, id: u32, state: State) {
+        if let Err(refusal) = self.objects.started(Run(id), state, StartedDetail::Booted) {
+            tracing::debug!(run = id, "{refusal}");
+            return;
+        }
+        let start = self.guests.get_mut(&id).and_then(|guest| guest.start.take());
+        if let Some(start) = start {
+            (start.then)(self, Ok(id));
         }
     }
 }

@@ -4,22 +4,21 @@ use std::path::Path;
 
 use api::{
     Answer, Error, Outcome, Reply, bulkhead,
-    consts::{
-        ConsoleFlags, CreateFlags, DefinedDetail, DomainState, LifecycleEvent, ListDomains, UndefinedDetail, XmlFlags,
-    },
+    consts::{ConsoleFlags, CreateFlags, ListDomains, XmlFlags},
     remote,
 };
 use model::{Domain, DumpOptions, Live};
-use qemud::edge::ToLauncher;
 use supervisor::protocol::{Answer as Said, Measure, OpenConsole, Request};
 use uuid::Uuid;
 
+use registry::{Effect, Object, Removing, Run, State, TransientRefusal};
+
 use super::{
-    Control,
+    Control, Domains,
     definitions::Summary,
-    driver::{Asked, NO_STATE},
+    driver::Asked,
     errors,
-    guests::{Guest, GuestError, Process, Told},
+    guests::{GuestError, Process, SupervisorReply},
     start::{Given, Start, Started},
 };
 use crate::qemu::complete;
@@ -41,37 +40,26 @@ impl Control {
     /// The UUID that a handle names, if there is such a domain. Name and id in a handle are for messages only.
     pub(super) fn known(&self, dom: &remote::Domain) -> Result<Uuid, Error> {
         let uuid = Uuid::from_bytes(dom.uuid);
-        if self.active(&uuid).is_some() || self.definitions.by_uuid(&uuid).is_some() {
-            return Ok(uuid);
+        match self.objects.get(&uuid) {
+            Some(_) => Ok(uuid),
+            None => Err(errors::no_domain_uuid(&uuid, &dom.name)),
         }
-        Err(errors::no_domain_uuid(&uuid, &dom.name))
     }
 
-    /// A domain's name, running or not.
-    pub(super) fn name_of(&self, uuid: &Uuid) -> Option<String> {
-        let active = self.active(uuid).map(|guest| guest.name.clone());
-        active.or_else(|| self.definitions.by_uuid(uuid).map(|summary| summary.name.clone()))
+    /// A domain's definition, as far as control keeps it in memory.
+    pub(super) fn defined(&self, uuid: &Uuid) -> Option<&Summary> {
+        self.objects.get(uuid)?.definition()
     }
 
-    /// A domain's UUID, running or not.
-    pub(super) fn uuid_of(&self, name: &str) -> Option<Uuid> {
-        let defined = self.definitions.by_name(name).map(|summary| summary.uuid);
-        defined
-            .or_else(|| self.guests.values().find(|guest| guest.active() && guest.name == name).map(|guest| guest.uuid))
-    }
-
-    /// A fresh handle.
-    pub(super) fn handle(&self, uuid: &Uuid, name: &str) -> remote::Domain {
-        let id = self.active(uuid).and_then(|guest| i32::try_from(guest.id).ok()).unwrap_or(-1);
-        remote::Domain { name: name.into(), uuid: uuid.into_bytes(), id }
+    /// A fresh handle; an empty one of a domain that is gone.
+    pub(super) fn handle(&self, uuid: &Uuid) -> remote::Domain {
+        self.objects.get(uuid).map(handle).unwrap_or_default()
     }
 
     /// libvirt's state and reason.
     pub(super) fn state(&self, uuid: &Uuid) -> (i32, i32) {
-        match self.active(uuid) {
-            Some(guest) => guest.state,
-            None => (DomainState::Shutoff as i32, self.stopped.get(uuid).copied().unwrap_or_default()),
-        }
+        let state = self.objects.get(uuid).map_or(State::UNKNOWN, registry::Object::state);
+        (state.state as i32, state.reason)
     }
 
     /// How large a domain is, running or not.
@@ -85,7 +73,7 @@ impl Control {
                 memory_kib: domain.memory_kib,
             };
         }
-        let defined = self.definitions.by_uuid(uuid).map(|summary| Size {
+        let defined = self.defined(uuid).map(|summary| Size {
             max_vcpus: summary.vcpus,
             vcpus: summary.vcpus_online,
             max_memory_kib: summary.memory_kib,
@@ -94,47 +82,24 @@ impl Control {
         defined.unwrap_or_default()
     }
 
-    /// Every domain that passes a list's filter: running ones by number, then the others by name.
+    /// Every domain that passes a list's filter: active ones by number, then the others by name.
     pub(super) fn list(&self, filter: ListDomains) -> Vec<bulkhead::DomainRecord> {
-        let running = self.guests.values().filter(|guest| guest.active()).map(|guest| self.running_record(guest));
-        let idle = self.definitions.iter().filter(|summary| self.active(&summary.uuid).is_none());
-        let idle = idle.map(|summary| self.idle_record(summary));
-        running.chain(idle).filter(|record| passes(record, filter)).collect()
+        self.objects.list(filter).map(|object| self.record(object)).collect()
     }
 
-    /// One domain as a list has it.
-    pub(super) fn record_of(&self, uuid: &Uuid) -> Option<bulkhead::DomainRecord> {
-        match self.active(uuid) {
-            Some(guest) => Some(self.running_record(guest)),
-            None => self.definitions.by_uuid(uuid).map(|summary| self.idle_record(summary)),
-        }
-    }
-
-    fn running_record(&self, guest: &Guest) -> bulkhead::DomainRecord {
-        let summary = self.definitions.by_uuid(&guest.uuid);
-        let Size { max_vcpus: vcpus, max_memory_kib: memory_kib, .. } = self.size_of(&guest.uuid);
+    fn record(&self, object: &Object<Domains>) -> bulkhead::DomainRecord {
+        let Size { max_vcpus: vcpus, max_memory_kib: memory_kib, .. } = self.size_of(&object.uuid());
+        let State { state, reason } = object.state();
+        let guest = object.run().and_then(|run| self.guests.get(&run.0));
         bulkhead::DomainRecord {
-            dom: self.handle(&guest.uuid, &guest.name),
-            state: guest.state.0,
-            reason: guest.state.1,
-            persistent: summary.is_some(),
-            autostart: summary.is_some_and(|summary| summary.autostart),
-            supervisor_pid: i32::try_from(guest.pid).unwrap_or_default(),
+            dom: handle(object),
+            state: state as i32,
+            reason,
+            persistent: object.is_persistent(),
+            autostart: object.autostart(),
+            supervisor_pid: guest.and_then(|guest| i32::try_from(guest.pid).ok()).unwrap_or_default(),
             vcpus,
             memory_kib,
-        }
-    }
-
-    fn idle_record(&self, summary: &Summary) -> bulkhead::DomainRecord {
-        bulkhead::DomainRecord {
-            dom: remote::Domain { name: summary.name.clone(), uuid: summary.uuid.into_bytes(), id: -1 },
-            state: DomainState::Shutoff as i32,
-            reason: self.stopped.get(&summary.uuid).copied().unwrap_or_default(),
-            persistent: true,
-            autostart: summary.autostart,
-            supervisor_pid: 0,
-            vcpus: summary.vcpus,
-            memory_kib: summary.memory_kib,
         }
     }
 
@@ -174,8 +139,8 @@ impl Control {
         let ret = ret.clone();
         let asked = cx.later();
         let deadline_ms = u32::try_from(self.config.guest_deadline.as_millis()).unwrap_or(u32::MAX);
-        let then = move |control: &mut Control, told: Told| {
-            let balloon = match told {
+        let then = move |control: &mut Control, said: SupervisorReply| {
+            let balloon = match said {
                 Ok((Said::Measured(measured), _)) => measured.balloon,
                 _ => None,
             };
@@ -196,8 +161,8 @@ impl Control {
     ) {
         let asked = cx.later();
         let name = self.guests.get(&id).map(|guest| guest.name.clone()).unwrap_or_default();
-        let then = move |control: &mut Control, told: Told| {
-            let result = match told {
+        let then = move |control: &mut Control, said: SupervisorReply| {
+            let result = match said {
                 Ok((Said::Status(status), _)) => Ok((reply(&status), Vec::new())),
                 Ok(_) => Err(errors::guest(doing, &name, &GuestError::Gone(Some("it gave another answer".into())))),
                 Err(error) => Err(errors::guest(doing, &name, &error)),
@@ -235,7 +200,7 @@ impl Control {
     pub(super) fn document(&self, dom: &remote::Domain, flags: XmlFlags) -> Result<String, Error> {
         let uuid = self.known(dom)?;
         let secrets = flags.contains(XmlFlags::SECURE);
-        let summary = self.definitions.by_uuid(&uuid);
+        let summary = self.defined(&uuid);
         match (self.active(&uuid), summary) {
             (Some(guest), summary) if !flags.contains(XmlFlags::INACTIVE) || summary.is_none() => {
                 let silent =
@@ -260,67 +225,86 @@ impl Control {
     ) -> Answer<R> {
         let mut domain = parse(xml)?;
         domain.forget_live();
-        let uuid = self.check_identity(&mut domain)?;
+        // A document without a UUID is about the domain of its name, if there is one.
+        domain.uuid = domain.uuid.or_else(|| self.objects.by_name(&domain.name).map(Object::uuid));
+        let uuid = domain.ensure_uuid();
         let emulator = complete::complete_emulator(&mut domain, &self.host.arch)
             .map_err(|error| errors::plan(&domain.name, &error))?;
+        let ticket = self.objects.begin_define(&domain.name, uuid).map_err(|refusal| errors::refusal(&refusal))?;
         let asked = cx.later();
         let known = move |control: &mut Control, known: super::emulators::Known| {
             let known = known.map_err(|error| errors::for_domain("define", &domain.name, error));
-            let result = known.and_then(|abilities| {
-                complete::complete(&mut domain, &abilities).map_err(|error| errors::plan(&domain.name, &error))?;
-                control.store(&mut domain, uuid)
+            let completed = known.and_then(|abilities| {
+                complete::complete(&mut domain, &abilities).map_err(|error| errors::plan(&domain.name, &error))
             });
+            let result = match completed {
+                Ok(()) => control.store(&mut domain, uuid, ticket),
+                Err(error) => {
+                    control.drop_ticket(ticket);
+                    Err(error)
+                }
+            };
             control.answer(&asked, result.map(|dom| (reply(dom), Vec::new())));
         };
         self.with_abilities(&emulator, Box::new(known));
         Ok(Outcome::Pending)
     }
 
-    /// A name and a UUID belong together: neither may be another domain's. A document without a UUID gets one.
-    fn check_identity(&self, domain: &mut Domain) -> Result<Uuid, Error> {
-        let same_name = self.uuid_of(&domain.name);
-        let uuid = domain.ensure_uuid();
-        if let Some(other) = same_name.filter(|other| *other != uuid) {
-            return Err(errors::exists(&format!("domain '{}' already exists with uuid {other}", domain.name)));
+    fn store(&mut self, domain: &mut Domain, uuid: Uuid, ticket: registry::Ticket) -> Result<remote::Domain, Error> {
+        if let Err(error) = self.definitions.write(domain, uuid) {
+            self.drop_ticket(ticket);
+            return Err(errors::store("define", &domain.name, &error));
         }
-        if let Some(name) = self.name_of(&uuid).filter(|name| *name != domain.name) {
-            return Err(errors::exists(&format!("domain '{name}' is already defined with uuid {uuid}")));
-        }
-        Ok(uuid)
+        let summary = self.definitions.by_uuid(&uuid).cloned();
+        let summary = summary.ok_or_else(|| errors::wrong_state("the definition is gone"))?;
+        let effects = self.objects.commit_define(ticket, summary);
+        self.carry_out(effects.map_err(|refusal| errors::refusal(&refusal))?);
+        Ok(self.handle(&uuid))
     }
 
-    fn store(&mut self, domain: &mut Domain, uuid: Uuid) -> Result<remote::Domain, Error> {
-        // Somebody may have taken the name while the emulator was asked.
-        self.check_identity(domain)?;
-        let known = self.definitions.by_uuid(&uuid).is_some();
-        self.definitions.write(domain, uuid).map_err(|error| errors::store("define", &domain.name, &error))?;
-        let detail = if known { DefinedDetail::Updated } else { DefinedDetail::Added };
-        self.publish_definition(uuid, &domain.name, LifecycleEvent::Defined, detail as i32);
-        Ok(self.handle(&uuid, &domain.name))
+    /// Gives up what a ticket reserves.
+    pub(super) fn drop_ticket(&mut self, ticket: registry::Ticket) {
+        match self.objects.cancel(ticket) {
+            Ok(effects) => self.carry_out(effects),
+            Err(refusal) => tracing::error!("{refusal}"),
+        }
+    }
+
+    /// Does what a change in the registry means for the world outside.
+    pub(super) fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            if let Effect::Event(event) = effect {
+                self.publish_definition(event.uuid, &event.name, event.event, event.detail);
+            }
+        }
     }
 
     /// Removes a definition; a running domain goes on as a transient one.
     pub(super) fn undefine(&mut self, dom: &remote::Domain) -> Answer<()> {
-        let summary = self.persistent(dom, "cannot undefine transient domain")?;
-        self.definitions.remove(&summary).map_err(|error| errors::store("undefine", &summary.name, &error))?;
-        let detail = UndefinedDetail::Removed as i32;
-        self.publish_definition(summary.uuid, &summary.name, LifecycleEvent::Undefined, detail);
-        if self.active(&summary.uuid).is_none() {
-            self.stopped.remove(&summary.uuid);
+        let uuid = self.known(dom)?;
+        let ticket = self.objects.begin_undefine(&uuid, Removing::default()).map_err(|r| errors::refusal(&r))?;
+        let summary = self.persistent(dom, TransientRefusal::Undefine)?;
+        if let Err(error) = self.definitions.remove(&summary) {
+            self.drop_ticket(ticket);
+            return Err(errors::store("undefine", &summary.name, &error));
         }
+        let effects = self.objects.commit_undefine(ticket).map_err(|refusal| errors::refusal(&refusal))?;
+        self.carry_out(effects);
         Ok(().into())
     }
 
-    pub(super) fn persistent(&self, dom: &remote::Domain, otherwise: &str) -> Result<Summary, Error> {
+    pub(super) fn persistent(&self, dom: &remote::Domain, otherwise: TransientRefusal) -> Result<Summary, Error> {
         let uuid = self.known(dom)?;
-        self.definitions.by_uuid(&uuid).cloned().ok_or_else(|| errors::wrong_state(otherwise))
+        let object = self.objects.persistent(&uuid, otherwise).map_err(|refusal| errors::refusal(&refusal))?;
+        object.definition().cloned().ok_or_else(|| errors::wrong_state("the domain is transient"))
     }
 
     /// Lets a domain start with the host, or no longer.
     pub(super) fn set_autostart(&mut self, dom: &remote::Domain, autostart: bool) -> Answer<()> {
-        let summary = self.persistent(dom, "cannot set autostart for transient domain")?;
+        let summary = self.persistent(dom, TransientRefusal::Autostart)?;
         let result = self.definitions.set_autostart(&summary.uuid, autostart);
         result.map_err(|error| errors::store("set autostart of", &summary.name, &error))?;
+        self.objects.set_autostart(&summary.uuid, autostart).map_err(|refusal| errors::refusal(&refusal))?;
         Ok(().into())
     }
 
@@ -335,11 +319,9 @@ impl Control {
     ) -> Answer<R> {
         let paused = paused(flags, "virDomainCreateWithFlags")?;
         let uuid = self.known(dom)?;
-        let Some(summary) = self.definitions.by_uuid(&uuid) else {
-            return Err(errors::wrong_state("domain is already running"));
-        };
-        let domain = self.definitions.read(summary).map_err(|error| errors::store("read", &summary.name, &error))?;
-        self.start_for(cx, domain, paused, sources, reply)
+        let start = self.start_for(cx, paused, sources, reply)?;
+        self.start_defined(&uuid, start);
+        Ok(Outcome::Pending)
     }
 
     /// Starts a domain that is gone when it stops.
@@ -354,18 +336,19 @@ impl Control {
         let paused = paused(flags, "virDomainCreateXML")?;
         let mut domain = parse(xml)?;
         domain.forget_live();
-        self.check_identity(&mut domain)?;
-        self.start_for(cx, domain, paused, sources, reply)
+        let start = self.start_for(cx, paused, sources, reply)?;
+        self.start_document(domain, start);
+        Ok(Outcome::Pending)
     }
 
-    fn start_for<R>(
-        &mut self,
+    /// What a client wants of a start, with the files that it opened.
+    fn start_for(
+        &self,
         cx: &mut Asked,
-        domain: Domain,
         paused: bool,
         sources: Vec<bulkhead::Source>,
         reply: impl FnOnce(remote::Domain) -> Reply + 'static,
-    ) -> Answer<R> {
+    ) -> Result<Start, Error> {
         let fds = std::mem::take(&mut cx.fds);
         if sources.len() != fds.len() {
             let text = format!("{} sources came with {} file descriptors", sources.len(), fds.len());
@@ -375,21 +358,19 @@ impl Control {
         let given = given.map(|(source, fd)| Given { path: source.path, writable: source.writable, fd }).collect();
         let asked = cx.later();
         let then = move |control: &mut Control, started: Started| {
-            let result = started.map(|id| {
-                let guest = control.guests.get(&id);
-                let dom = guest.map(|guest| control.handle(&guest.uuid, &guest.name)).unwrap_or_default();
+            let result = started.map(|run| {
+                let dom = control.objects.by_run(Run(run)).map(handle).unwrap_or_default();
                 (reply(dom), Vec::new())
             });
             control.answer(&asked, result);
         };
-        self.start(Start { domain, paused, given, then: Box::new(then) });
-        Ok(Outcome::Pending)
+        Ok(Start { paused, given, then: Box::new(then) })
     }
 
     /// The run of a domain that must be running.
     pub(super) fn running(&self, dom: &remote::Domain) -> Result<u32, Error> {
         let uuid = self.known(dom)?;
-        self.active(&uuid).map(|guest| guest.id).ok_or_else(|| errors::wrong_state("domain is not running"))
+        self.objects.run_of(&uuid).map(|run| run.0).map_err(|refusal| errors::refusal(&refusal))
     }
 
     /// Asks a guest to do something that one job at a time may do.
@@ -406,8 +387,8 @@ impl Control {
         let (asked, refused) = (cx.later(), cx.later());
         let refused_name = name.clone();
         let job = move |control: &mut Control, ()| {
-            let then = move |control: &mut Control, told: Told| {
-                let result = told.map(|_| (reply(()), Vec::new())).map_err(|error| errors::guest(doing, &name, &error));
+            let then = move |control: &mut Control, said: SupervisorReply| {
+                let result = said.map(|_| (reply(()), Vec::new())).map_err(|error| errors::guest(doing, &name, &error));
                 control.answer(&asked, result);
                 control.job_done(id);
             };
@@ -418,39 +399,6 @@ impl Control {
         };
         self.run_job(id, Box::new(job), Box::new(refuse));
         Ok(Outcome::Pending)
-    }
-
-    /// Ends a guest at once. Waits for no job: it is what helps when a job does not end.
-    pub(super) fn destroy(&mut self, cx: &Asked, dom: &remote::Domain, reply: fn(()) -> Reply) -> Answer<()> {
-        let uuid = Uuid::from_bytes(dom.uuid);
-        // A guest that is still starting can be ended too.
-        let id = match self.runs.get(&uuid) {
-            Some(id) => *id,
-            None => self.running(dom)?,
-        };
-        let name = dom.name.clone();
-        let asked = cx.later();
-        let then = move |control: &mut Control, told: Told| {
-            let result = match told {
-                // A supervisor that ended under the request took the guest with it.
-                Ok(_) | Err(GuestError::Gone(_)) => Ok((reply(()), Vec::new())),
-                // One that does not answer is killed, and its guest ends with it.
-                Err(GuestError::Silent(_)) => return control.kill(id, asked, reply),
-                Err(error) => Err(errors::guest("destroy", &name, &error)),
-            };
-            control.answer(&asked, result);
-        };
-        self.ask_guest(id, &Request::Destroy, Vec::new(), Box::new(then));
-        Ok(Outcome::Pending)
-    }
-
-    fn kill(&mut self, id: u32, asked: Asked, reply: fn(()) -> Reply) {
-        let answer = move |control: &mut Control, ()| control.answer(&asked, Ok((reply(()), Vec::new())));
-        match self.guests.get_mut(&id) {
-            Some(guest) => guest.on_end.push(Box::new(answer)),
-            None => return answer(self, ()),
-        }
-        self.launcher.tell(&ToLauncher::Kill { id });
     }
 
     /// Attaches to a console; the reply carries the stream.
@@ -470,8 +418,8 @@ impl Control {
         });
         let asked = cx.later();
         let name = dom.name.clone();
-        let then = move |control: &mut Control, told: Told| {
-            let result = match told {
+        let then = move |control: &mut Control, said: SupervisorReply| {
+            let result = match said {
                 Ok((_, fds)) if fds.len() == 1 => Ok((Reply::BulkheadDomainOpenConsole(()), fds)),
                 Ok(_) => Err(errors::wrong_state("the supervisor opened no console")),
                 Err(error) => Err(errors::guest("open the console of", &name, &error)),
@@ -550,28 +498,7 @@ fn console_number(device: Option<&str>) -> Result<u8, Error> {
         .ok_or_else(|| errors::invalid(format!("cannot find console device '{device}'")))
 }
 
-/// libvirt's filter: within each group of bits any that is set will do; a group without bits does not filter.
-pub(super) fn passes(record: &bulkhead::DomainRecord, filter: ListDomains) -> bool {
-    let active = record.dom.id != -1;
-    let state = record.state;
-    let other = ![DomainState::Running, DomainState::Paused, DomainState::Shutoff].iter().any(|s| *s as i32 == state);
-    let groups = [
-        vec![(ListDomains::ACTIVE, active), (ListDomains::INACTIVE, !active)],
-        vec![(ListDomains::PERSISTENT, record.persistent), (ListDomains::TRANSIENT, !record.persistent)],
-        vec![
-            (ListDomains::RUNNING, state == DomainState::Running as i32),
-            (ListDomains::PAUSED, state == DomainState::Paused as i32),
-            (ListDomains::SHUTOFF, state == DomainState::Shutoff as i32),
-            (ListDomains::OTHER, other || state == NO_STATE),
-        ],
-        vec![(ListDomains::AUTOSTART, record.autostart), (ListDomains::NO_AUTOSTART, !record.autostart)],
-        // Nothing has a saved image, a snapshot or a checkpoint here.
-        vec![(ListDomains::MANAGEDSAVE, false), (ListDomains::NO_MANAGEDSAVE, true)],
-        vec![(ListDomains::HAS_SNAPSHOT, false), (ListDomains::NO_SNAPSHOT, true)],
-        vec![(ListDomains::HAS_CHECKPOINT, false), (ListDomains::NO_CHECKPOINT, true)],
-    ];
-    groups.iter().all(|group| {
-        let asked = group.iter().any(|(bit, _)| filter.contains(*bit));
-        !asked || group.iter().any(|(bit, holds)| filter.contains(*bit) && *holds)
-    })
+/// A fresh handle of an object.
+pub(super) fn handle(object: &Object<Domains>) -> remote::Domain {
+    remote::Domain { name: object.name().to_owned(), uuid: object.uuid().into_bytes(), id: object.id() }
 }

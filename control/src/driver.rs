@@ -8,8 +8,8 @@ use std::os::fd::OwnedFd;
 use api::{
     Answer, Call, Driver, Error, ErrorCode, ErrorDomain, Outcome, ReadCall, Reply, bulkhead,
     consts::{
-        ConsoleFlags, DefineFlags, DestroyFlags, DomainEventId, DomainState, Feature, ListDomains, RebootFlags,
-        ShutdownFlags, UndefineFlags, XmlFlags,
+        ConsoleFlags, DefineFlags, DestroyFlags, DomainEventId, Feature, ListDomains, RebootFlags, ShutdownFlags,
+        UndefineFlags, XmlFlags,
     },
     dispatch, qemu, remote,
 };
@@ -23,7 +23,9 @@ use uuid::Uuid;
 
 use qemud::chain;
 
-use super::{Control, errors};
+use registry::{Object, Run};
+
+use super::{Control, domains::handle, errors};
 
 /// libvirt's own word for what this driver is.
 const DRIVER_NAME: &str = "QEMU";
@@ -214,7 +216,7 @@ impl Driver for Control {
         _: &mut Asked,
         _: remote::ConnectNumOfDomainsArgs,
     ) -> Answer<remote::ConnectNumOfDomainsRet> {
-        let num = self.list(ListDomains::ACTIVE).len();
+        let num = self.objects.count_active();
         Ok(remote::ConnectNumOfDomainsRet { num: i32::try_from(num).unwrap_or(i32::MAX) }.into())
     }
 
@@ -224,7 +226,7 @@ impl Driver for Control {
         args: remote::ConnectListDomainsArgs,
     ) -> Answer<remote::ConnectListDomainsRet> {
         let most = usize::try_from(args.maxids).unwrap_or_default();
-        let ids = self.list(ListDomains::ACTIVE).iter().map(|record| record.dom.id).take(most).collect();
+        let ids = self.objects.active().map(Object::id).filter(|id| *id >= 0).take(most).collect();
         Ok(remote::ConnectListDomainsRet { ids }.into())
     }
 
@@ -233,7 +235,7 @@ impl Driver for Control {
         _: &mut Asked,
         _: remote::ConnectNumOfDefinedDomainsArgs,
     ) -> Answer<remote::ConnectNumOfDefinedDomainsRet> {
-        let num = self.list(ListDomains::INACTIVE).len();
+        let num = self.objects.count_inactive();
         Ok(remote::ConnectNumOfDefinedDomainsRet { num: i32::try_from(num).unwrap_or(i32::MAX) }.into())
     }
 
@@ -243,7 +245,7 @@ impl Driver for Control {
         args: remote::ConnectListDefinedDomainsArgs,
     ) -> Answer<remote::ConnectListDefinedDomainsRet> {
         let most = usize::try_from(args.maxnames).unwrap_or_default();
-        let names = self.list(ListDomains::INACTIVE).into_iter().map(|record| record.dom.name).take(most).collect();
+        let names = self.objects.inactive().map(|object| object.name().to_owned()).take(most).collect();
         Ok(remote::ConnectListDefinedDomainsRet { names }.into())
     }
 
@@ -253,10 +255,14 @@ impl Driver for Control {
         args: remote::ConnectListAllDomainsArgs,
     ) -> Answer<remote::ConnectListAllDomainsRet> {
         only(args.flags, ListDomains::all().bits(), "virConnectListAllDomains")?;
-        let records = self.list(ListDomains::from_bits_truncate(args.flags));
-        let ret = u32::try_from(records.len()).unwrap_or(u32::MAX);
-        let wanted = args.need_results != 0;
-        let domains = records.into_iter().filter(|_| wanted).map(|record| record.dom).collect();
+        let listed = self.objects.list(ListDomains::from_bits_truncate(args.flags));
+        let (ret, domains) = if args.need_results == 0 {
+            (listed.count(), Vec::new())
+        } else {
+            let domains: Vec<_> = listed.map(handle).collect();
+            (domains.len(), domains)
+        };
+        let ret = u32::try_from(ret).unwrap_or(u32::MAX);
         Ok(remote::ConnectListAllDomainsRet { domains, ret }.into())
     }
 
@@ -274,9 +280,9 @@ impl Driver for Control {
         _: &mut Asked,
         args: remote::DomainLookupByIdArgs,
     ) -> Answer<remote::DomainLookupByIdRet> {
-        let guest = u32::try_from(args.id).ok().and_then(|id| self.guests.get(&id)).filter(|guest| guest.active());
-        let guest = guest.ok_or_else(|| errors::no_domain("id", args.id))?;
-        Ok(remote::DomainLookupByIdRet { dom: self.handle(&guest.uuid, &guest.name) }.into())
+        let object = Run::from_id(args.id).and_then(|run| self.objects.by_run(run));
+        let object = object.ok_or_else(|| errors::no_domain("id", args.id))?;
+        Ok(remote::DomainLookupByIdRet { dom: handle(object) }.into())
     }
 
     fn domain_lookup_by_uuid(
@@ -285,8 +291,8 @@ impl Driver for Control {
         args: remote::DomainLookupByUuidArgs,
     ) -> Answer<remote::DomainLookupByUuidRet> {
         let uuid = Uuid::from_bytes(args.uuid);
-        let name = self.name_of(&uuid).ok_or_else(|| errors::no_domain("uuid", uuid))?;
-        Ok(remote::DomainLookupByUuidRet { dom: self.handle(&uuid, &name) }.into())
+        let object = self.objects.get(&uuid).ok_or_else(|| errors::no_domain("uuid", uuid))?;
+        Ok(remote::DomainLookupByUuidRet { dom: handle(object) }.into())
     }
 
     fn domain_lookup_by_name(
@@ -294,8 +300,8 @@ impl Driver for Control {
         _: &mut Asked,
         args: remote::DomainLookupByNameArgs,
     ) -> Answer<remote::DomainLookupByNameRet> {
-        let uuid = self.uuid_of(&args.name).ok_or_else(|| errors::no_domain("name", &args.name))?;
-        Ok(remote::DomainLookupByNameRet { dom: self.handle(&uuid, &args.name) }.into())
+        let object = self.objects.by_name(&args.name).ok_or_else(|| errors::no_domain("name", &args.name))?;
+        Ok(remote::DomainLookupByNameRet { dom: handle(object) }.into())
     }
 
     // What a domain is and how it is.
@@ -340,7 +346,7 @@ impl Driver for Control {
         args: remote::DomainIsActiveArgs,
     ) -> Answer<remote::DomainIsActiveRet> {
         let uuid = self.known(&args.dom)?;
-        Ok(remote::DomainIsActiveRet { active: int(self.active(&uuid).is_some()) }.into())
+        Ok(remote::DomainIsActiveRet { active: int(self.objects.get(&uuid).is_some_and(Object::is_active)) }.into())
     }
 
     fn domain_is_persistent(
@@ -349,7 +355,7 @@ impl Driver for Control {
         args: remote::DomainIsPersistentArgs,
     ) -> Answer<remote::DomainIsPersistentRet> {
         let uuid = self.known(&args.dom)?;
-        Ok(remote::DomainIsPersistentRet { persistent: int(self.definitions.by_uuid(&uuid).is_some()) }.into())
+        Ok(remote::DomainIsPersistentRet { persistent: int(self.defined(&uuid).is_some()) }.into())
     }
 
     fn domain_is_updated(
@@ -395,7 +401,7 @@ impl Driver for Control {
         args: remote::DomainGetAutostartArgs,
     ) -> Answer<remote::DomainGetAutostartRet> {
         let uuid = self.known(&args.dom)?;
-        let autostart = self.definitions.by_uuid(&uuid).is_some_and(|summary| summary.autostart);
+        let autostart = self.objects.get(&uuid).is_some_and(Object::autostart);
         Ok(remote::DomainGetAutostartRet { autostart: int(autostart) }.into())
     }
 
@@ -663,6 +669,3 @@ impl Driver for Control {
         qemu_domain_agent_command(qemu::DomainAgentCommandArgs) -> qemu::DomainAgentCommandRet;
     }
 }
-
-/// libvirt's number for a state that is not known.
-pub(super) const NO_STATE: i32 = DomainState::NoState as i32;

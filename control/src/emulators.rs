@@ -18,12 +18,16 @@ use serde::{Deserialize, Serialize};
 use supervisor::protocol::{Abilities, Answer, Probe, Request};
 use uuid::Uuid;
 
+use qemud::{
+    chain,
+    edge::{Found, FromLauncher, Launch, Life, Purpose, Refusal, ToLauncher},
+};
+
 use super::{
     Control, Then, errors,
-    guests::{Guest, Phase},
+    launcher_link::Done,
+    link::{GuestError, Link, SupervisorReply},
 };
-use qemud::edge::{FromLauncher, Launch, Refusal, ToLauncher};
-
 use crate::qemu::plan;
 
 /// A QEMU that does not say what it can do in this time does not say it.
@@ -40,6 +44,26 @@ pub struct Emulators {
     /// Those that could not be asked, and when: they are not asked again at once.
     silent: HashMap<String, (Identity, Instant, Error)>,
     asking: HashMap<String, Vec<Then<Known>>>,
+}
+
+/// The emulators that run without a guest at this moment, by run. They are no domains, and no client sees them.
+#[derive(Default)]
+pub struct Probes {
+    running: HashMap<u32, Probing>,
+}
+
+struct Probing {
+    emulator: String,
+    /// None once it has answered, or is of no use.
+    identity: Option<Identity>,
+}
+
+impl Probes {
+    /// Whether a run is one of them.
+    #[must_use]
+    pub fn is_running(&self, run: u32) -> bool {
+        self.running.contains_key(&run)
+    }
 }
 
 /// What a question about an emulator ends in.
@@ -169,59 +193,83 @@ impl Control {
 
     /// Starts the emulator without a guest, in a compartment like any guest's.
     fn probe(&mut self, emulator: String, identity: Identity) {
-        let id = self.take_run_number();
-        let uuid = Uuid::new_v4();
-        let name = "capabilities".to_string();
-        self.guests.insert(id, Guest::new(id, uuid, name.clone(), Phase::Starting));
-        let launch = Launch { id, uuid, name, emulator: emulator.clone(), kvm: self.host.kvm_identity.is_some() };
-        let (ours, theirs) = match UnixStream::pair() {
-            Ok(pair) => pair,
-            Err(error) => return self.probed(id, &emulator, Err(error.to_string())),
-        };
-        if let Err(error) = self.link(id, ours) {
-            return self.probed(id, &emulator, Err(error.to_string()));
-        }
         let deadline_ms = u32::try_from(PATIENCE.as_millis()).unwrap_or(u32::MAX);
         let request = Request::Probe(Probe { argv: plan::probe_argv(&emulator), deadline_ms });
-        let asked = emulator.clone();
-        let answered = move |control: &mut Control, told: super::guests::Told| {
-            let result = match told {
-                Ok((Answer::Abilities(abilities), _)) => Ok((identity, Abilities::from(*abilities))),
-                Ok(_) => Err("the supervisor gave another answer".into()),
-                Err(error) => match control.guests.get_mut(&id) {
-                    Some(run) if run.pid == 0 => {
-                        run.early_end = Some(error);
-                        return;
-                    }
-                    _ => Err(error.to_string()),
-                },
-            };
-            control.probed(id, &asked, result);
+        let prepared = UnixStream::pair().map_err(|error| error.to_string()).and_then(|(ours, theirs)| {
+            let mut link = Link::new(ours).map_err(|error| chain(&error))?;
+            link.order(&request, Vec::new()).map_err(|error| chain(&error))?;
+            Ok((link, theirs))
+        });
+        let (link, theirs) = match prepared {
+            Ok(prepared) => prepared,
+            Err(cause) => return self.learn(&emulator, Err(cause)),
         };
-        self.ask_guest_within(id, &request, Vec::new(), PATIENCE, Box::new(answered));
-        let launched = move |control: &mut Control, done: super::launcher_link::Done| {
-            let failed = match (done, control.guests.get_mut(&id)) {
-                (Ok((FromLauncher::Launched { pid, uid }, _)), Some(run)) => {
-                    (run.pid, run.uid) = (pid, uid);
-                    run.early_end.take().map(|error| error.to_string())
-                }
-                (Ok(_), _) => None,
-                (Err(refusal), _) => {
-                    control.forget_run(id);
-                    Some(refusal.to_string())
-                }
-            };
-            if let Some(cause) = failed {
-                control.probed(id, &emulator, Err(cause));
-            }
+        let launch = Launch {
+            purpose: Purpose::Probe,
+            uuid: Uuid::new_v4(),
+            name: "capabilities".into(),
+            emulator: emulator.clone(),
+            kvm: self.host.kvm_identity.is_some(),
+            disks: Vec::new(),
         };
-        self.ask_launcher(&ToLauncher::Launch(launch), vec![theirs.into()], Box::new(launched));
+        let probing = Probing { emulator: emulator.clone(), identity: Some(identity) };
+        let launched = move |control: &mut Control, done: Done| control.probe_launched(probing, link, done);
+        let late = move |control: &mut Control, refusal: Refusal| control.learn(&emulator, Err(refusal.to_string()));
+        let fds = vec![theirs.into()];
+        self.ask_launcher_however_long(&ToLauncher::Launch(launch), fds, Box::new(launched), Box::new(late));
     }
 
-    fn probed(&mut self, id: u32, emulator: &str, result: Result<(Identity, Abilities), String>) {
-        if let Some(run) = self.guests.get_mut(&id) {
-            run.phase = Phase::Ending;
+    fn probe_launched(&mut self, probing: Probing, link: Link, done: Done) {
+        let run = match done {
+            Ok((FromLauncher::Launched { run, .. }, _)) => run,
+            Ok(_) => return self.learn(&probing.emulator, Err("the launcher gave another answer".into())),
+            Err(refusal) => return self.learn(&probing.emulator, Err(refusal.to_string())),
+        };
+        self.probes.running.insert(run, probing);
+        if let Err(error) = self.connect(run, link) {
+            return self.probed(run, Err(GuestError::Gone(Some(chain(&error)))));
         }
+        let late = move |control: &mut Control, ()| control.probed(run, Err(GuestError::Silent(PATIENCE)));
+        self.after(PATIENCE, Box::new(late));
+        self.hear_supervisor(run);
+    }
+
+    /// What came of a probe. The process is of no more use.
+    pub(super) fn probed(&mut self, run: u32, reply: SupervisorReply) {
+        let Some(probing) = self.probes.running.get_mut(&run) else { return };
+        let Some(identity) = probing.identity.take() else { return };
+        let emulator = probing.emulator.clone();
+        let result = match reply {
+            Ok((Answer::Abilities(abilities), _)) => Ok((identity, Abilities::from(*abilities))),
+            Ok(_) => Err("the supervisor gave another answer".into()),
+            Err(error) => Err(error.to_string()),
+        };
+        self.launcher.tell(&ToLauncher::Kill { run });
+        self.learn(&emulator, result);
+    }
+
+    /// Whether a run that has ended was a probe's; what waits for one that has said nothing is told.
+    pub(super) fn probe_ended(&mut self, run: u32, how: Option<&str>) -> bool {
+        let known = self.probes.running.contains_key(&run);
+        self.probed(run, Err(GuestError::Gone(how.map(str::to_owned))));
+        self.probes.running.remove(&run);
+        known
+    }
+
+    /// A probe that an earlier control has left behind serves nobody.
+    pub(super) fn adopt_probe(&mut self, found: &Found) {
+        let tell = match found.life {
+            Life::Gone => ToLauncher::Retire { run: found.run },
+            Life::Alive | Life::Unknown { .. } => {
+                self.probes.running.insert(found.run, Probing { emulator: String::new(), identity: None });
+                ToLauncher::Kill { run: found.run }
+            }
+        };
+        self.launcher.tell(&tell);
+    }
+
+    /// Answers all who wait for what is known of an emulator.
+    fn learn(&mut self, emulator: &str, result: Result<(Identity, Abilities), String>) {
         let result: Known = match result {
             Ok((identity, abilities)) => Ok(self.emulators.learn(emulator, identity, abilities)),
             Err(cause) => {

@@ -66,12 +66,6 @@ pub fn told(code: ErrorCode, message: impl Into<String>) -> Error {
     qemu(code, message)
 }
 
-/// A name or UUID is taken.
-pub fn exists(message: &str) -> Error {
-    qemu(ErrorCode::OPERATION_FAILED, format!("operation failed: {message}"))
-        .with_hint("a name and a UUID belong to one domain: change the document, or undefine the other domain")
-}
-
 /// A document cannot be read.
 pub fn xml(error: &model::XmlError) -> Error {
     let known = qemu(ErrorCode::XML_ERROR, "the domain document cannot be used").with_cause(error);
@@ -137,6 +131,7 @@ pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
             ErrorCode::OPERATION_TIMEOUT
         }
         GuestError::Failure(Failure::WrongState { state }) => return wrong_state(format!("domain is {state}")),
+        GuestError::Ending => return wrong_state("domain is not running"),
         GuestError::Failure(Failure::ConsoleBusy) => {
             return qemu(
                 ErrorCode::OPERATION_FAILED,
@@ -145,7 +140,9 @@ pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
             .with_hint("detach the other client, or take its place with --force");
         }
         GuestError::Failure(Failure::NoSuchConsole { .. }) => ErrorCode::INVALID_ARG,
-        GuestError::Busy | GuestError::Failure(Failure::Busy(_)) => ErrorCode::OPERATION_TIMEOUT,
+        GuestError::Busy | GuestError::Full | GuestError::Unreachable | GuestError::Failure(Failure::Busy(_)) => {
+            ErrorCode::OPERATION_TIMEOUT
+        }
         GuestError::Gone(_) | GuestError::Failure(Failure::Exited { .. }) => ErrorCode::OPERATION_FAILED,
         GuestError::Old => ErrorCode::OPERATION_UNSUPPORTED,
         GuestError::Failure(_) => ErrorCode::INTERNAL_ERROR,
@@ -155,6 +152,9 @@ pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
         GuestError::Failure(Failure::Deadline { .. }) => known.with_hint(format!(
             "QEMU is stopped or waits for its storage; if it does not come back, 'bulkhead destroy {name}' ends it"
         )),
+        GuestError::Unreachable => known.with_hint(
+            "the guest itself may be well: its supervisor is dialled again and again; 'bulkhead destroy' ends it all the same",
+        ),
         GuestError::Silent(_) => known.with_hint("the guest itself may be well; try again"),
         GuestError::Old => known.with_hint("stop the guest and start it again: its next supervisor is of this release"),
         GuestError::Failure(Failure::Exited { .. }) => {
@@ -162,6 +162,24 @@ pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
         }
         _ => known,
     }
+}
+
+/// A start was given up because the domain was destroyed.
+pub fn destroyed_meanwhile() -> Error {
+    qemu(ErrorCode::OPERATION_ABORTED, "operation aborted: the domain was destroyed while it was being started")
+}
+
+/// A domain's processes do not end although they were killed.
+pub fn undying(name: &str, waited: std::time::Duration) -> Error {
+    let cause = format!("its processes were killed and have not ended within {} s", waited.as_secs());
+    qemu(ErrorCode::OPERATION_TIMEOUT, format!("cannot destroy domain '{name}'"))
+        .with_cause_text(&cause)
+        .with_hint("they are in the kernel, which waits for a disk or a file server; the domain stays in the list until they are gone")
+}
+
+/// The registry refuses something.
+pub fn refusal(refusal: &registry::Refusal) -> Error {
+    registry::Errors::of_domains(ErrorDomain::QEMU).refused(refusal)
 }
 
 /// An emulator is not there.

@@ -115,7 +115,7 @@ impl Control {
     /// A notice that is control's own.
     pub(super) fn publish_notice(&mut self, uuid: Uuid, notice: Notice) {
         let run = self.active(&uuid).map(|guest| (guest.id, guest.name.clone()));
-        let defined = || self.definitions.by_uuid(&uuid).map(|summary| summary.name.clone());
+        let defined = || self.defined(&uuid).map(|summary| summary.name.clone());
         let (id, name) = match run {
             Some((id, name)) => (Some(id), name),
             None => (None, defined().unwrap_or_default()),

@@ -7,7 +7,7 @@ use super::{
     Control,
     driver::{Asked, only},
     errors,
-    guests::{GuestError, Told},
+    guests::{GuestError, SupervisorReply},
 };
 
 /// libvirt's numbers of the sets of key codes that can be told apart here.
@@ -108,7 +108,7 @@ impl Control {
         self.taint(id);
         let human = MonitorFlags::from_bits_truncate(args.flags).contains(MonitorFlags::HMP);
         let (asked, name) = (cx.later(), args.dom.name.clone());
-        let then = move |control: &mut Control, told: Told| {
+        let then = move |control: &mut Control, told: SupervisorReply| {
             let result = match told {
                 Ok((Said::Said(result), _)) => {
                     Ok((Reply::QemuDomainMonitorCommand(qemu::DomainMonitorCommandRet { result }), Vec::new()))

@@ -14,7 +14,7 @@
 //! A full disk costs the file's newest lines, never a guest: the events are still in memory and still go to the clients.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::fs::OpenOptionsExt,
@@ -22,7 +22,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use api::notice::Parts;
+use api::{consts::LifecycleEvent, notice::Parts};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -94,7 +94,8 @@ pub struct Journal {
     failing: bool,
     /// The last number that each run's supervisor gave to an event that is here.
     seen: HashMap<u32, u64>,
-    highest_run: u32,
+    /// Runs whose stop is here.
+    stopped: HashSet<u32>,
 }
 
 impl Journal {
@@ -125,7 +126,7 @@ impl Journal {
             torn: false,
             failing: false,
             seen: HashMap::new(),
-            highest_run: 0,
+            stopped: HashSet::new(),
         };
         match File::open(path) {
             Ok(file) => journal.read(BufReader::new(file))?,
@@ -167,7 +168,9 @@ impl Journal {
         }
         self.next = entry.sequence.saturating_add(1);
         if let Some(id) = entry.id {
-            self.highest_run = self.highest_run.max(id);
+            if entry.event == LifecycleEvent::Stopped as i32 {
+                self.stopped.insert(id);
+            }
             if let Some(sequence) = entry.run_sequence {
                 self.seen.insert(id, sequence);
             }
@@ -226,15 +229,41 @@ impl Journal {
         self.seen.get(&id).copied().unwrap_or_default()
     }
 
-    /// The highest run that any event tells of.
+    /// The highest run that any event tells of. A probe of an earlier release counts: its number was one of a guest's.
     #[must_use]
     pub fn highest_run(&self) -> u32 {
-        self.highest_run
+        self.seen.keys().copied().max().unwrap_or_default()
+    }
+
+    /// Forgets the numbers of all runs but these.
+    pub fn keep_runs(&mut self, runs: &HashSet<u32>) {
+        self.seen.retain(|run, _| runs.contains(run));
+        self.stopped.retain(|run| runs.contains(run));
+    }
+
+    /// Whether the stop of a run is here already: it is reported once, however often its end is found.
+    #[must_use]
+    pub fn has_stopped(&self, id: u32) -> bool {
+        self.stopped.contains(&id)
+    }
+
+    /// An event of a run is left out, because its supervisor reports more than a guest can do. Its number is left free, and
+    /// by that gap a client learns that something is missing.
+    pub fn lose(&mut self, id: u32, run_sequence: u64) {
+        self.seen.insert(id, run_sequence);
+        self.leave_gap();
+    }
+
+    /// Leaves a number free for what is missing.
+    pub fn leave_gap(&mut self) {
+        self.gone = self.next;
+        self.next = self.next.saturating_add(1);
     }
 
     /// Forgets the numbers of a run that is over and retired.
     pub fn retire(&mut self, id: u32) {
         self.seen.remove(&id);
+        self.stopped.remove(&id);
     }
 
     /// The kept events after `since`, 0 for all, and whether some after it are no longer kept.

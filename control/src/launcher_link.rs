@@ -43,6 +43,20 @@ impl Control {
         let timer = self.after(PATIENCE, Box::new(give_up));
         self.launcher.ask(request, fds, Waiting { then, timer });
     }
+
+    /// Asks the launcher for something that it may still do after its time: `late` is done when that has passed, and `then`
+    /// with the answer, whenever it comes.
+    pub(super) fn ask_launcher_however_long(
+        &mut self,
+        request: &ToLauncher,
+        fds: Vec<OwnedFd>,
+        then: Then<Done>,
+        late: Then<Refusal>,
+    ) {
+        let late = move |control: &mut Control, ()| late(control, Refusal::Silent { seconds: PATIENCE.as_secs() });
+        let timer = self.after(PATIENCE, Box::new(late));
+        self.launcher.ask(request, fds, Waiting { then, timer });
+    }
 }
 
 /// The channel and what waits on it.

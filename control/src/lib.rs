@@ -10,8 +10,10 @@
 
 mod adopt;
 mod authority;
+mod autostart;
 mod capabilities;
 pub mod definitions;
+mod destroy;
 mod domain_capabilities;
 mod domains;
 mod driver;
@@ -21,8 +23,10 @@ mod events;
 mod guests;
 mod host;
 mod input;
+mod jobs;
 pub mod journal;
 mod launcher_link;
+mod link;
 mod node;
 mod nothing;
 mod process;
@@ -32,7 +36,7 @@ mod start;
 mod stats;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -55,18 +59,22 @@ use uuid::Uuid;
 
 use self::{
     authority::Authority,
-    definitions::{Definitions, StoreError},
+    autostart::Autostart,
+    definitions::{Definitions, StoreError, Summary},
     driver::Asked,
-    emulators::Emulators,
+    emulators::{Emulators, Probes},
     events::Subscribers,
     guests::Guest,
     journal::Journal,
     launcher_link::LauncherLink,
+    link::Links,
+    start::Starting,
 };
 use qemud::{
     config::Config,
     edge::{self, FromLauncher},
 };
+use registry::{State, Ticket};
 
 /// The listener for calls that may change things.
 const DOOR: u8 = 0;
@@ -110,28 +118,61 @@ pub enum ControlError {
     Sandbox(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// Domains as control keeps them: a summary of each definition, and the state of each run as its supervisor told it last.
+struct Domains;
+
+impl registry::Kind for Domains {
+    type Document = Summary;
+    type Live = State;
+    const NOUN: &'static str = "domain";
+
+    fn name(document: &Summary) -> &str {
+        &document.name
+    }
+
+    fn uuid(document: &Summary) -> Uuid {
+        document.uuid
+    }
+
+    fn state(live: &State) -> State {
+        *live
+    }
+}
+
+/// The registry of what is stored, with why each domain stopped last, as far as the journal tells.
+fn load(definitions: &Definitions, journal: &Journal) -> registry::Registry<Domains> {
+    let mut objects = registry::Registry::new();
+    for summary in definitions.iter() {
+        if let Err(refusal) = objects.load(summary.clone(), summary.autostart) {
+            tracing::error!("definition skipped: '{}': {refusal}", summary.name);
+        }
+    }
+    for (uuid, reason) in events::last_stops(journal) {
+        objects.set_last_stop(&uuid, reason);
+    }
+    objects
+}
+
 /// The whole state of the process.
 pub struct Control {
     instance: Instance,
     config: Config,
-    registry: Registry,
+    poll: Registry,
     server: Server,
     launcher: LauncherLink,
     definitions: Definitions,
     journal: Journal,
     emulators: Emulators,
     subscribers: Subscribers,
-    /// Every run that is not over, by its number.
+    /// Which domains there are, and how far the run of each has come.
+    objects: registry::Registry<Domains>,
+    /// What is known besides of each run that is not gone, by its number.
     guests: BTreeMap<u32, Guest>,
-    /// The run of each guest that has one.
-    runs: HashMap<Uuid, u32>,
-    /// Guests on their way to a run.
-    starting: HashSet<Uuid>,
-    /// Why each guest that is not running stopped, libvirt's reasons.
-    stopped: HashMap<Uuid, i32>,
-    next_run: u32,
-    /// Supervisors that have said more than was taken in their turn.
-    unheard: Vec<Token>,
+    /// The starts that have no run yet.
+    starts: HashMap<Ticket, Starting>,
+    probes: Probes,
+    links: Links,
+    autostart: Autostart,
     /// What is to be done when a moment comes, in order.
     timers: BTreeMap<(Instant, u64), Then<()>>,
     timer_count: u64,
@@ -213,20 +254,20 @@ impl Control {
         Ok(Control {
             authority: Authority::of(&instance),
             emulators: Emulators::new(instance.cache_dir()),
-            next_run: journal.highest_run() + 1,
-            stopped: events::last_stops(&journal),
+            objects: load(&definitions, &journal),
             instance,
             config,
-            registry,
+            poll: registry,
             server: Server::new(clients, CLIENTS, limits, "qemud"),
             launcher: LauncherLink::new(Channel::new(launcher)),
             definitions,
             journal,
             subscribers: Subscribers::default(),
             guests: BTreeMap::new(),
-            runs: HashMap::new(),
-            starting: HashSet::new(),
-            unheard: Vec::new(),
+            starts: HashMap::new(),
+            probes: Probes::default(),
+            links: Links::default(),
+            autostart: Autostart::default(),
             timers: BTreeMap::new(),
             timer_count: 0,
             idle_since: None,
@@ -244,7 +285,7 @@ impl Control {
         let look = Look::default();
         loop {
             self.settle(&mut happenings)?;
-            let wait = self.sleep(Instant::now());
+            let wait = self.sleep(self.now());
             let soon = || poll.poll(&mut events, Some(Duration::ZERO)).map(|()| (!events.is_empty()).then_some(()));
             let polled = match look.look(soon) {
                 Ok(None) => poll.poll(&mut events, wait),
@@ -254,29 +295,33 @@ impl Control {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 other => other.map_err(ControlError::Poll)?,
             }
-            for token in std::mem::take(&mut self.unheard) {
-                self.hear_supervisor(token);
-            }
-            for event in &events {
-                match event.token() {
-                    LAUNCHER => match self.hear_launcher() {
-                        Err(ControlError::Launcher(ConnError::Closed)) => {
-                            tracing::info!("the launcher has left, and so does control; guests go on");
-                            return Ok(());
-                        }
-                        other => other?,
-                    },
-                    token if self.server.owns(token) => self.server.ready(token, &mut happenings),
-                    token => self.hear_supervisor(token),
-                }
+            if !self.take_events(&events, &mut happenings)? {
+                tracing::info!("the launcher has left, and so does control; guests go on");
+                return Ok(());
             }
         }
+    }
+
+    /// Works through what a poll has brought. False when the launcher has left.
+    fn take_events(&mut self, events: &Events, happenings: &mut Vec<Happening>) -> Result<bool, ControlError> {
+        self.hear_unheard();
+        for event in events {
+            match event.token() {
+                LAUNCHER => match self.hear_launcher() {
+                    Err(ControlError::Launcher(ConnError::Closed)) => return Ok(false),
+                    other => other?,
+                },
+                token if self.server.owns(token) => self.server.ready(token, happenings),
+                token => self.supervisor_ready(token),
+            }
+        }
+        Ok(true)
     }
 
     /// Does all that can be done without waiting, and sends all that came of it: nothing may lie queued while the poll sleeps.
     fn settle(&mut self, happenings: &mut Vec<Happening>) -> Result<(), ControlError> {
         loop {
-            let now = Instant::now();
+            let now = self.now();
             self.fire_timers(now);
             self.work_through(happenings);
             self.watch_idleness(now);
@@ -296,7 +341,7 @@ impl Control {
     }
 
     fn sleep(&self, now: Instant) -> Option<Duration> {
-        if !self.unheard.is_empty() {
+        if self.links.is_any_unheard() {
             return Some(Duration::ZERO);
         }
         let timer = self.timers.keys().next().map(|(at, _)| at.saturating_duration_since(now));
@@ -310,10 +355,15 @@ impl Control {
         (!self.served && !left.is_zero()).then_some(left)
     }
 
+    /// The present moment.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
     /// Does `then` at a moment unless it is cancelled before.
     fn after(&mut self, wait: Duration, then: Then<()>) -> (Instant, u64) {
         self.timer_count += 1;
-        let key = (Instant::now() + wait, self.timer_count);
+        let key = (self.now() + wait, self.timer_count);
         self.timers.insert(key, then);
         key
     }
@@ -352,8 +402,7 @@ impl Control {
             && !self.leaving
             && self.doors.is_empty()
             && self.server.open() == 0
-            && self.guests.is_empty()
-            && self.starting.is_empty();
+            && self.objects.count_active() == 0;
         if !idle {
             self.idle_since = None;
         } else if *self.idle_since.get_or_insert(now) + self.config.idle_timeout <= now {
@@ -379,9 +428,9 @@ impl Control {
                     self.cancel(timer);
                     then(self, answer);
                 }
-                launcher_link::Heard::News(FromLauncher::Guests(found)) => self.adopt(found),
+                launcher_link::Heard::News(FromLauncher::Runs(found)) => self.adopt(found),
                 launcher_link::Heard::News(FromLauncher::Stay) => self.stay(),
-                launcher_link::Heard::News(FromLauncher::Ended { id, how }) => self.run_ended(id, how),
+                launcher_link::Heard::News(FromLauncher::Ended { run, how }) => self.run_ended(run, how.as_deref()),
                 launcher_link::Heard::News(other) => tracing::warn!("the launcher says {other:?} unasked"),
             }
         }

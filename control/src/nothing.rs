@@ -157,7 +157,7 @@ impl Control {
     ) -> Answer<remote::DomainGetControlInfoRet> {
         only(args.flags, 0, "virDomainGetControlInfo")?;
         let id = self.running(&args.dom)?;
-        let busy = self.guests.get(&id).is_some_and(super::guests::Guest::is_busy);
+        let busy = self.guests.get(&id).is_some_and(|guest| guest.jobs.is_busy());
         Ok(remote::DomainGetControlInfoRet { state: u32::from(busy), details: 0, state_time: 0 }.into())
     }
 
@@ -335,7 +335,7 @@ impl Control {
     /// A domain whose document has no such element: one that has it cannot be started, and what it asks for is not read.
     fn without(&self, dom: &remote::Domain, element: &str) -> Result<uuid::Uuid, Error> {
         let uuid = self.known(dom)?;
-        let Some(summary) = self.definitions.by_uuid(&uuid).filter(|_| self.active(&uuid).is_none()) else {
+        let Some(summary) = self.defined(&uuid).filter(|_| self.active(&uuid).is_none()) else {
             return Ok(uuid);
         };
         let domain = self.definitions.read(summary).map_err(|error| errors::store("read", &summary.name, &error))?;

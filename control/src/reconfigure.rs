@@ -3,21 +3,21 @@
 
 use api::{
     Answer, Error, ErrorCode, Outcome, Reply,
-    consts::{
-        DefinedDetail, LifecycleEvent, MemoryFlags, MetadataType, ModificationImpact, UndefinedDetail, VcpuFlags,
-    },
+    consts::{MemoryFlags, MetadataType, ModificationImpact, VcpuFlags},
     notice::Notice,
     remote,
 };
 use model::{Domain, MetadataError};
+use registry::TransientRefusal;
 use supervisor::protocol::Request;
 use uuid::Uuid;
 
 use super::{
     Control,
+    definitions::Summary,
     driver::{Asked, only},
     errors,
-    guests::Told,
+    guests::SupervisorReply,
     stats::has_balloon,
 };
 
@@ -45,7 +45,7 @@ impl Control {
         if live && run.is_none() {
             return Err(errors::wrong_state("domain is not running"));
         }
-        if config && self.definitions.by_uuid(uuid).is_none() {
+        if config && self.defined(uuid).is_none() {
             return Err(errors::wrong_state("cannot change persistent config of a transient domain"));
         }
         Ok(Affected { live: run.filter(|_| live), config })
@@ -58,13 +58,15 @@ impl Control {
         doing: &str,
         change: impl FnOnce(&mut Domain) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let Some(summary) = self.definitions.by_uuid(uuid).cloned() else {
+        let Some(summary) = self.defined(uuid).cloned() else {
             return Err(errors::wrong_state("cannot change persistent config of a transient domain"));
         };
         let read = self.definitions.read(&summary);
         let mut domain = read.map_err(|error| errors::store("read", &summary.name, &error))?;
         change(&mut domain)?;
-        self.definitions.write(&domain, *uuid).map_err(|error| errors::store(doing, &summary.name, &error))
+        self.definitions.write(&domain, *uuid).map_err(|error| errors::store(doing, &summary.name, &error))?;
+        let summary = self.definitions.by_uuid(uuid).cloned();
+        summary.map_or(Ok(()), |summary| self.objects.update(summary)).map_err(|refusal| errors::refusal(&refusal))
     }
 
     // Virtual CPUs.
@@ -89,7 +91,7 @@ impl Control {
         one_of_both(args.flags)?;
         let affected = self.affected(&uuid, args.flags)?;
         let (max, current) = if affected.config {
-            let defined = self.definitions.by_uuid(&uuid);
+            let defined = self.defined(&uuid);
             defined.map(|summary| (summary.vcpus, summary.vcpus_online)).unwrap_or_default()
         } else {
             let size = self.size_of(&uuid);
@@ -216,7 +218,7 @@ impl Control {
         }
         one_of_both(args.flags)?;
         let affected = self.affected(&uuid, args.flags)?;
-        let found = match (affected.live.and_then(|id| self.guests.get(&id)), self.definitions.by_uuid(&uuid)) {
+        let found = match (affected.live.and_then(|id| self.guests.get(&id)), self.defined(&uuid)) {
             (Some(guest), _) => guest.domain.as_ref().and_then(|domain| noted(domain, kind, args.uri.as_deref())),
             (None, Some(summary)) => {
                 let read = self.definitions.read(summary);
@@ -268,24 +270,18 @@ impl Control {
             let text = "string new_name in virDomainRename must not be empty";
             return Err(errors::told(ErrorCode::INVALID_ARG, text));
         }
-        let summary = self.persistent(&args.dom, "cannot rename a transient domain")?;
-        if summary.name == name {
-            return Err(errors::wrong_state("Can't rename domain to itself"));
-        }
-        if self.runs.contains_key(&summary.uuid) || self.starting.contains(&summary.uuid) {
-            return Err(errors::wrong_state("cannot rename active domain").with_hint("shut it down first"));
-        }
+        let uuid = self.known(&args.dom)?;
         if let Err(why) = model::check_name(&name) {
             return Err(errors::told(ErrorCode::XML_ERROR, format!("XML error: the name cannot be used: it {why}")));
         }
-        if self.uuid_of(&name).is_some() {
-            return Err(errors::exists(&format!("domain with name '{name}' already exists")));
+        let ticket = self.objects.begin_rename(&uuid, &name).map_err(|refusal| errors::refusal(&refusal))?;
+        let summary = self.persistent(&args.dom, TransientRefusal::Rename)?;
+        if let Err(error) = self.definitions.rename(&summary, &name) {
+            self.drop_ticket(ticket);
+            return Err(errors::store("rename", &summary.name, &error));
         }
-        let renamed = self.definitions.rename(&summary, &name);
-        renamed.map_err(|error| errors::store("rename", &summary.name, &error))?;
-        let (gone, come) = (UndefinedDetail::Renamed as i32, DefinedDetail::Renamed as i32);
-        self.publish_definition(summary.uuid, &summary.name, LifecycleEvent::Undefined, gone);
-        self.publish_definition(summary.uuid, &name, LifecycleEvent::Defined, come);
+        let effects = self.objects.commit_rename(ticket, Summary { name, ..summary });
+        self.carry_out(effects.map_err(|refusal| errors::refusal(&refusal))?);
         Ok(remote::DomainRenameRet { retcode: 0 }.into())
     }
 
@@ -302,7 +298,7 @@ impl Control {
         let name = self.guests.get(&id).map(|guest| guest.name.clone()).unwrap_or_default();
         let (asked, refused, refused_name) = (cx.later(), cx.later(), name.clone());
         let job = move |control: &mut Control, ()| {
-            let then = move |control: &mut Control, told: Told| {
+            let then = move |control: &mut Control, told: SupervisorReply| {
                 let result = told.map(|_| done(control)).map_err(|error| errors::guest(doing, &name, &error));
                 control.answer(&asked, result.map(|()| (reply(()), Vec::new())));
                 control.job_done(id);

@@ -1,18 +1,22 @@
 //! From a document to a running guest: complete it, plan it, gather its files, launch it. Each step may have to wait for
-//! somebody else; whichever fails, the guest is as it was before.
+//! somebody else.
+//!
+//! The registry holds name and UUID from the first step. Until the launcher has been asked, a start is given up by
+//! forgetting its ticket: the step that is under way finds none and drops what it has. From then on there may be a run, so
+//! the start ends with the launcher's answer, and a run that is not wanted any more is killed.
 
 use std::{
-    cell::RefCell,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
-    rc::Rc,
     time::Duration,
 };
 
-use api::Error;
-use model::{Domain, DomainType, DumpOptions, LifecycleAction, Live};
+use api::{Error, consts::DomainState};
+use model::{Domain, DomainType, DumpOptions, LifecycleAction};
+use qemud::edge::{FromLauncher, Launch, Purpose, Refusal, ToLauncher};
+use registry::{Run, State, Ticket};
 use rustix::fs::{FileType, fstat};
 use sandbox::fd::check::{self, Access, CheckError};
 use supervisor::protocol::{Abilities, Answer, Boot, Request};
@@ -22,10 +26,10 @@ use super::{
     Control, Then,
     adopt::Record,
     errors,
-    guests::{Guest, Phase, Process, Told},
+    guests::{Guest, GuestError, PendingStart, Process, SupervisorReply},
+    launcher_link::Done,
+    link::Link,
 };
-use qemud::edge::{Launch, Refusal, ToLauncher};
-
 use crate::qemu::{
     complete,
     plan::{self, DiskInUse, Plan, PlanError},
@@ -33,6 +37,8 @@ use crate::qemu::{
 
 /// How long QEMU may take from its start until it answers: a kernel to copy, many CPUs, a busy host.
 const BOOT_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a start that has failed waits for its run to be gone before the client is told of the failure.
+const CLEARING: Duration = Duration::from_secs(5);
 
 /// A file that the client opened for the guest.
 pub struct Given {
@@ -47,10 +53,8 @@ pub struct Given {
 /// What a start ends in: the run's number.
 pub type Started = Result<u32, Error>;
 
-/// One start on its way.
+/// What a client wants of a start.
 pub struct Start {
-    /// The document.
-    pub domain: Domain,
     /// Leave the virtual CPUs stopped.
     pub paused: bool,
     /// What the client opened.
@@ -59,182 +63,271 @@ pub struct Start {
     pub then: Then<Started>,
 }
 
+/// A start that has no run yet.
+pub struct Starting {
+    /// The document's name.
+    name: String,
+    /// Answers the client; none once it has been answered.
+    then: Option<Then<Started>>,
+    /// The disks that it is going to have.
+    disks: Vec<DiskInUse>,
+    /// The launcher has been asked: there may be a run.
+    launching: bool,
+    /// Nobody wants the run any more.
+    unwanted: bool,
+    /// What waits for the start to be over.
+    on_end: Vec<Then<()>>,
+}
+
+/// A start on its way through the steps before its launch.
+struct Steps {
+    ticket: Ticket,
+    domain: Domain,
+    uuid: Uuid,
+    paused: bool,
+    given: Vec<Given>,
+}
+
 /// A start whose plan stands, while its files are gathered.
 struct Gathering {
-    start: Start,
-    uuid: Uuid,
+    steps: Steps,
     plan: Plan,
     files: Vec<OwnedFd>,
 }
 
-/// The end of a start, which two answers race for.
-type Ending = Rc<RefCell<Option<Then<Started>>>>;
+/// A start whose launch is under way.
+struct Launching {
+    ticket: Ticket,
+    domain: Domain,
+    uuid: Uuid,
+    kvm: bool,
+    link: Link,
+}
 
 impl Control {
-    /// Starts a guest.
-    pub(super) fn start(&mut self, mut start: Start) {
-        let uuid = start.domain.ensure_uuid();
-        if self.runs.contains_key(&uuid) || !self.starting.insert(uuid) {
-            return (start.then)(self, Err(errors::wrong_state("domain is already running")));
+    /// Starts a defined domain.
+    pub(super) fn start_defined(&mut self, uuid: &Uuid, start: Start) {
+        let ticket = match self.objects.begin_start(uuid, State::UNKNOWN) {
+            Ok(ticket) => ticket,
+            Err(refusal) => return (start.then)(self, Err(errors::refusal(&refusal))),
+        };
+        let name = self.objects.get(uuid).map(|object| object.name().to_owned()).unwrap_or_default();
+        let Start { paused, given, then } = start;
+        self.begin(ticket, name.clone(), then);
+        let Some(summary) = self.defined(uuid) else { return };
+        match self.definitions.read(summary) {
+            Ok(domain) => self.complete(Steps { ticket, domain, uuid: *uuid, paused, given }),
+            Err(error) => self.not_started(ticket, errors::store("read", &name, &error)),
         }
-        let emulator = match complete::complete_emulator(&mut start.domain, &self.host.arch) {
-            Ok(emulator) => emulator,
-            Err(error) => {
-                return self.not_started(uuid, start.then, |name| errors::plan(name, &error), &start.domain.name);
+    }
+
+    /// Starts a document: a domain that is gone when it stops, or for once another form of a defined one.
+    pub(super) fn start_document(&mut self, mut domain: Domain, start: Start) {
+        let uuid = domain.ensure_uuid();
+        let Start { paused, given, then } = start;
+        match self.objects.begin_create(&domain.name, uuid, State::UNKNOWN) {
+            Ok(ticket) => {
+                self.begin(ticket, domain.name.clone(), then);
+                self.complete(Steps { ticket, domain, uuid, paused, given });
             }
+            Err(refusal) => then(self, Err(errors::refusal(&refusal))),
+        }
+    }
+
+    fn begin(&mut self, ticket: Ticket, name: String, then: Then<Started>) {
+        let (disks, on_end) = (Vec::new(), Vec::new());
+        let starting = Starting { name, then: Some(then), disks, launching: false, unwanted: false, on_end };
+        self.starts.insert(ticket, starting);
+    }
+
+    /// A start that has no run ends without one.
+    fn not_started(&mut self, ticket: Ticket, error: Error) {
+        let Some(starting) = self.starts.remove(&ticket) else { return };
+        if let Err(refusal) = self.objects.cancel(ticket) {
+            tracing::error!(guest = starting.name, "a start cannot be taken back: {refusal}");
+        }
+        if let Some(then) = starting.then {
+            then(self, Err(error));
+        }
+        for then in starting.on_end {
+            then(self, ());
+        }
+    }
+
+    /// Gives a start up that has no run yet, and does `then` when it is over.
+    pub(super) fn give_up_start(&mut self, ticket: Ticket, then: Then<()>) {
+        let Some(starting) = self.starts.get_mut(&ticket) else { return then(self, ()) };
+        starting.on_end.push(then);
+        starting.unwanted = true;
+        if !starting.launching {
+            let error = errors::for_domain("start", &starting.name.clone(), errors::destroyed_meanwhile());
+            self.not_started(ticket, error);
+        }
+    }
+
+    fn complete(&mut self, mut steps: Steps) {
+        let name = steps.domain.name.clone();
+        let emulator = match complete::complete_emulator(&mut steps.domain, &self.host.arch) {
+            Ok(emulator) => emulator,
+            Err(error) => return self.not_started(steps.ticket, errors::plan(&name, &error)),
         };
         let known = move |control: &mut Control, known: super::emulators::Known| match known {
-            Ok(abilities) => control.plan_start(start, uuid, &abilities),
-            Err(error) => {
-                let name = start.domain.name.clone();
-                control.not_started(uuid, start.then, |name| errors::for_domain("start", name, error), &name);
-            }
+            Ok(abilities) => control.plan(steps, &abilities),
+            Err(error) => control.not_started(steps.ticket, errors::for_domain("start", &name, error)),
         };
         self.with_abilities(&emulator, Box::new(known));
     }
 
-    fn not_started(&mut self, uuid: Uuid, then: Then<Started>, error: impl FnOnce(&str) -> Error, name: &str) {
-        self.starting.remove(&uuid);
-        then(self, Err(error(name)));
-    }
-
-    fn plan_start(&mut self, mut start: Start, uuid: Uuid, abilities: &Abilities) {
-        let planned = complete::complete(&mut start.domain, abilities)
-            .and_then(|()| check_kvm(&start.domain, abilities))
-            .and_then(|()| plan::plan(&start.domain, start.paused));
+    fn plan(&mut self, mut steps: Steps, abilities: &Abilities) {
+        let planned = complete::complete(&mut steps.domain, abilities)
+            .and_then(|()| check_kvm(&steps.domain, abilities))
+            .and_then(|()| plan::plan(&steps.domain, steps.paused));
         match planned {
-            Ok(plan) => self.gather(Gathering { start, uuid, plan, files: Vec::new() }),
-            Err(error) => {
-                let name = start.domain.name.clone();
-                self.not_started(uuid, start.then, |name| errors::plan(name, &error), &name);
-            }
+            Ok(plan) => self.gather(Gathering { steps, plan, files: Vec::new() }),
+            Err(error) => self.not_started(steps.ticket, errors::plan(&steps.domain.name, &error)),
         }
     }
 
     /// Takes each file from the client if it gave it, else asks the launcher for it.
     fn gather(&mut self, mut gathering: Gathering) {
+        if !self.starts.contains_key(&gathering.steps.ticket) {
+            return;
+        }
         while let Some(file) = gathering.plan.files.get(gathering.files.len()) {
             let fits = |given: &Given| given.path == file.path && given.writable == file.writable;
-            let Some(index) = gathering.start.given.iter().position(fits) else {
+            let Some(index) = gathering.steps.given.iter().position(fits) else {
                 let request = ToLauncher::Open { path: file.path.clone(), writable: file.writable };
-                let opened = move |control: &mut Control, done: super::launcher_link::Done| {
-                    control.take_opened(gathering, done);
-                };
+                let opened = move |control: &mut Control, done: Done| control.take_opened(gathering, done);
                 return self.ask_launcher(&request, Vec::new(), Box::new(opened));
             };
-            let given = gathering.start.given.swap_remove(index);
+            let given = gathering.steps.given.swap_remove(index);
             gathering.files.push(given.fd);
         }
         self.check_disks(gathering);
     }
 
-    fn take_opened(&mut self, mut gathering: Gathering, done: super::launcher_link::Done) {
-        let name = gathering.start.domain.name.clone();
-        match done {
+    fn take_opened(&mut self, mut gathering: Gathering, done: Done) {
+        let refusal = match done {
             Ok((_, mut fds)) if fds.len() == 1 => {
                 gathering.files.append(&mut fds);
-                self.gather(gathering);
+                return self.gather(gathering);
             }
-            Ok(_) => {
-                let refusal = Refusal::Range { what: "the launcher opened nothing".into() };
-                self.not_started(
-                    gathering.uuid,
-                    gathering.start.then,
-                    |n| errors::refused("start", n, &refusal),
-                    &name,
-                );
-            }
-            Err(refusal) => {
-                self.not_started(
-                    gathering.uuid,
-                    gathering.start.then,
-                    |n| errors::refused("start", n, &refusal),
-                    &name,
-                );
-            }
-        }
+            Ok(_) => Refusal::Range { what: "the launcher opened nothing".into() },
+            Err(refusal) => refusal,
+        };
+        self.not_started(gathering.steps.ticket, errors::refused("start", &gathering.steps.domain.name, &refusal));
     }
 
     /// Two guests that write to one disk destroy it, so the second is not started.
     fn check_disks(&mut self, gathering: Gathering) {
-        let name = gathering.start.domain.name.clone();
+        let (ticket, name) = (gathering.steps.ticket, gathering.steps.domain.name.clone());
         let mut disks = Vec::new();
         for (file, fd) in gathering.plan.files.iter().zip(&gathering.files) {
             match identify(file, fd) {
-                Ok(Some(disk)) => disks.push(disk),
-                Ok(None) => {}
-                Err(refusal) => {
-                    let then = gathering.start.then;
-                    return self.not_started(gathering.uuid, then, |n| errors::refused("start", n, &refusal), &name);
-                }
+                Ok(disk) => disks.extend(disk),
+                Err(refusal) => return self.not_started(ticket, errors::refused("start", &name, &refusal)),
             }
         }
         let conflict = disks.iter().find_map(|disk| {
-            self.other_user(disk)
-                .map(|(guest, used)| errors::disk_in_use(&name, &disk.what, &disk.path, &guest.name, &used.what))
+            let (other, used) = self.other_user(disk)?;
+            Some(errors::disk_in_use(&name, &disk.what, &disk.path, other, &used.what))
         });
         match conflict {
-            Some(error) => self.not_started(gathering.uuid, gathering.start.then, |_| error, &name),
+            Some(error) => self.not_started(ticket, error),
             None => self.launch(gathering, disks),
         }
     }
 
-    fn other_user(&self, disk: &DiskInUse) -> Option<(&Guest, &DiskInUse)> {
+    /// Who has a disk already: every run that is not gone, however it is, and every start that has come this far.
+    fn other_user(&self, disk: &DiskInUse) -> Option<(&str, &DiskInUse)> {
         let same = |used: &&DiskInUse| (used.device, used.inode) == (disk.device, disk.inode);
         let clash = |used: &&DiskInUse| (used.writable || disk.writable) && !(used.shareable && disk.shareable);
-        self.guests
-            .values()
-            .filter(|guest| guest.phase != Phase::Ending)
-            .find_map(|guest| Some((guest, guest.disks.iter().filter(same).find(clash)?)))
+        let runs = self.guests.values().map(|guest| (guest.name.as_str(), &guest.disks));
+        let starts = self.starts.values().map(|starting| (starting.name.as_str(), &starting.disks));
+        runs.chain(starts).find_map(|(name, disks)| Some((name, disks.iter().filter(same).find(clash)?)))
     }
 
     fn launch(&mut self, gathering: Gathering, disks: Vec<DiskInUse>) {
-        let Gathering { start, uuid, plan, files } = gathering;
-        let Start { domain, paused, then, .. } = start;
+        let Gathering { steps: Steps { ticket, domain, uuid, paused, .. }, plan, files } = gathering;
         let name = domain.name.clone();
-        let (ours, theirs) = match UnixStream::pair() {
-            Ok(pair) => pair,
-            Err(error) => {
-                let refusal = Refusal::Spawn { cause: error.to_string() };
-                return self.not_started(uuid, then, |n| errors::refused("start", n, &refusal), &name);
-            }
-        };
-        let id = self.take_run_number();
-        let boot = self.boot_request(&domain, &plan, id, paused, &disks);
-        let emulator = domain.devices.emulator.clone().unwrap_or_default();
-        let mut guest = Guest::new(id, uuid, name.clone(), Phase::Starting);
-        guest.disks = disks;
-        guest.kvm = plan.kvm;
-        guest.domain = Some(domain);
-        let launch = Launch { id, uuid, name, emulator, kvm: plan.kvm };
-        self.guests.insert(id, guest);
-        self.runs.insert(uuid, id);
-        self.starting.remove(&uuid);
-        let ending: Ending = Rc::new(RefCell::new(Some(then)));
-        if let Err(error) = self.link(id, ours) {
-            let refusal = Refusal::Spawn { cause: error.to_string() };
-            return self.abandon(id, &ending, |name| errors::refused("start", name, &refusal));
-        }
+        let boot = self.boot_request(&domain, &plan, paused, &disks);
+        let pair = UnixStream::pair().map_err(|error| error.to_string());
+        let prepared =
+            pair.and_then(|(ours, theirs)| Ok((Link::new(ours).map_err(|error| qemud::chain(&error))?, theirs)));
         // The supervisor's orders wait in its socket before it exists, so nobody waits for it to ask for them.
-        let booted = Rc::clone(&ending);
-        self.ask_guest_within(id, &boot, files, BOOT_PATIENCE, Box::new(move |c, told| c.booted(id, &booted, told)));
-        self.flush_supervisors();
-        let launched = move |control: &mut Control, done: super::launcher_link::Done| match done {
-            Ok((qemud::edge::FromLauncher::Launched { pid, uid }, _)) => {
-                let Some(guest) = control.guests.get_mut(&id) else { return };
-                (guest.pid, guest.uid) = (pid, uid);
-                if let Some(error) = guest.early_end.take() {
-                    control.abandon(id, &ending, |name| errors::guest("start", name, &error));
-                }
+        let prepared = prepared.and_then(|(mut link, theirs)| {
+            link.order(&boot, files).map_err(|error| qemud::chain(&error))?;
+            Ok((link, theirs))
+        });
+        let (link, theirs) = match prepared {
+            Ok(prepared) => prepared,
+            Err(cause) => {
+                return self.not_started(ticket, errors::refused("start", &name, &Refusal::Spawn { cause }));
             }
-            Ok(_) => tracing::error!("run {id}: the launcher gave another answer to a launch"),
-            Err(refusal) => control.abandon(id, &ending, |name| errors::refused("start", name, &refusal)),
         };
-        self.ask_launcher(&ToLauncher::Launch(launch), vec![theirs.into()], Box::new(launched));
+        let emulator = domain.devices.emulator.clone().unwrap_or_default();
+        let launch = Launch { purpose: Purpose::Guest, uuid, name, emulator, kvm: plan.kvm, disks: disks.clone() };
+        if let Some(starting) = self.starts.get_mut(&ticket) {
+            (starting.disks, starting.launching) = (disks, true);
+        }
+        let launching = Launching { ticket, domain, uuid, kvm: plan.kvm, link };
+        let launched = move |control: &mut Control, done: Done| control.launched(launching, done);
+        let late = move |control: &mut Control, refusal| control.launch_is_late(ticket, &refusal);
+        self.ask_launcher_however_long(
+            &ToLauncher::Launch(launch),
+            vec![theirs.into()],
+            Box::new(launched),
+            Box::new(late),
+        );
     }
 
-    fn boot_request(&self, domain: &Domain, plan: &Plan, id: u32, paused: bool, disks: &[DiskInUse]) -> Request {
-        let xml = domain.to_xml(&DumpOptions { live: Some(Live { id }), ..DumpOptions::stored() });
+    /// The launcher has not answered in time. It may do what it was asked all the same, so the start goes on, and what
+    /// comes of it is killed.
+    fn launch_is_late(&mut self, ticket: Ticket, refusal: &Refusal) {
+        let Some(starting) = self.starts.get_mut(&ticket) else { return };
+        starting.unwanted = true;
+        let error = errors::refused("start", &starting.name, refusal);
+        if let Some(then) = starting.then.take() {
+            then(self, Err(error));
+        }
+    }
+
+    fn launched(&mut self, launching: Launching, done: Done) {
+        let Launching { ticket, domain, uuid, kvm, link } = launching;
+        let (run, pid, uid) = match done {
+            Ok((FromLauncher::Launched { run, pid, uid }, _)) => (run, pid, uid),
+            Ok(_) => {
+                let refusal = Refusal::Range { what: "the launcher gave another answer to a launch".into() };
+                return self.not_started(ticket, errors::refused("start", &domain.name, &refusal));
+            }
+            Err(refusal) => return self.not_started(ticket, errors::refused("start", &domain.name, &refusal)),
+        };
+        let Some(starting) = self.starts.remove(&ticket) else { return };
+        let mut guest = Guest::new(run, uuid, domain.name.clone());
+        (guest.pid, guest.uid, guest.kvm, guest.disks) = (pid, uid, kvm, starting.disks);
+        guest.domain = Some(domain);
+        guest.on_end = starting.on_end;
+        guest.start = starting.then.map(|then| PendingStart { then, failed: None });
+        guest.destroyed = starting.unwanted;
+        self.guests.insert(run, guest);
+        if let Err(refusal) = self.objects.launched(ticket, Run(run)) {
+            // A run is never turned away, whatever the books say.
+            tracing::error!(run, guest = starting.name, "{refusal}");
+            self.objects.adopt(registry::Found { run: Run(run), uuid: Some(uuid), name: Some(starting.name) }, None);
+        }
+        if let Err(error) = self.connect(run, link) {
+            tracing::error!(run, "its supervisor cannot be heard: {}", qemud::chain(&error));
+            self.redial_later(run);
+        }
+        if starting.unwanted {
+            return self.kill_run(run);
+        }
+        self.after(BOOT_PATIENCE, Box::new(move |control, ()| control.boot_is_late(run)));
+        self.hear_supervisor(run);
+    }
+
+    fn boot_request(&self, domain: &Domain, plan: &Plan, paused: bool, disks: &[DiskInUse]) -> Request {
+        let xml = domain.to_xml(&DumpOptions::stored());
         let record = Record { xml, disks: disks.to_vec(), kvm: plan.kvm, ..Record::default() };
         Request::Boot(Boot {
             name: domain.name.clone(),
@@ -251,54 +344,43 @@ impl Control {
         })
     }
 
-    fn booted(&mut self, id: u32, ending: &Ending, told: Told) {
-        match told {
+    pub(super) fn booted(&mut self, run: u32, reply: SupervisorReply) {
+        match reply {
             Ok((Answer::Status(status), fds)) => {
-                let Some(guest) = self.guests.get_mut(&id) else { return };
-                guest.state = (status.state, status.reason);
+                let Some(guest) = self.guests.get_mut(&run) else { return };
                 guest.started = status.started_seconds;
                 guest.process = Process::new(fds);
-                if guest.phase == Phase::Starting {
-                    guest.phase = Phase::Running;
-                }
-                finish(self, ending, Ok(id));
+                let state = DomainState::try_from(status.state).unwrap_or(DomainState::NoState);
+                self.come_up(run, State::new(state, status.reason));
             }
-            Ok(_) => self.abandon(id, ending, |name| errors::wrong_state(format!("'{name}' did not boot"))),
-            Err(error) => match self.guests.get_mut(&id) {
-                Some(guest) if guest.pid == 0 => guest.early_end = Some(error),
-                _ => self.abandon(id, ending, |name| errors::guest("start", name, &error)),
-            },
+            // A lost connection says nothing of the guest: it is dialled again, or the launcher reports its end.
+            Err(GuestError::Unreachable) => {}
+            Ok(_) => self.start_failed(run, |name| errors::wrong_state(format!("'{name}' did not boot"))),
+            Err(error) => self.start_failed(run, |name| errors::guest("start", name, &error)),
         }
     }
 
-    /// A start failed after its run had begun: the run is over for clients; its supervisor, if there is one, goes.
-    fn abandon(&mut self, id: u32, ending: &Ending, error: impl FnOnce(&str) -> Error) {
-        let Some(guest) = self.guests.get_mut(&id) else { return };
-        let name = guest.name.clone();
-        guest.phase = Phase::Ending;
-        let (uuid, launched) = (guest.uuid, guest.pid != 0);
-        self.runs.remove(&uuid);
-        if launched {
-            self.ask_guest(id, &Request::Destroy, Vec::new(), Box::new(|_, _| {}));
-        }
-        finish(self, ending, Err(error(&name)));
-        if !launched {
-            self.forget_run(id);
+    fn boot_is_late(&mut self, run: u32) {
+        if self.guests.get(&run).is_some_and(|guest| guest.start.is_some()) {
+            self.start_failed(run, |name| errors::guest("start", name, &GuestError::Silent(BOOT_PATIENCE)));
         }
     }
 
-    /// The number of a new run.
-    pub(super) fn take_run_number(&mut self) -> u32 {
-        let id = self.next_run;
-        self.next_run += 1;
-        id
+    /// A start has failed with a run there. The run is ended, and then the client is told: another start is possible then.
+    fn start_failed(&mut self, run: u32, error: impl FnOnce(&str) -> Error) {
+        let Some(guest) = self.guests.get_mut(&run) else { return };
+        let error = error(&guest.name);
+        let Some(start) = guest.start.as_mut() else { return };
+        start.failed.get_or_insert(error);
+        self.kill_run(run);
+        self.after(CLEARING, Box::new(move |control, ()| control.not_cleared(run)));
     }
-}
 
-fn finish(control: &mut Control, ending: &Ending, result: Started) {
-    let then = ending.borrow_mut().take();
-    if let Some(then) = then {
-        then(control, result);
+    fn not_cleared(&mut self, run: u32) {
+        let start = self.guests.get_mut(&run).and_then(|guest| guest.start.take());
+        if let Some(PendingStart { then, failed }) = start {
+            then(self, Err(failed.unwrap_or_else(|| errors::wrong_state("domain is being ended"))));
+        }
     }
 }
 
@@ -315,7 +397,6 @@ fn check_kvm(domain: &Domain, abilities: &Abilities) -> Result<(), PlanError> {
     };
     Err(PlanError::NoKvm(why))
 }
-
 fn crash_action(domain: &Domain) -> LifecycleAction {
     use model::CrashAction;
     match domain.on_crash {

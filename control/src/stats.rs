@@ -13,16 +13,17 @@ use api::{
     remote,
 };
 use model::Domain;
+use registry::{Object, list::passes};
 use supervisor::protocol::{Answer as Said, Block, Failure, Measure, Measured, Request};
 use uuid::Uuid;
 
 use super::{
     Control,
     definitions::{DiskPlace, disks},
-    domains::passes,
+    domains::handle,
     driver::{Asked, only},
     errors,
-    guests::{GuestError, Phase, Process, Told},
+    guests::{GuestError, Process, SupervisorReply},
 };
 
 /// How long a guest's QEMU may take when all are asked.
@@ -77,19 +78,19 @@ impl Control {
     /// Those of the domains named that there are, or all, as far as they pass the filter.
     fn chosen(&self, named: &[remote::Domain], filter: ListDomains) -> Vec<Uuid> {
         if named.is_empty() {
-            return self.list(filter).into_iter().map(|record| Uuid::from_bytes(record.dom.uuid)).collect();
+            return self.objects.list(filter).map(Object::uuid).collect();
         }
         let uuids = named.iter().map(|dom| Uuid::from_bytes(dom.uuid));
-        uuids.filter(|uuid| self.record_of(uuid).is_some_and(|record| passes(&record, filter))).collect()
+        uuids.filter(|uuid| self.objects.get(uuid).is_some_and(|object| passes(&object.facts(), filter))).collect()
     }
 
     fn gather_stats(&mut self, gathering: &Shared, index: usize, uuid: &Uuid, groups: DomainStats, patience: Duration) {
-        let Some(guest) = self.active(uuid).filter(|guest| guest.phase == Phase::Running) else { return };
+        let Some(guest) = self.up(uuid) else { return };
         let Some(wanted) = guest.domain.as_ref().and_then(|domain| wanted(domain, groups, patience)) else { return };
         let id = guest.id;
         gathering.borrow_mut().left += 1;
         let shared = Rc::clone(gathering);
-        let then = move |control: &mut Control, told: Told| {
+        let then = move |control: &mut Control, told: SupervisorReply| {
             if let (Ok((Said::Measured(measured), _)), Some((_, place))) =
                 (told, shared.borrow_mut().records.get_mut(index))
             {
@@ -112,7 +113,7 @@ impl Control {
         };
         // A domain that went in the meantime is not told of.
         let records = records.into_iter().filter_map(|(uuid, measured)| {
-            let dom = self.handle(&uuid, &self.name_of(&uuid)?);
+            let dom = self.objects.get(&uuid).map(handle)?;
             Some(remote::DomainStatsRecord {
                 dom,
                 params: self.stats_of(&uuid, groups, measured.as_deref()).into_vec(),
@@ -213,7 +214,7 @@ impl Control {
     fn disks_of(&self, uuid: &Uuid) -> Option<Box<[DiskPlace]>> {
         match self.active(uuid) {
             Some(guest) => guest.domain.as_ref().map(disks),
-            None => self.definitions.by_uuid(uuid).map(|summary| summary.disks.clone()),
+            None => self.defined(uuid).map(|summary| summary.disks.clone()),
         }
     }
 
@@ -378,7 +379,7 @@ impl Control {
         let asked = cx.later();
         let name = self.guests.get(&id).map(|guest| guest.name.clone()).unwrap_or_default();
         let deadline_ms = u32::try_from(self.config.guest_deadline.as_millis()).unwrap_or(u32::MAX);
-        let then = move |control: &mut Control, told: Told| {
+        let then = move |control: &mut Control, told: SupervisorReply| {
             let result = match told {
                 Ok((Said::Measured(measured), _)) => match measured.failure {
                     Some(failure) => Err(errors::guest(doing, &name, &GuestError::Failure(failure))),

@@ -2,7 +2,8 @@
 //!
 //! Control asks with a serial, the launcher answers with the same; what the launcher says of its own accord has serial 0.
 //! The launcher holds the power, so this is all that control, and whoever might take control over, can make it do: open a
-//! file under the configured roots, build a compartment around a supervisor, clear away what a dead guest left, end.
+//! file under the configured roots, build a compartment around a supervisor, connect to a supervisor, kill a run, clear
+//! away what a dead run left, end.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -28,29 +29,41 @@ pub enum ToLauncher {
         /// Open it for writing too.
         writable: bool,
     },
-    /// Give a guest its supervisor, in a compartment of its own. One descriptor comes along: the supervisor's end of the
+    /// Make a run: a supervisor in a compartment of its own. One descriptor comes along: the supervisor's end of the
     /// connection on which control has told it what to run.
     Launch(Launch),
-    /// Control has read the event log of a guest that ended: its directory can go.
-    Retire {
-        /// The guest's run.
-        id: u32,
+    /// Connect to a run's supervisor; the answer carries the connection.
+    Dial {
+        /// The run.
+        run: u32,
     },
-    /// End a run's supervisor, and with it all of its guest: it does not answer.
+    /// Control has read the event log of a run that ended: its directory can go.
+    Retire {
+        /// The run.
+        run: u32,
+    },
+    /// Kill a run's supervisor, and with it all of its guest. There is no answer but [`FromLauncher::Ended`], when the kernel
+    /// says that it has ended.
     Kill {
-        /// The guest's run.
-        id: u32,
+        /// The run.
+        run: u32,
+    },
+    /// The journal tells of runs up to this one: give higher numbers to new ones. An earlier release allotted the numbers in
+    /// control.
+    RunsUpTo {
+        /// The highest.
+        run: u32,
     },
     /// Nobody has used this session's daemon for a while, it has no guest, and it accepts nobody any more: end, or say
     /// [`FromLauncher::Stay`].
     Idle,
 }
 
-/// One compartment.
+/// One run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
-    /// The run's number, libvirt's domain id; names the run's directory and is never used twice while the host is up.
-    pub id: u32,
+    /// What it is for.
+    pub purpose: Purpose,
     /// The guest.
     pub uuid: Uuid,
     /// Its name; names its log file.
@@ -59,17 +72,54 @@ pub struct Launch {
     pub emulator: String,
     /// The compartment has `/dev/kvm`.
     pub kvm: bool,
+    /// The disks that the guest has; the launcher keeps the list in the run's record.
+    pub disks: Vec<DiskId>,
+}
+
+/// What a run is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// A guest.
+    #[default]
+    Guest,
+    /// A question about an emulator: no client sees it, and its number is none of a guest's ([`FIRST_PROBE`]).
+    Probe,
+}
+
+/// Where the numbers of probes begin. Below are guests' runs, whose numbers are libvirt's domain ids.
+pub const FIRST_PROBE: u32 = 1 << 31;
+
+/// A disk that a run has open, by the file system's own identity of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskId {
+    /// The device that the file is on, or that it is.
+    pub device: u64,
+    /// The file's inode; 0 for a block device.
+    pub inode: u64,
+    /// Whether the guest writes to it.
+    pub writable: bool,
+    /// Several guests may have it.
+    pub shareable: bool,
+    /// What it is for: "disk vda".
+    pub what: String,
+    /// Its path, as in the document.
+    pub path: String,
 }
 
 /// What the launcher answers and reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromLauncher {
-    /// The first message of all: what an earlier qemud left running.
-    Guests(Vec<Found>),
+    /// The first message of all: every run that has not been retired.
+    Runs(Vec<Found>),
     /// To [`ToLauncher::Open`]; carries the descriptor.
     Opened,
+    /// To [`ToLauncher::Dial`]; carries the connection.
+    Dialed,
     /// To [`ToLauncher::Launch`].
     Launched {
+        /// The run's number: never used twice while the run-time directory lasts.
+        run: u32,
         /// The supervisor's process, as the host sees it.
         pid: u32,
         /// The uid under which supervisor and QEMU run, if it is the guest's own.
@@ -79,30 +129,48 @@ pub enum FromLauncher {
     Failed(Refusal),
     /// This is no time to end: accept clients again.
     Stay,
-    /// A supervisor is gone, and with it all of its guest.
+    /// The kernel says that a run's supervisor is gone, and with it all of its guest.
     Ended {
         /// Which run.
-        id: u32,
+        run: u32,
         /// How its process ended, if the launcher was its parent.
         how: Option<String>,
     },
 }
 
-/// A run that was there when the launcher started.
+/// A run that was there when control started. What its record does not tell is absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// The run's number.
-    pub id: u32,
+    pub run: u32,
+    /// What it is for.
+    pub purpose: Purpose,
     /// The guest.
-    pub uuid: Uuid,
+    pub uuid: Option<Uuid>,
     /// Its name.
-    pub name: String,
+    pub name: Option<String>,
     /// Its uid, if it has one of its own.
     pub uid: Option<u32>,
     /// Its supervisor's process.
-    pub pid: u32,
-    /// Whether the supervisor still lives.
-    pub alive: bool,
+    pub pid: Option<u32>,
+    /// The disks that it has.
+    pub disks: Vec<DiskId>,
+    /// Whether it lives.
+    pub life: Life,
+}
+
+/// Whether a run lives. It is gone only when the kernel says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Life {
+    /// Its supervisor does.
+    Alive,
+    /// The kernel says that it has ended.
+    Gone,
+    /// Nobody can tell: its record cannot be read, or the kernel did not answer.
+    Unknown {
+        /// Why.
+        why: String,
+    },
 }
 
 /// Why the launcher did not do what it was asked. Every check here is made again where the power is used, whatever control
@@ -158,6 +226,14 @@ pub enum Refusal {
     Directory {
         /// What was being done.
         step: String,
+        /// What the system said.
+        cause: String,
+    },
+    /// A run's supervisor cannot be connected to.
+    #[error("cannot connect to the supervisor of run {run}: {cause}")]
+    Dial {
+        /// The run.
+        run: u32,
         /// What the system said.
         cause: String,
     },

@@ -147,6 +147,12 @@ impl<T> Live<T> {
         }
     }
 
+    pub(crate) fn set_last_stop(&mut self, reason: i32) {
+        if self.phase() == Phase::Off {
+            self.last_stop = reason;
+        }
+    }
+
     // The transitions. Each one that has nothing to do says so by `false` or `None`.
 
     pub(crate) fn begin(&mut self, ticket: Ticket, live: T) -> bool {

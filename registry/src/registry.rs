@@ -343,6 +343,13 @@ impl<K: Kind> Registry<K> {
         Ok(())
     }
 
+    /// Notes why an object that is off stopped last, as the host remembers it from before its own start.
+    pub fn set_last_stop(&mut self, uuid: &Uuid, reason: i32) {
+        if let Some(object) = self.objects.get_mut(uuid) {
+            object.live.set_last_stop(reason);
+        }
+    }
+
     /// Notes that a saved image waits for the next start, or no longer.
     pub fn set_managed_save(&mut self, uuid: &Uuid, saved: bool) -> Result<(), Refusal> {
         self.object_mut(uuid)?.managed_save = saved;

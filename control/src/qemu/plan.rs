@@ -5,7 +5,7 @@
 //! without effect is listed in `docs/documents.md`.
 
 use model::{Disk, Domain, DomainType, LifecycleAction, RawElement};
-use serde::{Deserialize, Serialize};
+pub use qemud::edge::DiskId as DiskInUse;
 use serde_json::json;
 use supervisor::protocol::{self, Action, BOOT_DIR, qemu_fds};
 use thiserror::Error;
@@ -38,23 +38,6 @@ pub struct File {
     pub what: String,
     /// Several guests may have it at once.
     pub shareable: bool,
-}
-
-/// A disk that a running guest has open, told by the file system's own identity of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskInUse {
-    /// The device that the file is on, or that it is.
-    pub device: u64,
-    /// The file's inode; 0 for a block device.
-    pub inode: u64,
-    /// Whether the guest writes to it.
-    pub writable: bool,
-    /// Several guests may have it.
-    pub shareable: bool,
-    /// What it is for: "disk vda".
-    pub what: String,
-    /// Its path, as in the document.
-    pub path: String,
 }
 
 /// Why a document cannot become a running guest.

@@ -34,7 +34,8 @@ use supervisor::{
 
 use super::{
     LauncherError,
-    runs::{self, Access, Record},
+    record::Record,
+    runs::{self, Access, directory},
     setup::{self, Listeners},
 };
 use crate::{
@@ -101,6 +102,8 @@ pub struct Launched {
     pub child: Child,
     /// Its uid, if guests have uids of their own.
     pub uid: Option<u32>,
+    /// Its process's number.
+    pub pid: u32,
 }
 
 /// What every compartment has in common, and the one that is kept ready.
@@ -178,6 +181,7 @@ impl Compartments {
         &mut self,
         instance: &Instance,
         config: &Config,
+        run: u32,
         launch: &Launch,
         control: OwnedFd,
         used: &HashSet<u32>,
@@ -189,20 +193,20 @@ impl Compartments {
         self.wanted = Some(form);
         let uid = self.privileged.then_some(waiting.identity.uid);
         let access = Access { control: setup::control_uid(instance, config) };
-        let assigned = runs::create(instance, launch.id, access).and_then(|opened| {
+        let pid = u32::try_from(waiting.child.pid).unwrap_or_default();
+        let assigned = runs::create(instance, run, access).and_then(|opened| {
+            // The record first: from the assignment on there is a run, and a launcher that dies must leave word of it.
+            let record = Record::new(launch.purpose, launch.uuid, &launch.name, uid, pid, &launch.disks);
+            record.write(&instance.guest_dir(run)).map_err(directory("write the run's record"))?;
             let runs::Opened { listener, event_log } = opened;
             let assignment = Assignment { listener, control, event_log, log };
-            launch::assign(waiting.launcher, assignment).map_err(|error| Refusal::Spawn { cause: chain(&error) })?;
-            let start_time = sandbox::process_start_time(waiting.child.pid).unwrap_or_default();
-            let pid = u32::try_from(waiting.child.pid).unwrap_or_default();
-            let record = Record { uuid: launch.uuid, name: launch.name.clone(), uid, pid, start_time };
-            runs::record(instance, launch.id, &record)
+            launch::assign(waiting.launcher, assignment).map_err(|error| Refusal::Spawn { cause: chain(&error) })
         });
         match assigned {
-            Ok(()) => Ok(Launched { child: waiting.child, uid }),
+            Ok(()) => Ok(Launched { child: waiting.child, uid, pid }),
             Err(refusal) => {
                 end(&waiting.child);
-                runs::remove(instance, launch.id);
+                runs::remove(instance, run);
                 Err(refusal)
             }
         }

@@ -1,15 +1,17 @@
-//! # launcher: the one process that holds power, and does four things with it
+//! # launcher: the one process that holds power, and does few things with it
 //!
-//! It opens files under the configured roots, builds a compartment for each guest and starts a supervisor in it, clears
-//! away what dead guests leave, and keeps control running. It must never parse a byte that a client or a guest wrote: its
+//! It opens files under the configured roots, builds a compartment for each guest and starts a supervisor in it, knows which
+//! runs there are and which have ended, clears away what dead ones leave, and keeps control running. It must never parse a byte that a client or a guest wrote: its
 //! only input is the small enum of [`crate::edge`], its configuration, and what the kernel says of its children.
 //!
 //! It is one thread around one poll, so that a clone of it is a small single-threaded process.
 
 mod compartment;
 mod files;
+mod record;
 mod runs;
 mod setup;
+mod survivors;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -28,6 +30,7 @@ use sandbox::{
     Signal,
     caps::{self, Capability},
     pidfd,
+    rlimit::{self, Limit, Resource},
     signal::{SignalError, SignalFd},
     spawn::SpawnError,
 };
@@ -35,12 +38,14 @@ use thiserror::Error;
 
 use self::{
     compartment::{Compartments, Launched},
+    runs::Numbers,
     setup::SetupError,
+    survivors::Verdict,
 };
 use crate::{
-    background,
+    background, chain,
     config::Config,
-    edge::{Found, FromLauncher, Launch, Refusal, ToLauncher},
+    edge::{Found, FromLauncher, Launch, Life, Refusal, ToLauncher},
 };
 
 const CONTROL: Token = Token(0);
@@ -134,6 +139,7 @@ struct Launcher {
     /// Control's program.
     control_program: OwnedFd,
     runs: BTreeMap<u32, Run>,
+    numbers: Numbers,
     short_lives: u32,
     leaving: bool,
     /// The starters' lock, held from the decision to leave until the process is gone.
@@ -146,11 +152,14 @@ struct Launcher {
 /// When it cannot start, or control cannot be kept running.
 pub fn run(instance: Instance, idle_timeout: Option<u32>, announce: impl FnOnce()) -> Result<(), LauncherError> {
     let config = Config::load(&instance)?;
+    raise_descriptors();
     let _lock = setup::prepare(&instance, &config)?;
     let listeners = setup::listen(&instance)?;
     let signals = SignalFd::usual().map_err(LauncherError::Signals)?;
     let compartments = Compartments::new(&instance, &config)?;
     let control_program = compartment::open_program("qemud-control")?;
+    let survivors = survivors::all(&instance);
+    let numbers = Numbers::load(&instance, survivors.iter().map(|survivor| survivor.found.run));
     let mut launcher = Launcher {
         instance,
         config,
@@ -160,6 +169,7 @@ pub fn run(instance: Instance, idle_timeout: Option<u32>, announce: impl FnOnce(
         compartments,
         control_program,
         runs: BTreeMap::new(),
+        numbers,
         short_lives: 0,
         leaving: false,
         turn: None,
@@ -169,7 +179,7 @@ pub fn run(instance: Instance, idle_timeout: Option<u32>, announce: impl FnOnce(
     }
     sandbox::policy::Role::Launcher.install().map_err(LauncherError::Sandbox)?;
     launcher.watch(&signals, SIGNALS)?;
-    for survivor in runs::survivors(&launcher.instance) {
+    for survivor in survivors {
         launcher.keep(Run { found: survivor.found, pidfd: survivor.pidfd });
     }
     // Connections wait in the listeners' queues from here on; control takes them when it is up.
@@ -237,7 +247,7 @@ impl Launcher {
         self.watch(&child.pidfd, CONTROL_PROCESS)?;
         let mut channel = Channel::new(ours);
         let found = self.runs.values().map(|run| run.found.clone()).collect();
-        say(&mut channel, 0, &FromLauncher::Guests(found), Vec::new());
+        say(&mut channel, 0, &FromLauncher::Runs(found), Vec::new());
         // A failed write shows as a lost control at once.
         let _ = channel.flush();
         Ok(Control { channel, pidfd: child.pidfd, since: Instant::now() })
@@ -302,8 +312,10 @@ impl Launcher {
                 (Some(control), true) => self.launch(&launch, control),
                 _ => Err(Refusal::Range { what: "a launch comes with one descriptor".into() }),
             },
-            ToLauncher::Retire { id } => return self.retire(id),
-            ToLauncher::Kill { id } => return self.kill(id),
+            ToLauncher::Dial { run } => self.dial(run, channel),
+            ToLauncher::Retire { run } => return self.retire(run),
+            ToLauncher::Kill { run } => return self.kill(run, channel),
+            ToLauncher::RunsUpTo { run } => return self.numbers.skip(run),
             ToLauncher::Idle => {
                 self.leave_if_idle();
                 if !self.leaving {
@@ -316,11 +328,51 @@ impl Launcher {
         say(channel, serial, &answer, fds);
     }
 
-    fn kill(&self, id: u32) {
-        if let Some(pidfd) = self.runs.get(&id).and_then(|run| run.pidfd.as_ref())
-            && let Err(error) = pidfd::send_signal(pidfd, Signal::KILL)
-        {
-            tracing::error!("run {id} cannot be killed: {error}");
+    fn kill(&mut self, run: u32, channel: &mut Channel<FromLauncher, ToLauncher>) {
+        self.look_again(run, channel);
+        let Some(pidfd) = self.runs.get(&run).and_then(|known| known.pidfd.as_ref()) else { return };
+        // A process that has ended already is reported by its pidfd.
+        if let Err(error) = pidfd::send_signal(pidfd, Signal::KILL) {
+            tracing::info!(run, "cannot be killed: {}", chain(&error));
+        }
+    }
+
+    fn dial(
+        &mut self,
+        run: u32,
+        channel: &mut Channel<FromLauncher, ToLauncher>,
+    ) -> Result<(FromLauncher, Vec<OwnedFd>), Refusal> {
+        self.look_again(run, channel);
+        let failed = |cause: String| Refusal::Dial { run, cause };
+        if !self.runs.get(&run).is_some_and(|known| known.found.life != Life::Gone) {
+            return Err(failed("there is no such run".into()));
+        }
+        let socket =
+            survivors::dial(&self.instance, run).map_err(|errno| failed(io::Error::from(errno).to_string()))?;
+        Ok((FromLauncher::Dialed, vec![socket.into()]))
+    }
+
+    /// Asks the kernel again about a run of which it could not be told whether it lives.
+    fn look_again(&mut self, run: u32, channel: &mut Channel<FromLauncher, ToLauncher>) {
+        if !self.runs.get(&run).is_some_and(|known| matches!(known.found.life, Life::Unknown { .. })) {
+            return;
+        }
+        let known = record::read(&self.instance.guest_dir(run)).unwrap_or_default();
+        match survivors::judge(&self.instance, run, &known) {
+            Verdict::Unknown(_) => {}
+            Verdict::Gone => {
+                if let Some(known) = self.runs.get_mut(&run) {
+                    known.found.life = Life::Gone;
+                }
+                say(channel, 0, &FromLauncher::Ended { run, how: None }, Vec::new());
+            }
+            Verdict::Alive(pidfd, pid) => {
+                let Some(mut known) = self.runs.remove(&run) else { return };
+                known.found.life = Life::Alive;
+                known.found.pid = u32::try_from(pid).ok();
+                known.pidfd = Some(pidfd);
+                self.keep(known);
+            }
         }
     }
 
@@ -337,44 +389,63 @@ impl Launcher {
 
     fn launch(&mut self, launch: &Launch, control: OwnedFd) -> Result<(FromLauncher, Vec<OwnedFd>), Refusal> {
         let used = self.used_uids();
-        let Launched { child, uid } = self.compartments.launch(&self.instance, &self.config, launch, control, &used)?;
-        let pid = u32::try_from(child.pid).unwrap_or_default();
-        let found = Found { id: launch.id, uuid: launch.uuid, name: launch.name.clone(), uid, pid, alive: true };
+        let run = self.numbers.next(launch.purpose)?;
+        let (instance, config) = (&self.instance, &self.config);
+        let Launched { child, uid, pid } = self.compartments.launch(instance, config, run, launch, control, &used)?;
+        let found = Found {
+            run,
+            purpose: launch.purpose,
+            uuid: Some(launch.uuid),
+            name: Some(launch.name.clone()),
+            uid,
+            pid: Some(pid),
+            disks: launch.disks.clone(),
+            life: Life::Alive,
+        };
         self.keep(Run { found, pidfd: Some(child.pidfd) });
-        Ok((FromLauncher::Launched { pid, uid }, Vec::new()))
+        Ok((FromLauncher::Launched { run, pid, uid }, Vec::new()))
     }
 
     fn used_uids(&self) -> HashSet<u32> {
         self.runs.values().filter(|run| run.pidfd.is_some()).filter_map(|run| run.found.uid).collect()
     }
 
-    fn keep(&mut self, run: Run) {
-        let id = run.found.id;
-        if let Some(pidfd) = &run.pidfd
-            && let Err(error) = self.watch(pidfd, Token(FIRST_RUN + id as usize))
+    fn keep(&mut self, known: Run) {
+        let run = known.found.run;
+        if let Some(pidfd) = &known.pidfd
+            && let Err(error) = self.watch(pidfd, Token(FIRST_RUN + run as usize))
         {
-            tracing::error!("run {id}: its end cannot be seen: {error}");
+            tracing::error!(run, "its end cannot be seen: {error}");
         }
-        self.runs.insert(id, run);
+        self.runs.insert(run, known);
     }
 
     fn run_ended(&mut self, token: usize, channel: &mut Channel<FromLauncher, ToLauncher>) {
-        let Ok(id) = u32::try_from(token.saturating_sub(FIRST_RUN)) else { return };
-        let Some(run) = self.runs.get_mut(&id) else { return };
-        let Some(pidfd) = run.pidfd.take() else { return };
+        let Ok(run) = u32::try_from(token.saturating_sub(FIRST_RUN)) else { return };
+        let Some(known) = self.runs.get_mut(&run) else { return };
+        let Some(pidfd) = known.pidfd.take() else { return };
         let _ = self.poll.registry().deregister(&mut SourceFd(&pidfd.as_raw_fd()));
-        run.found.alive = false;
+        known.found.life = Life::Gone;
         // A supervisor that an earlier launcher started is no child of this one: how it ended is not known.
         let how = pidfd::try_wait(&pidfd).ok().flatten().map(|exit| format!("ended with {exit}"));
-        say(channel, 0, &FromLauncher::Ended { id, how }, Vec::new());
+        say(channel, 0, &FromLauncher::Ended { run, how }, Vec::new());
     }
 
-    fn retire(&mut self, id: u32) {
-        let over = self.runs.get(&id).is_some_and(|run| run.pidfd.is_none());
-        if over {
-            self.runs.remove(&id);
-            runs::remove(&self.instance, id);
+    fn retire(&mut self, run: u32) {
+        if self.runs.get(&run).is_some_and(|known| known.found.life == Life::Gone) {
+            self.runs.remove(&run);
+            runs::remove(&self.instance, run);
         }
+    }
+}
+
+/// As many descriptors as the host allows: each run takes one, and a run whose descriptor cannot be opened cannot be
+/// watched. Programs that are started get limits of their own.
+fn raise_descriptors() {
+    if let Some(most) = rlimit::get(Resource::Nofile).hard
+        && let Err(error) = rlimit::set(Limit::fixed(Resource::Nofile, most))
+    {
+        tracing::warn!("the limit of descriptors stays as it is: {}", chain(&error));
     }
 }
 

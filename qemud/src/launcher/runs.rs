@@ -1,7 +1,5 @@
-//! The directories of guests' runs: `guests/ID/` with the supervisor's socket, its event log and the launcher's record of it.
-//!
-//! The record is what a restarted launcher goes by: a process is the supervisor of a run only if it started at the time that
-//! the record says, so a pid that was used again is never mistaken for it.
+//! The directories of runs: `guests/RUN/` with the supervisor's socket, its event log and the launcher's record of it; and
+//! the numbers of runs.
 
 use std::{
     fs,
@@ -14,36 +12,22 @@ use std::{
 };
 
 use ipc::paths::Instance;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use rustix::{
+    fs::{FlockOperation, flock},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with},
+};
 
-use crate::edge::{Found, Refusal};
+use crate::edge::{FIRST_PROBE, Purpose, Refusal};
 
-const RECORD: &str = "record";
-/// A record is a few short fields.
-const MAX_RECORD: u64 = 4096;
-
-/// What a restarted launcher must know of a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// The guest.
-    pub uuid: Uuid,
-    /// Its name.
-    pub name: String,
-    /// Its uid, if it has one of its own.
-    pub uid: Option<u32>,
-    /// The supervisor's process.
-    pub pid: u32,
-    /// When that process started, in the kernel's ticks since boot.
-    pub start_time: u64,
-}
+/// The highest number of a guest's run. There is room above it for a mistake.
+const LAST_RUN: u32 = i32::MAX.unsigned_abs() - 1;
 
 /// What a new run's supervisor is given.
 pub struct Opened {
     /// Bound, not yet listening: the supervisor calls `listen`.
     pub listener: OwnedFd,
-    /// For appending.
+    /// For appending. It is locked, and the lock lasts as long as anybody has this descriptor: a launcher that finds the lock
+    /// taken knows that the run lives, whatever became of the other files.
     pub event_log: OwnedFd,
 }
 
@@ -54,7 +38,64 @@ pub struct Access {
     pub control: Option<u32>,
 }
 
-fn directory(step: &str) -> impl FnOnce(io::Error) -> Refusal + '_ {
+/// Gives runs their numbers. A number is not given again while the run-time directory lasts.
+pub struct Numbers {
+    path: PathBuf,
+    last: u32,
+    last_probe: u32,
+}
+
+impl Numbers {
+    /// Goes on behind the highest number that was given and behind those that are `taken`.
+    #[must_use]
+    pub fn load(instance: &Instance, taken: impl Iterator<Item = u32>) -> Numbers {
+        let path = instance.runtime_dir().join("last_run");
+        let written = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default();
+        let mut numbers = Numbers { path, last: 0, last_probe: FIRST_PROBE - 1 };
+        numbers.skip(written);
+        for run in taken {
+            if run < FIRST_PROBE {
+                numbers.skip(run);
+            } else {
+                numbers.last_probe = numbers.last_probe.max(run);
+            }
+        }
+        numbers
+    }
+
+    /// Gives no number up to this one any more.
+    pub fn skip(&mut self, run: u32) {
+        self.last = self.last.max(run.min(LAST_RUN));
+    }
+
+    /// The next number. It is written down before it is used.
+    ///
+    /// # Errors
+    /// When there is none left, or it cannot be written down.
+    pub fn next(&mut self, purpose: Purpose) -> Result<u32, Refusal> {
+        let exhausted = || Refusal::Range { what: "all numbers for runs have been used".into() };
+        if purpose == Purpose::Probe {
+            self.last_probe = self.last_probe.checked_add(1).ok_or_else(exhausted)?;
+            return Ok(self.last_probe);
+        }
+        if self.last >= LAST_RUN {
+            return Err(exhausted());
+        }
+        let next = self.last + 1;
+        let temporary = self.path.with_extension("new");
+        let write = || {
+            let mut file =
+                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            file.write_all(next.to_string().as_bytes())?;
+            fs::rename(&temporary, &self.path)
+        };
+        write().map_err(directory("note the run's number"))?;
+        self.last = next;
+        Ok(next)
+    }
+}
+
+pub(super) fn directory(step: &str) -> impl FnOnce(io::Error) -> Refusal + '_ {
     move |error| Refusal::Directory { step: step.into(), cause: error.to_string() }
 }
 
@@ -62,29 +103,31 @@ fn directory(step: &str) -> impl FnOnce(io::Error) -> Refusal + '_ {
 ///
 /// # Errors
 /// When the run's number was used before, or a file cannot be made.
-pub fn create(instance: &Instance, id: u32, access: Access) -> Result<Opened, Refusal> {
-    let dir = instance.guest_dir(id);
+pub fn create(instance: &Instance, run: u32, access: Access) -> Result<Opened, Refusal> {
+    let dir = instance.guest_dir(run);
     fs::DirBuilder::new().mode(0o710).create(&dir).map_err(directory("make the run's directory"))?;
-    match fill(instance, id, access) {
+    match fill(instance, run, access) {
         Ok(opened) => Ok(opened),
         Err(refusal) => {
-            remove(instance, id);
+            remove(instance, run);
             Err(refusal)
         }
     }
 }
 
-fn fill(instance: &Instance, id: u32, access: Access) -> Result<Opened, Refusal> {
-    let dir = instance.guest_dir(id);
-    let path = instance.supervisor_socket(id);
+fn fill(instance: &Instance, run: u32, access: Access) -> Result<Opened, Refusal> {
+    let dir = instance.guest_dir(run);
+    let path = instance.supervisor_socket(run);
     let listener = bind_socket(&path).map_err(directory("bind the supervisor's socket"))?;
-    let log_path = instance.guest_event_log(id);
+    let log_path = instance.guest_event_log(run);
     let event_log = fs::OpenOptions::new()
         .append(true)
         .create_new(true)
         .mode(0o640)
         .open(&log_path)
         .map_err(directory("make the run's event log"))?;
+    flock(&event_log, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|errno| directory("lock the run's event log")(errno.into()))?;
     if let Some(control) = access.control {
         let give = |path: &Path, uid: Option<u32>| {
             chown(path, uid, Some(control)).map_err(directory("hand the run's directory to control"))
@@ -104,26 +147,9 @@ fn bind_socket(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Writes a run's record; until it is there, a restarted launcher takes the run for one that never came to life.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn record(instance: &Instance, id: u32, record: &Record) -> Result<(), Refusal> {
-    let dir = instance.guest_dir(id);
-    let text = serde_json::to_string(record).map_err(|e| directory("write the run's record")(e.into()))?;
-    let write = || {
-        let temporary = dir.join("record.new");
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        // No fsync: the directory does not survive a reboot of the host, and neither does the guest.
-        fs::rename(temporary, dir.join(RECORD))
-    };
-    write().map_err(directory("write the run's record"))
-}
-
 /// Removes a run's directory and all in it.
-pub fn remove(instance: &Instance, id: u32) {
-    let dir = instance.guest_dir(id);
+pub fn remove(instance: &Instance, run: u32) {
+    let dir = instance.guest_dir(run);
     if let Err(error) = fs::remove_dir_all(&dir)
         && error.kind() != io::ErrorKind::NotFound
     {
@@ -131,52 +157,27 @@ pub fn remove(instance: &Instance, id: u32) {
     }
 }
 
-/// A run that an earlier launcher left, and the handle on its supervisor if that lives.
-pub struct Survivor {
-    /// What control is told.
-    pub found: Found,
-    /// The supervisor's process.
-    pub pidfd: Option<OwnedFd>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipc::paths::Mode;
 
-/// Reads every run's directory. One that has no readable record is removed: no supervisor was ever started for it.
-#[must_use]
-pub fn survivors(instance: &Instance) -> Vec<Survivor> {
-    let Ok(entries) = fs::read_dir(instance.guests_dir()) else { return Vec::new() };
-    let mut survivors = Vec::new();
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            tracing::warn!("{} is not a run's directory; left alone", path.display());
-            continue;
-        };
-        match read_record(&path) {
-            Ok(record) => survivors.push(survivor(id, record)),
-            Err(error) => {
-                tracing::warn!("run {id} has no usable record ({error}); removed");
-                remove(instance, id);
-            }
-        }
+    #[test]
+    fn numbers_go_on_behind_all_that_were_given() {
+        let root = tempfile::tempdir().unwrap();
+        let instance = Instance::at(Mode::Session, Some(root.path().to_path_buf()));
+        fs::create_dir_all(instance.runtime_dir()).unwrap();
+        let mut numbers = Numbers::load(&instance, std::iter::empty());
+        assert_eq!((numbers.next(Purpose::Guest).unwrap(), numbers.next(Purpose::Guest).unwrap()), (1, 2));
+        assert_eq!(numbers.next(Purpose::Probe).unwrap(), FIRST_PROBE, "a probe takes no number of a guest's");
+        assert_eq!(Numbers::load(&instance, std::iter::empty()).next(Purpose::Guest).unwrap(), 3);
+        let mut numbers = Numbers::load(&instance, [7, FIRST_PROBE + 4].into_iter());
+        assert_eq!(numbers.next(Purpose::Probe).unwrap(), FIRST_PROBE + 5);
+        assert_eq!(numbers.next(Purpose::Guest).unwrap(), 8);
+        numbers.skip(20);
+        numbers.skip(10);
+        assert_eq!(numbers.next(Purpose::Guest).unwrap(), 21);
+        numbers.skip(u32::MAX);
+        assert!(matches!(numbers.next(Purpose::Guest), Err(Refusal::Range { .. })));
     }
-    survivors.sort_by_key(|s| s.found.id);
-    survivors
-}
-
-fn read_record(dir: &Path) -> io::Result<Record> {
-    let path: PathBuf = dir.join(RECORD);
-    if fs::metadata(&path)?.len() > MAX_RECORD {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
-}
-
-fn survivor(id: u32, record: Record) -> Survivor {
-    let pid = i32::try_from(record.pid).unwrap_or_default();
-    // The pidfd first: once it is held, the pid cannot be used again before the start time has been compared.
-    let pidfd = sandbox::pidfd::open(pid).ok();
-    let same = sandbox::process_start_time(pid).is_ok_and(|time| time == record.start_time);
-    let pidfd = pidfd.filter(|_| same);
-    let alive = pidfd.is_some();
-    let Record { uuid, name, uid, pid, .. } = record;
-    Survivor { found: Found { id, uuid, name, uid, pid, alive }, pidfd }
 }

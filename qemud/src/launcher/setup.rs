@@ -16,6 +16,7 @@ use ipc::{
 };
 use thiserror::Error;
 
+use super::record;
 use crate::config::Config;
 
 /// Why an instance cannot be set up.
@@ -97,19 +98,23 @@ pub fn prepare(instance: &Instance, config: &Config) -> Result<File, SetupError>
     Ok(lock)
 }
 
-/// Removes the live state of an earlier boot, where the run-time directory outlives one: its guests are gone, and so is the
-/// sequence of its events.
+/// Begins a new journal where the host has provably been booted since the last one: its numbers are of another sequence.
+/// Without the mark of the last boot nobody knows, and nothing is removed. Runs are looked at one by one, by their records.
 fn forget_earlier_boot(instance: &Instance) -> Result<(), SetupError> {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let Some(boot) = record::boot_id() else { return Ok(()) };
     let mark = instance.runtime_dir().join("boot_id");
-    if boot.is_empty() || fs::read_to_string(&mark).is_ok_and(|known| known == boot) {
+    let known = fs::read_to_string(&mark).ok().map(|known| known.trim().to_owned()).filter(|known| !known.is_empty());
+    if known.as_ref() == Some(&boot) {
         return Ok(());
     }
-    let journal = instance.journal();
-    for path in [instance.guests_dir(), journal.parent().map(Path::to_path_buf).unwrap_or(journal)] {
+    if known.is_some() {
+        let journal = instance.journal();
+        let path = journal.parent().map(Path::to_path_buf).unwrap_or(journal);
         clear_directory(&path).map_err(|source| SetupError::Directory { step: "clear the directory", path, source })?;
     }
-    fs::write(&mark, boot).map_err(|source| SetupError::Directory { step: "write", path: mark, source })
+    let temporary = mark.with_extension("new");
+    let write = fs::write(&temporary, boot).and_then(|()| fs::rename(&temporary, &mark));
+    write.map_err(|source| SetupError::Directory { step: "write", path: mark, source })
 }
 
 /// Removes what is in a directory, and not the directory, which may be a mount point.

@@ -1,0 +1,79 @@
+//! Ending a guest at once, whatever state it is in: up, being started, unreachable, or ending already.
+//!
+//! A client is told "destroyed" when the launcher has said, on the kernel's word, that no process of the run is left; and it
+//! is told something by a deadline even if that does not come.
+
+use std::time::Duration;
+
+use api::{Answer, Outcome, Reply, remote};
+use registry::Destroy;
+use supervisor::protocol::Request;
+use uuid::Uuid;
+
+use super::{Control, driver::Asked, errors};
+
+/// How long a supervisor may take to end its guest before it is killed with it.
+const POLITE: Duration = Duration::from_secs(2);
+/// How long processes that were killed may take to end. They wait for the kernel then, for a disk that does not answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+impl Control {
+    /// Ends a guest at once. Waits for no job: it is what helps when a job does not end.
+    pub(super) fn destroy(&mut self, cx: &Asked, dom: &remote::Domain, reply: fn(()) -> Reply) -> Answer<()> {
+        let uuid = self.known(dom)?;
+        let how = self.objects.destroy(&uuid).map_err(|refusal| errors::refusal(&refusal))?;
+        self.answer_at_end(cx, uuid, how, reply);
+        match how {
+            Destroy::Cancel(_) => {}
+            Destroy::Kill(run) => self.end_run(run.0),
+        }
+        Ok(Outcome::Pending)
+    }
+
+    /// Answers when the run or start is over, or when it has had its time.
+    fn answer_at_end(&mut self, cx: &Asked, uuid: Uuid, how: Destroy, reply: fn(()) -> Reply) {
+        let asked = std::rc::Rc::new(std::cell::Cell::new(Some(cx.later())));
+        let late = std::rc::Rc::clone(&asked);
+        let timer = self.after(
+            PATIENCE,
+            Box::new(move |control, ()| {
+                if let Some(asked) = late.take() {
+                    let name = control.objects.get(&uuid).map(registry::Object::name).unwrap_or_default().to_owned();
+                    control.answer(&asked, Err(errors::undying(&name, PATIENCE)));
+                }
+            }),
+        );
+        let over = move |control: &mut Control, ()| {
+            control.cancel(timer);
+            if let Some(asked) = asked.take() {
+                control.answer(&asked, Ok((reply(()), Vec::new())));
+            }
+        };
+        match how {
+            Destroy::Cancel(ticket) => self.give_up_start(ticket, Box::new(over)),
+            Destroy::Kill(run) => match self.guests.get_mut(&run.0) {
+                Some(guest) => guest.on_end.push(Box::new(over)),
+                None => over(self, ()),
+            },
+        }
+    }
+
+    /// Ends a run: by its supervisor, which reports the end best, and without it if it does not do so soon.
+    fn end_run(&mut self, run: u32) {
+        let Some(guest) = self.guests.get_mut(&run) else { return };
+        guest.destroyed = true;
+        let uuid = guest.uuid;
+        if self.up(&uuid).is_none() {
+            return self.kill_run(run);
+        }
+        let then = move |control: &mut Control, reply: super::link::SupervisorReply| match reply {
+            // It leaves by itself now; a supervisor that stays is killed.
+            Ok(_) => {
+                control.ending(run);
+                control.after(POLITE, Box::new(move |control, ()| control.kill_run(run)));
+            }
+            Err(_) => control.kill_run(run),
+        };
+        self.ask_guest_within(run, &Request::Destroy, Vec::new(), POLITE, Box::new(then));
+    }
+}

@@ -1,0 +1,328 @@
+//! Connections to supervisors: what was asked of each and what it has said. Guests' and probes' supervisors are spoken to
+//! in the same way; a connection belongs to a run and says nothing about whether that run lives.
+//!
+//! A supervisor may have been taken over by its guest. So what waits for it is bounded, what it says is checked before it is
+//! believed, and nonsense ends the connection and nothing else.
+
+use std::{
+    collections::HashMap,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    time::{Duration, Instant},
+};
+
+use ipc::{ConnError, edge::Channel};
+use mio::{Interest, Token, unix::SourceFd};
+use supervisor::protocol::{Answer, Failure, Happening, Message, News, Request};
+
+use super::{Control, FIRST_SUPERVISOR, Then, jobs::MAX_JOBS};
+
+/// Messages of one supervisor that are taken before others have their turn.
+const MESSAGES_A_TURN: usize = 64;
+/// Requests that may wait for one supervisor's answers, and bytes that may wait for it to read them. A boot is larger and is
+/// the first request of all.
+const MAX_WAITING: usize = 256;
+const MAX_BACKLOG: usize = 256 << 10;
+/// The serial of a new supervisor's orders, the first request of its first connection.
+const ORDERS: u64 = 1;
+/// What a supervisor has on top of its own deadline for QEMU before control gives up on the supervisor itself.
+pub const GRACE: Duration = Duration::from_secs(2);
+
+/// Why a guest's supervisor has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GuestError {
+    /// The supervisor says so.
+    #[error(transparent)]
+    Failure(Failure),
+    /// The supervisor itself is silent.
+    #[error("the guest's supervisor did not answer within {} ms", .0.as_millis())]
+    Silent(Duration),
+    /// There is no connection to the supervisor at the moment. The guest may be well.
+    #[error("there is no connection to the guest's supervisor")]
+    Unreachable,
+    /// The guest is ending.
+    #[error("the guest is ending")]
+    Ending,
+    /// The supervisor is gone.
+    #[error("the guest's supervisor is gone{}", .0.as_deref().map(|how| format!(" ({how})")).unwrap_or_default())]
+    Gone(Option<String>),
+    /// Another job has been under way for too long.
+    #[error("other jobs of this guest did not end within {} ms", .0.as_millis())]
+    Waited(Duration),
+    /// The guest was started by an earlier release, and its supervisor does not know what is asked.
+    #[error("the guest's supervisor is of an earlier release, which does not have this")]
+    Old,
+    /// Too many jobs wait already.
+    #[error("{MAX_JOBS} jobs wait for this guest already")]
+    Busy,
+    /// Too much waits for the supervisor already.
+    #[error("too many requests wait for this guest already")]
+    Full,
+}
+
+/// What a supervisor answers to a request.
+pub type SupervisorReply = Result<(Answer, Vec<OwnedFd>), GuestError>;
+
+/// The connections that there are, by run.
+#[derive(Default)]
+pub struct Links {
+    by_run: HashMap<u32, Link>,
+    /// Those that have something to send.
+    unsent: Vec<u32>,
+    /// Those that have said more than was taken in their turn.
+    unheard: Vec<u32>,
+}
+
+/// One connection.
+pub struct Link {
+    channel: Channel<Request, Message>,
+    serial: u64,
+    waiting: HashMap<u64, Waiting>,
+    /// The connection began with a supervisor's orders, and their answer has not come.
+    orders: bool,
+    greeted: bool,
+    /// The version of the edge that the supervisor speaks, once it has said so.
+    version: Option<u16>,
+}
+
+struct Waiting {
+    then: Then<SupervisorReply>,
+    timer: (Instant, u64),
+}
+
+impl Links {
+    /// Supervisors that wait for their next turn.
+    #[must_use]
+    pub fn is_any_unheard(&self) -> bool {
+        !self.unheard.is_empty()
+    }
+
+    fn sending(&mut self, run: u32) {
+        if !self.unsent.contains(&run) {
+            self.unsent.push(run);
+        }
+    }
+}
+
+impl Link {
+    /// Takes a connected socket; the hello is queued.
+    ///
+    /// # Errors
+    /// When the socket cannot be used.
+    pub fn new(socket: UnixStream) -> Result<Link, ConnError> {
+        socket.set_nonblocking(true).map_err(|error| io(&error))?;
+        let mut channel = Channel::new(socket);
+        let (oldest, newest) = supervisor::protocol::VERSIONS;
+        channel.queue_hello(&ipc::Hello::new("qemud", oldest, newest))?;
+        Ok(Link { channel, serial: 0, waiting: HashMap::new(), orders: false, greeted: false, version: None })
+    }
+
+    /// Sends a new supervisor its orders, before there is one: they lie in the socket when it comes. Their answer goes to
+    /// [`Control::ordered`].
+    ///
+    /// # Errors
+    /// When they cannot be sent.
+    pub fn order(&mut self, orders: &Request, fds: Vec<OwnedFd>) -> Result<(), ConnError> {
+        self.orders = true;
+        let serial = self.next_serial();
+        debug_assert_eq!(serial, ORDERS);
+        self.channel.queue(serial, orders, fds)?;
+        self.channel.flush().map(|_| ())
+    }
+
+    fn next(&mut self) -> Result<Option<ipc::edge::Message<Message>>, ConnError> {
+        loop {
+            if !self.greeted {
+                if let Some(hello) = self.channel.next_hello()? {
+                    let (oldest, newest) = supervisor::protocol::VERSIONS;
+                    // A supervisor of a release too old to talk to keeps its guest; this control just cannot reach it.
+                    let agreed =
+                        ipc::Hello::new("qemud", oldest, newest).agree(&hello).map_err(|_| ConnError::Closed)?;
+                    self.version = Some(agreed);
+                    self.greeted = true;
+                    continue;
+                }
+            } else if let Some(message) = self.channel.next_message()? {
+                return Ok(Some(message));
+            }
+            if !self.channel.fill()? {
+                // Tells an end from a pause.
+                return if self.greeted {
+                    self.channel.next_message()
+                } else {
+                    self.channel.next_hello().map(|_| None)
+                };
+            }
+        }
+    }
+}
+
+impl Control {
+    /// Makes a connection the one of a run, and listens to it.
+    pub(super) fn connect(&mut self, run: u32, link: Link) -> Result<(), ConnError> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let fd = link.channel.conn().socket().as_raw_fd();
+        self.poll.register(&mut SourceFd(&fd), token(run), interest).map_err(|error| io(&error))?;
+        self.links.by_run.insert(run, link);
+        self.links.sending(run);
+        Ok(())
+    }
+
+    /// Asks a run's supervisor, and does `then` with the answer, or with what kept it from coming.
+    pub(super) fn ask_guest(&mut self, run: u32, request: &Request, fds: Vec<OwnedFd>, then: Then<SupervisorReply>) {
+        let wait = self.config.guest_deadline + GRACE;
+        self.ask_guest_within(run, request, fds, wait, then);
+    }
+
+    /// The same with a deadline of its own.
+    pub(super) fn ask_guest_within(
+        &mut self,
+        run: u32,
+        request: &Request,
+        fds: Vec<OwnedFd>,
+        wait: Duration,
+        then: Then<SupervisorReply>,
+    ) {
+        let refused = match self.links.by_run.get(&run) {
+            None => Some(GuestError::Unreachable),
+            Some(link) if link.version.is_some_and(|version| version < request.since()) => Some(GuestError::Old),
+            Some(link) if link.is_full() => Some(GuestError::Full),
+            Some(_) => None,
+        };
+        if let Some(error) = refused {
+            return then(self, Err(error));
+        }
+        let Some(serial) = self.links.by_run.get_mut(&run).map(Link::next_serial) else { return };
+        let timer = self.after(wait, Box::new(move |control, ()| control.give_up_on(run, serial, wait)));
+        let Some(link) = self.links.by_run.get_mut(&run) else { return };
+        link.waiting.insert(serial, Waiting { then, timer });
+        let queued = link.channel.queue(serial, request, fds);
+        self.links.sending(run);
+        if let Err(error) = queued {
+            tracing::error!(run, "cannot send a request: {error}");
+            self.give_up_on(run, serial, Duration::ZERO);
+        }
+    }
+
+    /// What came of a supervisor's orders.
+    fn ordered(&mut self, run: u32, reply: SupervisorReply) {
+        if self.probes.is_running(run) {
+            self.probed(run, reply);
+        } else {
+            self.booted(run, reply);
+        }
+    }
+
+    fn give_up_on(&mut self, run: u32, serial: u64, waited: Duration) {
+        let waiting = self.links.by_run.get_mut(&run).and_then(|link| link.waiting.remove(&serial));
+        if let Some(waiting) = waiting {
+            self.cancel(waiting.timer);
+            (waiting.then)(self, Err(GuestError::Silent(waited)));
+        }
+    }
+
+    /// Sends what is queued for supervisors; what a socket does not take is sent when it says that it takes more.
+    pub(super) fn flush_supervisors(&mut self) {
+        for run in std::mem::take(&mut self.links.unsent) {
+            let failed = self.links.by_run.get_mut(&run).and_then(|link| link.channel.flush().err());
+            if let Some(error) = failed {
+                self.lose_link(run, &error);
+            }
+        }
+    }
+
+    /// Gives those another turn that have said more than was taken in their last.
+    pub(super) fn hear_unheard(&mut self) {
+        for run in std::mem::take(&mut self.links.unheard) {
+            self.hear_supervisor(run);
+        }
+    }
+
+    /// What the poll has told of a supervisor's socket.
+    pub(super) fn supervisor_ready(&mut self, token: Token) {
+        let Ok(run) = u32::try_from(token.0.saturating_sub(FIRST_SUPERVISOR)) else { return };
+        self.links.sending(run);
+        self.hear_supervisor(run);
+    }
+
+    /// Works through what a supervisor has sent.
+    pub(super) fn hear_supervisor(&mut self, run: u32) {
+        for _ in 0..MESSAGES_A_TURN {
+            let Some(link) = self.links.by_run.get_mut(&run) else { return };
+            match link.next() {
+                Ok(Some(message)) => self.take_message(run, message.serial, message.value, message.fds),
+                Ok(None) => return,
+                Err(error) => return self.lose_link(run, &error),
+            }
+        }
+        // The poll does not tell again of what is here already.
+        self.links.unheard.push(run);
+    }
+
+    fn take_message(&mut self, run: u32, serial: u64, message: Message, fds: Vec<OwnedFd>) {
+        match message {
+            Message::Event(event) => self.take_event(run, event),
+            Message::Notice(notice) => self.take_notice(run, notice),
+            Message::News(News { lost, what }) => {
+                if lost > 0 {
+                    self.journal.leave_gap();
+                }
+                match what {
+                    Happening::Event(event) => self.take_event(run, event),
+                    Happening::Notice(notice) => self.take_notice(run, notice),
+                }
+            }
+            Message::Job(_) => {}
+            Message::Answer(result) => {
+                let Some(link) = self.links.by_run.get_mut(&run) else { return };
+                let reply = result.map(|answer| (answer, fds)).map_err(GuestError::Failure);
+                if serial == ORDERS && std::mem::take(&mut link.orders) {
+                    return self.ordered(run, reply);
+                }
+                let Some(waiting) = link.waiting.remove(&serial) else { return };
+                self.cancel(waiting.timer);
+                (waiting.then)(self, reply);
+            }
+        }
+    }
+
+    /// A connection has ended or makes no sense. Whether its run lives is not known by that.
+    pub(super) fn lose_link(&mut self, run: u32, error: &ConnError) {
+        if self.drop_link(run) {
+            self.link_lost(run, error);
+        }
+    }
+
+    /// Lets go of a run's connection, if there is one; what waits for answers gets none.
+    pub(super) fn drop_link(&mut self, run: u32) -> bool {
+        let Some(link) = self.links.by_run.remove(&run) else { return false };
+        // Closing deregisters by itself; this keeps the poll's own books right.
+        let _ = self.poll.deregister(&mut SourceFd(&link.channel.conn().socket().as_raw_fd()));
+        for waiting in link.waiting.into_values() {
+            self.cancel(waiting.timer);
+            (waiting.then)(self, Err(GuestError::Unreachable));
+        }
+        true
+    }
+}
+
+impl Link {
+    fn is_full(&self) -> bool {
+        self.waiting.len() >= MAX_WAITING || self.channel.conn().backlog() > MAX_BACKLOG
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+}
+
+fn token(run: u32) -> Token {
+    Token(FIRST_SUPERVISOR + run as usize)
+}
+
+fn io(error: &std::io::Error) -> ConnError {
+    ConnError::Io(rustix::io::Errno::from_io_error(error).unwrap_or(rustix::io::Errno::IO))
+}

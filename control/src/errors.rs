@@ -108,7 +108,7 @@ pub fn refused(doing: &str, name: &str, refusal: &Refusal) -> Error {
     };
     let known = qemu(code, format!("cannot {doing} domain '{name}'")).with_cause(refusal);
     match refusal {
-        Refusal::OutsideRoots { .. } => known.with_hint(
+        Refusal::OutsideRoots { .. } | Refusal::LinkOutside { .. } => known.with_hint(
             "start it with a client that opens the file itself (bulkhead start does), or add the directory to \
              image_roots in qemud.conf",
         ),

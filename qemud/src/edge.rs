@@ -191,6 +191,12 @@ pub enum Refusal {
         /// The configured roots.
         roots: String,
     },
+    /// A link on the path ends outside every configured root.
+    #[error("the link leads outside the directories that qemud may open files in ('{path}')")]
+    LinkOutside {
+        /// The path.
+        path: String,
+    },
     /// The file cannot be opened.
     #[error("cannot open '{path}': {cause}")]
     Open {

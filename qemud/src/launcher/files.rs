@@ -1,9 +1,11 @@
 //! Opens files for control, and only under the configured roots.
 //!
-//! A link inside a root may point anywhere, so the kernel resolves the path beneath the root: what leads out of it is
-//! refused. A session's root is `/`: there the user's own rights decide and links are followed.
+//! A link inside a root may point anywhere, so the kernel resolves the path beneath the root. A link that leaves it is
+//! followed only if its end lies beneath a root too, and that end is opened without following links. A session's root is
+//! `/`: there the user's own rights decide and links are followed.
 
 use std::{
+    fs,
     os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
 };
@@ -43,8 +45,14 @@ pub fn open_for_control(path: &str, writable: bool, roots: &[PathBuf]) -> Result
         let dir = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
         let inside = if inside.as_os_str().is_empty() { Path::new(".") } else { inside };
         openat2(dir, inside, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
-    }
-    .map_err(failed)?;
+    };
+    let fd = match fd {
+        Err(Errno::XDEV) => open_link_s_end(plain, flags, roots).map_err(|error| match error {
+            Errno::XDEV => Refusal::LinkOutside { path: path.into() },
+            error => failed(error),
+        })?,
+        other => other.map_err(failed)?,
+    };
     let kind = FileType::from_raw_mode(fstat(&fd).map_err(failed)?.st_mode);
     if !matches!(kind, FileType::RegularFile | FileType::BlockDevice) {
         return Err(Refusal::Kind { path: path.into() });
@@ -54,10 +62,25 @@ pub fn open_for_control(path: &str, writable: bool, roots: &[PathBuf]) -> Result
     Ok(fd)
 }
 
+/// Opens what a link from one place beneath the roots to another leads to. EXDEV: its end is elsewhere, or cannot be told,
+/// so that nobody learns what there is outside of the roots.
+fn open_link_s_end(path: &Path, flags: OFlags, roots: &[PathBuf]) -> Result<OwnedFd, Errno> {
+    let real = fs::canonicalize(path).map_err(|_| Errno::XDEV)?;
+    let beneath = |root: &PathBuf| {
+        let root = fs::canonicalize(root).ok()?;
+        let inside = real.strip_prefix(&root).ok()?.to_path_buf();
+        Some((root, inside))
+    };
+    let (root, inside) = roots.iter().find_map(beneath).ok_or(Errno::XDEV)?;
+    let dir = open(&root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    // A link that is put in the way between the two looks is not followed.
+    openat2(dir, inside, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{fs, os::unix::fs::symlink};
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn opens_beneath_a_root_and_nowhere_else() {
@@ -74,8 +97,12 @@ mod tests {
 
         assert!(try_open(root.join("disk")).is_ok());
         assert!(try_open(root.join("inner")).is_ok());
-        assert!(matches!(try_open(root.join("outer")), Err(Refusal::Open { .. })));
-        assert!(matches!(try_open(root.join("absolute")), Err(Refusal::Open { .. })));
+        assert!(matches!(try_open(root.join("outer")), Err(Refusal::LinkOutside { .. })));
+        assert!(matches!(try_open(root.join("absolute")), Err(Refusal::LinkOutside { .. })));
+        symlink(root.join("disk"), root.join("whole")).unwrap();
+        symlink(dir.path().join("none"), root.join("nowhere")).unwrap();
+        assert!(try_open(root.join("whole")).is_ok(), "an absolute link that ends inside");
+        assert!(matches!(try_open(root.join("nowhere")), Err(Refusal::LinkOutside { .. })));
         assert!(matches!(try_open(root.join("../secret")), Err(Refusal::Path { .. })));
         assert!(matches!(try_open(dir.path().join("secret")), Err(Refusal::OutsideRoots { .. })));
         assert!(matches!(try_open(dir.path().join("images2/disk")), Err(Refusal::OutsideRoots { .. })));

@@ -16,12 +16,10 @@ use api::{
 use ipc::{
     ConnError, Incoming,
     codec::{self, CodecError},
-    server::PeerKey,
+    server::{PeerKey, Ticket},
 };
 use supervisor::protocol::Request;
 use uuid::Uuid;
-
-use qemud::chain;
 
 use registry::{Object, Run};
 
@@ -40,32 +38,37 @@ pub struct Asked {
     pub read_only: bool,
     /// The descriptors that came with it.
     pub fds: Vec<OwnedFd>,
+    /// What it counts for its user until it has been answered.
+    ticket: Ticket,
 }
 
 impl Asked {
     /// What is needed to answer later.
     pub fn later(&self) -> Asked {
-        Asked { key: self.key, serial: self.serial, read_only: self.read_only, fds: Vec::new() }
+        Asked {
+            key: self.key,
+            serial: self.serial,
+            read_only: self.read_only,
+            fds: Vec::new(),
+            ticket: self.ticket.clone(),
+        }
     }
 }
 
 impl Control {
     /// Takes a call from the frame that it came in to the driver, or to the error that it deserves.
-    pub(super) fn take_call(&mut self, key: PeerKey, frame: Incoming) {
+    pub(super) fn take_call(&mut self, key: PeerKey, frame: Incoming, ticket: Ticket) {
         let Some(peer) = self.server.peer(key) else { return };
         self.served = true;
         let read_only = self.authority.read_only(peer);
-        let mut asked = Asked { key, serial: frame.serial, read_only, fds: frame.fds };
+        let mut asked = Asked { key, serial: frame.serial, read_only, fds: frame.fds, ticket };
         let call = match codec::decode_call(&frame.body) {
             Ok(call) => call,
             Err(CodecError::UnknownOperation { program, procedure }) => {
                 let text = format!("unknown procedure: {procedure} of program {program:#x}");
                 return self.answer(&asked, Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, text)));
             }
-            Err(error) => {
-                tracing::info!("client pid {} uid {} dropped: {}", peer.pid, peer.uid, chain(&error));
-                return self.server.drop_peer(key, ConnError::Codec(error), &mut Vec::new());
-            }
+            Err(error) => return self.server.drop_peer(key, ConnError::Codec(error)),
         };
         let op = call.op();
         if !op.info().fds_in.allows(asked.fds.len()) {
@@ -542,7 +545,8 @@ impl Driver for Control {
             return Err(errors::invalid(format!("eventID {} is no kind of domain event", args.event_id)));
         }
         let guest = args.dom.map(|dom| self.known(&dom)).transpose()?;
-        let callback_id = self.subscribers.register(cx.key, args.event_id, guest);
+        let charge = self.registration(cx.key)?;
+        let callback_id = self.subscribers.register(cx.key, args.event_id, guest, charge);
         let callback_id = callback_id.ok_or_else(|| errors::invalid("too many event callbacks"))?;
         Ok(remote::ConnectDomainEventCallbackRegisterAnyRet { callback_id }.into())
     }

@@ -3,30 +3,44 @@
 use std::collections::HashMap;
 
 use api::{
-    Event, Reply, bulkhead,
+    Error, Event, Reply, bulkhead,
     consts::{DomainEventId, LifecycleEvent, ShutoffReason, StoppedDetail},
     notice::{Notice, Parts},
     remote,
 };
-use ipc::{Kind, codec, server::PeerKey};
+use ipc::{
+    Kind,
+    budget::{Charge, Resource},
+    codec,
+    server::PeerKey,
+};
 use uuid::Uuid;
 
 use super::{
     Control,
     driver::Asked,
+    errors,
     journal::{Entry, Journal, NO_LIFECYCLE},
 };
 
 /// Callbacks that one connection may register.
 const MAX_CALLBACKS: usize = 256;
 
-/// Who wants to hear of events.
+/// libvirt's numbers of kinds of events are below this.
+const KINDS: i32 = 64;
+
+/// Who wants to hear of events. An event is told to those who want it without a look at the others.
 #[derive(Default)]
 pub struct Subscribers {
-    by_sequence: Vec<PeerKey>,
+    by_sequence: HashMap<PeerKey, Charge>,
+    /// By libvirt's number of the kind of event, and by guest for those who want to hear of one only.
+    by_kind: HashMap<(i32, Option<Uuid>), Vec<Listed>>,
     callbacks: HashMap<PeerKey, Vec<Callback>>,
     next_callback: i32,
 }
+
+/// A connection and the number of its callback.
+type Listed = (PeerKey, i32);
 
 struct Callback {
     id: i32,
@@ -34,45 +48,64 @@ struct Callback {
     event: i32,
     /// Only events of this guest.
     guest: Option<Uuid>,
+    /// Its part of its user's budget.
+    _charge: Charge,
 }
 
 impl Subscribers {
     /// The connection is over.
     pub fn forget(&mut self, key: PeerKey) {
         self.unsubscribe(key);
-        self.callbacks.remove(&key);
+        for callback in self.callbacks.remove(&key).unwrap_or_default() {
+            self.unlist(key, &callback);
+        }
     }
 
     /// Sends events by sequence number from now on.
-    pub fn subscribe(&mut self, key: PeerKey) {
-        if !self.by_sequence.contains(&key) {
-            self.by_sequence.push(key);
-        }
+    pub fn subscribe(&mut self, key: PeerKey, charge: Charge) {
+        self.by_sequence.entry(key).or_insert(charge);
     }
 
     /// Sends them no longer.
     pub fn unsubscribe(&mut self, key: PeerKey) {
-        self.by_sequence.retain(|other| *other != key);
+        self.by_sequence.remove(&key);
     }
 
     /// Registers a libvirt-style callback; none when the connection has too many.
-    pub fn register(&mut self, key: PeerKey, event: i32, guest: Option<Uuid>) -> Option<i32> {
+    pub fn register(&mut self, key: PeerKey, event: i32, guest: Option<Uuid>, charge: Charge) -> Option<i32> {
         let callbacks = self.callbacks.entry(key).or_default();
         if callbacks.len() >= MAX_CALLBACKS {
             return None;
         }
         let id = self.next_callback;
         self.next_callback = self.next_callback.wrapping_add(1).max(0);
-        callbacks.push(Callback { id, event, guest });
+        callbacks.push(Callback { id, event, guest, _charge: charge });
+        self.by_kind.entry((event, guest)).or_default().push((key, id));
         Some(id)
     }
 
     /// Forgets a callback; false when the connection has none of this number.
     pub fn deregister(&mut self, key: PeerKey, id: i32) -> bool {
         let Some(callbacks) = self.callbacks.get_mut(&key) else { return false };
-        let before = callbacks.len();
-        callbacks.retain(|callback| callback.id != id);
-        callbacks.len() < before
+        let Some(at) = callbacks.iter().position(|callback| callback.id == id) else { return false };
+        let callback = callbacks.swap_remove(at);
+        self.unlist(key, &callback);
+        true
+    }
+
+    fn unlist(&mut self, key: PeerKey, callback: &Callback) {
+        let kind = (callback.event, callback.guest);
+        let Some(listed) = self.by_kind.get_mut(&kind) else { return };
+        listed.retain(|other| *other != (key, callback.id));
+        if listed.is_empty() {
+            self.by_kind.remove(&kind);
+        }
+    }
+
+    /// Whose callbacks of one kind are told of an event of a guest.
+    fn wanting(&self, event: i32, guest: Uuid) -> impl Iterator<Item = (PeerKey, i32)> {
+        let listed = [None, Some(guest)].into_iter().filter_map(move |guest| self.by_kind.get(&(event, guest)));
+        listed.flatten().copied()
     }
 }
 
@@ -80,17 +113,41 @@ impl Control {
     /// Writes an event down and tells everybody who wants to hear of it.
     pub(super) fn publish(&mut self, entry: Entry) {
         let entry = self.journal.add(entry);
-        let by_sequence = numbered(&entry);
-        for key in self.subscribers.by_sequence.clone() {
-            self.send_event(key, &by_sequence);
+        if !self.subscribers.by_sequence.is_empty() {
+            let keys: Vec<PeerKey> = self.subscribers.by_sequence.keys().copied().collect();
+            // Encoded once for all of them.
+            let mut body = Vec::new();
+            match codec::encode_event(&numbered(&entry), &mut body) {
+                Ok(()) => keys.into_iter().for_each(|key| self.send_body(key, &body)),
+                Err(error) => tracing::error!("an event cannot be sent: {error}"),
+            }
         }
-        let mut calls = Vec::new();
-        for (key, callbacks) in &self.subscribers.callbacks {
-            let wanted = callbacks.iter().filter(|callback| callback.guest.is_none_or(|guest| guest == entry.uuid));
-            calls.extend(wanted.filter_map(|callback| Some((*key, called_back(&entry, callback)?))));
+        let lifecycle = DomainEventId::Lifecycle as i32;
+        let kinds = if entry.notice.is_some() { 0..KINDS } else { lifecycle..lifecycle + 1 };
+        for event in kinds {
+            let wanting: Vec<(PeerKey, i32)> = self.subscribers.wanting(event, entry.uuid).collect();
+            for (key, id) in wanting {
+                // Not every notice has an event of every kind.
+                let Some(event) = called_back(&entry, event, id) else { break };
+                self.send_event(key, &event);
+            }
         }
-        for (key, event) in calls {
-            self.send_event(key, &event);
+    }
+
+    /// One registration of a connection, out of its user's budget.
+    pub(super) fn registration(&self, key: PeerKey) -> Result<Charge, Error> {
+        let gone = || errors::invalid("the connection is over");
+        let budget = self.server.budget(key).ok_or_else(gone)?;
+        budget.take(Resource::Subscriptions, 1).map_err(|over| errors::invalid(over.to_string()))
+    }
+
+    fn send_body(&mut self, key: PeerKey, body: &[u8]) {
+        let copy = |out: &mut Vec<u8>| {
+            out.extend_from_slice(body);
+            Ok(())
+        };
+        if let Err(error) = self.send(key, Kind::Event, 0, Vec::new(), copy) {
+            tracing::error!("an event cannot be sent: {error}");
         }
     }
 
@@ -138,6 +195,10 @@ impl Control {
 
     /// Starts the flow of numbered events to a connection: the answer first, then those that it missed, then new ones.
     pub(super) fn subscribe(&mut self, cx: &Asked, since: Option<u64>) {
+        let charge = match self.registration(cx.key) {
+            Ok(charge) => charge,
+            Err(error) => return self.answer(cx, Err(error)),
+        };
         let (lost, missed) = match since {
             Some(since) => {
                 let (lost, missed) = self.journal.after(since);
@@ -150,7 +211,7 @@ impl Control {
         for event in missed {
             self.send_event(cx.key, &event);
         }
-        self.subscribers.subscribe(cx.key);
+        self.subscribers.subscribe(cx.key, charge);
     }
 
     fn send_event(&mut self, key: PeerKey, event: &Event) {
@@ -192,14 +253,13 @@ fn numbered(entry: &Entry) -> Event {
 }
 
 /// What a callback is told of this, if it wants to hear of it.
-fn called_back(entry: &Entry, callback: &Callback) -> Option<Event> {
+fn called_back(entry: &Entry, event: i32, callback_id: i32) -> Option<Event> {
     if let Some(parts) = entry.notice.clone() {
-        return Notice::from_parts(parts)?.event(&handle(entry), callback.event, callback.id);
+        return Notice::from_parts(parts)?.event(&handle(entry), event, callback_id);
     }
-    let lifecycle = callback.event == DomainEventId::Lifecycle as i32;
+    let lifecycle = event == DomainEventId::Lifecycle as i32;
     lifecycle.then(|| {
         let msg = remote::DomainEventLifecycleMsg { dom: handle(entry), event: entry.event, detail: entry.detail };
-        let callback_id = callback.id;
         Event::DomainEventCallbackLifecycle(remote::DomainEventCallbackLifecycleMsg { callback_id, msg })
     })
 }

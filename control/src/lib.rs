@@ -49,8 +49,9 @@ use ipc::{
     ConnError, Kind,
     codec::{self, CodecError},
     edge::Channel,
+    log_limit::{LogLimiter, Rate, Verdict},
     paths::{Instance, Mode},
-    server::{Happening, Limits, PeerKey, Server},
+    server::{Happening, Limits, Peer, PeerKey, Server},
 };
 use mio::{Events, Interest, Poll, Registry, Token, unix::SourceFd};
 use sandbox::rlimit::{self, Resource};
@@ -166,6 +167,8 @@ pub struct Control {
     subscribers: Subscribers,
     /// Which domains there are, and how far the run of each has come.
     objects: registry::Registry<Domains>,
+    /// Counts the lines about dropped clients.
+    dropped: LogLimiter<u32>,
     /// What is known besides of each run that is not gone, by its number.
     guests: BTreeMap<u32, Guest>,
     /// The starts that have no run yet.
@@ -231,14 +234,11 @@ pub fn run(mode: Mode, idle_timeout: Option<u32>) -> Result<(), ControlError> {
     Control::new(&poll, inherited, loaded)?.run(&mut poll)
 }
 
-/// As many connections as descriptors allow, with enough of those left for guests, disks on their way and files.
+/// As many connections and descriptors in flight as the table of descriptors allows, with enough of it left for guests,
+/// disks on their way and files.
 fn limits() -> Limits {
-    const FOR_OTHERS: u64 = 512;
-    let defaults = Limits::default();
     let descriptors = rlimit::get(Resource::Nofile).soft.unwrap_or(u64::MAX);
-    let most = usize::try_from(descriptors.saturating_sub(FOR_OTHERS)).unwrap_or(usize::MAX);
-    let connections = defaults.connections.min(most.max(64));
-    Limits { connections, reserved: defaults.reserved.min(connections / 8), ..defaults }
+    Limits::default().within(usize::try_from(descriptors).unwrap_or(usize::MAX))
 }
 
 impl Control {
@@ -263,6 +263,7 @@ impl Control {
             definitions,
             journal,
             subscribers: Subscribers::default(),
+            dropped: LogLimiter::new(Rate::default()),
             guests: BTreeMap::new(),
             starts: HashMap::new(),
             probes: Probes::default(),
@@ -281,10 +282,9 @@ impl Control {
 
     fn run(&mut self, poll: &mut Poll) -> Result<(), ControlError> {
         let mut events = Events::with_capacity(256);
-        let mut happenings = Vec::new();
         let look = Look::default();
         loop {
-            self.settle(&mut happenings)?;
+            self.settle()?;
             let wait = self.sleep(self.now());
             let soon = || poll.poll(&mut events, Some(Duration::ZERO)).map(|()| (!events.is_empty()).then_some(()));
             let polled = match look.look(soon) {
@@ -295,7 +295,7 @@ impl Control {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 other => other.map_err(ControlError::Poll)?,
             }
-            if !self.take_events(&events, &mut happenings)? {
+            if !self.take_events(&events)? {
                 tracing::info!("the launcher has left, and so does control; guests go on");
                 return Ok(());
             }
@@ -303,7 +303,7 @@ impl Control {
     }
 
     /// Works through what a poll has brought. False when the launcher has left.
-    fn take_events(&mut self, events: &Events, happenings: &mut Vec<Happening>) -> Result<bool, ControlError> {
+    fn take_events(&mut self, events: &Events) -> Result<bool, ControlError> {
         self.hear_unheard();
         for event in events {
             match event.token() {
@@ -311,32 +311,24 @@ impl Control {
                     Err(ControlError::Launcher(ConnError::Closed)) => return Ok(false),
                     other => other?,
                 },
-                token if self.server.owns(token) => self.server.ready(token, happenings),
+                token if self.server.owns(token) => self.server.ready(token),
                 token => self.supervisor_ready(token),
             }
         }
         Ok(true)
     }
 
-    /// Does all that can be done without waiting, and sends all that came of it: nothing may lie queued while the poll sleeps.
-    fn settle(&mut self, happenings: &mut Vec<Happening>) -> Result<(), ControlError> {
-        loop {
-            let now = self.now();
-            self.fire_timers(now);
-            self.work_through(happenings);
-            self.watch_idleness(now);
-            self.flush(now, happenings)?;
-            if happenings.is_empty() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Sends everything that is queued, to whomever.
-    fn flush(&mut self, now: Instant, happenings: &mut Vec<Happening>) -> Result<(), ControlError> {
-        self.launcher.flush().map_err(ControlError::Launcher)?;
+    /// Does what can be done without waiting, and sends all that came of it: nothing may lie queued while the poll sleeps. One
+    /// turn ends after so many calls, so clients without end do not keep the launcher and the supervisors from being heard.
+    fn settle(&mut self) -> Result<(), ControlError> {
+        let now = self.now();
+        self.fire_timers(now);
+        self.work_through();
+        self.watch_idleness(now);
+        // A lost supervisor's continuations may have something to say to the launcher and to clients.
         self.flush_supervisors();
-        self.server.flush(now, happenings);
+        self.launcher.flush().map_err(ControlError::Launcher)?;
+        self.server.flush(now);
         Ok(())
     }
 
@@ -381,17 +373,30 @@ impl Control {
         }
     }
 
-    fn work_through(&mut self, happenings: &mut Vec<Happening>) {
-        for happening in happenings.drain(..) {
+    fn work_through(&mut self) {
+        while let Some(happening) = self.server.next_happening() {
             match happening {
-                Happening::Call { key, frame } => self.take_call(key, frame),
+                Happening::Call { key, frame, ticket } => self.take_call(key, frame, ticket),
                 Happening::Closed { key, peer, why } => {
                     self.subscribers.forget(key);
                     if !matches!(why, ConnError::Closed) {
-                        tracing::info!("client pid {} uid {} dropped: {}", peer.pid, peer.uid, qemud::chain(&why));
+                        self.report_dropped(peer, &why);
                     }
                 }
             }
+        }
+    }
+
+    /// Writes why a client was dropped, but not more lines for one user than a reader of the log can bear.
+    fn report_dropped(&mut self, peer: Peer, why: &ConnError) {
+        match self.dropped.count(&peer.uid, Instant::now()) {
+            Verdict::Write { suppressed } => {
+                if suppressed > 0 {
+                    tracing::info!("{suppressed} more clients of uid {} were dropped", peer.uid);
+                }
+                tracing::info!("client pid {} uid {} dropped: {}", peer.pid, peer.uid, qemud::chain(why));
+            }
+            Verdict::Suppress => {}
         }
     }
 

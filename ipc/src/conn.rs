@@ -3,42 +3,41 @@
 //! The same type serves a non-blocking daemon and a blocking worker: [`Conn::fill`] and [`Conn::flush`] do what the socket
 //! lets them do, [`Conn::recv`] and [`Conn::flush_all`] wait.
 //!
-//! Descriptors travel with the first byte of their frame. The kernel never glues bytes of one `sendmsg` to those of another
-//! that carried descriptors, so what has arrived belongs to frames that have begun to arrive: a descriptor that no frame
-//! announces is noticed at once and ends the connection.
+//! # Descriptors
+//! All descriptors of a frame travel with its first byte. Each read has room for just those that may still come: none within
+//! a frame, at most the edge's cap where a frame may begin, and never more than the owner allows at the moment
+//! ([`Conn::fill_within`]); where that is less than the cap, the connection looks at what the next frame announces before it
+//! receives anything. So a peer can put no more descriptors into this process's table than one frame may carry, and none
+//! that its frame does not announce.
+//!
+//! When the table is full, the kernel throws descriptors away. That is this process's trouble and not the peer's: the frame
+//! arrives as [`Incoming::lost_fds`], its call fails, and the connection goes on.
 
 use std::{
     collections::VecDeque,
-    io::{IoSlice, IoSliceMut},
-    mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
 };
 
-use rustix::{
-    io::Errno,
-    net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-        SendFlags,
-    },
-};
+use rustix::{io::Errno, net::RecvFlags};
 use thiserror::Error;
 
 use crate::{
     codec::{self, CodecError},
     frame::{Caps, FrameError, HEADER_LEN, Header, Kind, MAX_FDS},
+    socket::{self, Received},
 };
 
-/// Room for a first read: a call or its reply fits many times over, and an idle connection holds no more.
-const FIRST_READ: usize = 8 << 10;
+/// Room for a first read: a call or its reply fits many times over, and a connection that sends small frames holds no more.
+pub const FIRST_READ: usize = 8 << 10;
 /// The most that one read asks for.
 const LARGEST_READ: usize = 512 << 10;
 /// A drained buffer larger than this is given back, so one huge frame does not stay in memory for ever.
 const KEEP: usize = 64 << 10;
-/// Room for the ancillary data of one message with [`MAX_FDS`] descriptors.
-const ANCILLARY: usize = rustix::cmsg_space!(ScmRights(MAX_FDS as usize));
+/// Frames are gathered into one write up to this size. What has been sent of a write is given back when all of it has been.
+const GATHER: usize = 64 << 10;
 
 /// What went wrong on a connection. Every one of these ends it.
 #[derive(Debug, Error)]
@@ -58,9 +57,9 @@ pub enum ConnError {
     /// A body that is not what the frame's kind carries.
     #[error("the peer sent a bad message")]
     Codec(#[from] CodecError),
-    /// The kernel cut data or descriptors off.
-    #[error("the kernel truncated a message (too many descriptors, or no room for them in this process)")]
-    Truncated,
+    /// Descriptors came that no frame announces.
+    #[error("file descriptors came where none are due")]
+    StrayFds,
     /// Descriptors and headers do not add up.
     #[error("a frame announces {announced} file descriptors, {came} came")]
     FdCount {
@@ -68,6 +67,17 @@ pub enum ConnError {
         announced: u8,
         /// What is there.
         came: usize,
+    },
+    /// The peer holds more than its user may.
+    #[error("the peer's user is over its budget")]
+    Budget(#[from] crate::budget::OverBudget),
+    /// As much waits for the peer as may: it does not read, or not fast enough. The message was not queued.
+    #[error("{bytes} bytes in {messages} messages wait for the peer already")]
+    Full {
+        /// Bytes that wait.
+        bytes: usize,
+        /// Messages that wait.
+        messages: usize,
     },
     /// Something other than descriptors came as ancillary data.
     #[error("the peer sent ancillary data that is not file descriptors")]
@@ -100,8 +110,30 @@ pub struct Incoming {
     pub serial: u64,
     /// Its body.
     pub body: Vec<u8>,
-    /// Its file descriptors, exactly as many as it announced.
+    /// Its file descriptors, exactly as many as it announced; none if they are lost.
     pub fds: Vec<OwnedFd>,
+    /// It came with descriptors for which this process's table has no room.
+    pub lost_fds: bool,
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// Something.
+    Some,
+    /// Nothing: there was nothing, the turn is over, or the peer is gone ([`Conn::next_frame`] says so).
+    Nothing,
+    /// Nothing: the next frame has so many descriptors, and that is more than are allowed now.
+    TooManyFds(usize),
+}
+
+/// What may wait for a peer before no more is queued.
+#[derive(Clone, Copy, Debug)]
+pub struct OutputLimit {
+    /// Bytes.
+    pub bytes: usize,
+    /// Messages.
+    pub messages: usize,
 }
 
 /// Bytes to send with the descriptors that go with the first of them.
@@ -110,6 +142,24 @@ struct Chunk {
     bytes: Vec<u8>,
     sent: usize,
     fds: Vec<OwnedFd>,
+    frames: usize,
+}
+
+/// Descriptors that came together, for one frame.
+#[derive(Debug)]
+struct Batch {
+    fds: Vec<OwnedFd>,
+    lost: bool,
+}
+
+/// The part of the input up to which a frame's end is known, and what may be read behind it.
+struct Due {
+    /// Bytes until a frame may begin, or as many as there is room for.
+    bytes: usize,
+    /// Descriptors that may come with them.
+    fds: usize,
+    /// Where the frame begins that is not whole.
+    at: usize,
 }
 
 /// One connection. See the module's page.
@@ -121,9 +171,13 @@ pub struct Conn {
     input: Vec<u8>,
     start: usize,
     end: usize,
-    input_fds: VecDeque<OwnedFd>,
+    input_fds: VecDeque<Batch>,
+    /// Bytes that may still be read in this turn.
+    turn: usize,
     output: VecDeque<Chunk>,
     output_len: usize,
+    output_frames: usize,
+    output_limit: Option<OutputLimit>,
     /// The last read may have left something behind: it was full, or ended at descriptors.
     more: bool,
     closed: bool,
@@ -140,8 +194,11 @@ impl Conn {
             start: 0,
             end: 0,
             input_fds: VecDeque::new(),
+            turn: usize::MAX,
             output: VecDeque::new(),
             output_len: 0,
+            output_frames: 0,
+            output_limit: None,
             more: false,
             closed: false,
         }
@@ -153,10 +210,52 @@ impl Conn {
         &self.socket
     }
 
+    /// Accepts frames up to `caps` from now on.
+    pub fn set_caps(&mut self, caps: Caps) {
+        self.caps = caps;
+    }
+
+    /// Queues no more than this for the peer: [`Conn::queue_with`] refuses what would be over it. One message is always
+    /// taken when nothing waits.
+    pub fn set_output_limit(&mut self, limit: OutputLimit) {
+        self.output_limit = Some(limit);
+    }
+
+    /// Begins a turn in which at most `bytes` are read: a peer that sends without end gets its next turn when others have had
+    /// theirs. Without turns, everything is read.
+    pub fn begin_turn(&mut self, bytes: usize) {
+        self.turn = bytes;
+    }
+
     /// Bytes that wait for the peer to read.
     #[must_use]
     pub fn backlog(&self) -> usize {
         self.output_len
+    }
+
+    /// Descriptors that wait for the peer to receive them.
+    #[must_use]
+    pub fn waiting_fds(&self) -> usize {
+        self.output.iter().map(|chunk| chunk.fds.len()).sum()
+    }
+
+    /// Descriptors that have come and whose frames have not been taken.
+    #[must_use]
+    pub fn held_fds(&self) -> usize {
+        self.input_fds.iter().map(|batch| batch.fds.len()).sum()
+    }
+
+    /// Bytes of the input's buffer.
+    #[must_use]
+    pub fn input_size(&self) -> usize {
+        self.input.len()
+    }
+
+    /// Bytes that the input's buffer would have after the next [`Conn::fill`].
+    #[must_use]
+    pub fn next_input_size(&self) -> usize {
+        let held = self.end - self.start;
+        self.input.len().max(held + self.want(held))
     }
 
     /// Whether the last [`Conn::fill`] may have left something to read. When it has not, an edge-triggered poll will tell.
@@ -183,25 +282,42 @@ impl Conn {
         body: impl FnOnce(&mut Vec<u8>) -> Result<(), CodecError>,
     ) -> Result<(), ConnError> {
         let count = u8::try_from(fds.len()).ok().filter(|n| *n <= MAX_FDS).ok_or(ConnError::TooManyFds(fds.len()))?;
+        self.check_output()?;
         // Descriptors go with a chunk's first byte, so a frame that has some starts a chunk of its own.
-        if self.output.is_empty() || !fds.is_empty() {
+        if !fds.is_empty() || self.output.back().is_none_or(|chunk| chunk.bytes.len() >= GATHER) {
             self.output.push_back(Chunk::default());
         }
+        let waiting = self.output_len;
         let Some(chunk) = self.output.back_mut() else { return Err(ConnError::Closed) };
         let at = chunk.bytes.len();
         let framed = append_frame(&mut chunk.bytes, kind, serial, count, body);
-        if let Err(error) = framed {
+        let (added, limit) = (chunk.bytes.len() - at, self.output_limit);
+        let over = waiting > 0 && limit.is_some_and(|limit| waiting + added > limit.bytes);
+        let full = ConnError::Full { bytes: waiting, messages: self.output_frames };
+        if let Err(error) = framed.and(if over { Err(full) } else { Ok(()) }) {
             chunk.bytes.truncate(at);
             if chunk.bytes.is_empty() {
                 self.output.pop_back();
             }
             return Err(error);
         }
-        self.output_len += chunk.bytes.len() - at;
+        self.output_len += added;
+        self.output_frames += 1;
+        chunk.frames += 1;
         if !fds.is_empty() {
             chunk.fds = fds;
         }
         Ok(())
+    }
+
+    fn check_output(&self) -> Result<(), ConnError> {
+        let (bytes, messages) = (self.output_len, self.output_frames);
+        match self.output_limit {
+            Some(limit) if bytes > 0 && (bytes >= limit.bytes || messages >= limit.messages) => {
+                Err(ConnError::Full { bytes, messages })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Queues a client's call, unless it is longer than a daemon takes: that would end the connection, and all of the calls
@@ -224,7 +340,8 @@ impl Conn {
     /// When the socket failed or the peer is gone.
     pub fn flush(&mut self) -> Result<bool, ConnError> {
         while let Some(chunk) = self.output.front_mut() {
-            let sent = match send_some(&self.socket, chunk) {
+            let bytes = chunk.bytes.get(chunk.sent..).unwrap_or_default();
+            let sent = match socket::send(&self.socket, bytes, &chunk.fds) {
                 Ok(sent) => sent,
                 Err(Errno::AGAIN) => return Ok(false),
                 Err(Errno::INTR) => continue,
@@ -235,6 +352,7 @@ impl Conn {
             chunk.sent += sent;
             self.output_len -= sent;
             if chunk.sent == chunk.bytes.len() {
+                self.output_frames -= chunk.frames;
                 self.output.pop_front();
             }
         }
@@ -244,9 +362,9 @@ impl Conn {
     /// Reads once what has arrived. False when there was nothing, or the peer is gone ([`Conn::next_frame`] says which).
     ///
     /// # Errors
-    /// When the socket failed or descriptors were cut off.
+    /// When the socket failed or descriptors came that no frame announces.
     pub fn fill(&mut self) -> Result<bool, ConnError> {
-        self.fill_with(RecvFlags::empty())
+        Ok(self.fill_with(RecvFlags::empty(), usize::MAX)? == Filled::Some)
     }
 
     /// The same without waiting, whatever the socket's mode.
@@ -254,76 +372,138 @@ impl Conn {
     /// # Errors
     /// As [`Conn::fill`].
     pub fn fill_now(&mut self) -> Result<bool, ConnError> {
-        self.fill_with(RecvFlags::DONTWAIT)
+        Ok(self.fill_with(RecvFlags::DONTWAIT, usize::MAX)? == Filled::Some)
     }
 
-    fn fill_with(&mut self, flags: RecvFlags) -> Result<bool, ConnError> {
+    /// The same, with no more than `fds` descriptors.
+    ///
+    /// # Errors
+    /// As [`Conn::fill`].
+    pub fn fill_within(&mut self, fds: usize) -> Result<Filled, ConnError> {
+        self.fill_with(RecvFlags::DONTWAIT, fds)
+    }
+
+    fn fill_with(&mut self, flags: RecvFlags, allowed: usize) -> Result<Filled, ConnError> {
         self.make_room();
-        let mut space = [MaybeUninit::<u8>::uninit(); ANCILLARY];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let room = self.input.get_mut(self.end..).unwrap_or_default();
-        let asked = room.len();
-        let mut target = [IoSliceMut::new(room)];
-        let received = loop {
-            match rustix::net::recvmsg(&self.socket, &mut target, &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC) {
-                Err(Errno::INTR) => {}
-                other => break other,
-            }
+        // A header that is not acceptable ends the connection when the frames before it have been taken; nothing is read
+        // behind it.
+        let Ok(due) = self.due() else { return Ok(Filled::Some) };
+        let most = due.bytes.min(self.turn);
+        if most == 0 {
+            self.more = true;
+            return Ok(Filled::Nothing);
+        }
+        let received = if due.fds > allowed {
+            self.receive_after_a_look(&due, most, allowed, flags)
+        } else {
+            self.receive(most, due.fds, flags)
         };
-        self.more = false;
-        let received = match received {
-            Ok(received) => received,
-            Err(Errno::AGAIN) => return Ok(false),
-            Err(Errno::CONNRESET) => {
+        match received {
+            Ok(Ok(received)) => self.take_in(received, due.fds > allowed),
+            Ok(Err(announced)) => Ok(Filled::TooManyFds(announced)),
+            Err(ConnError::Io(Errno::AGAIN)) => {
+                self.more = false;
+                Ok(Filled::Nothing)
+            }
+            Err(ConnError::Io(Errno::CONNRESET)) => {
+                self.more = false;
                 self.closed = true;
-                return Ok(false);
+                Ok(Filled::Nothing)
             }
-            Err(error) => return Err(ConnError::Io(error)),
-        };
-        self.end += received.bytes;
-        self.more = received.bytes == asked;
-        // Taken before the truncation check, so that what came is closed when the check fails.
-        let mut foreign = false;
-        for message in ancillary.drain() {
-            match message {
-                RecvAncillaryMessage::ScmRights(fds) => {
-                    self.input_fds.extend(fds);
-                    // The kernel ends a read behind the bytes that carried descriptors.
-                    self.more = true;
-                }
-                _ => foreign = true,
+            Err(error) => Err(error),
+        }
+    }
+
+    fn receive(&mut self, most: usize, fds: usize, flags: RecvFlags) -> Result<Result<Received, usize>, ConnError> {
+        let room = self.input.get_mut(self.end..self.end + most).unwrap_or_default();
+        socket::receive(&self.socket, room, fds, flags).map(Ok).map_err(ConnError::Io)
+    }
+
+    /// Fewer descriptors are allowed than a frame may carry: receives just the announced ones, or says how many they are if
+    /// those are too many.
+    fn receive_after_a_look(
+        &mut self,
+        due: &Due,
+        most: usize,
+        allowed: usize,
+        flags: RecvFlags,
+    ) -> Result<Result<Received, usize>, ConnError> {
+        let room = self.input.get_mut(self.end..self.end + most).unwrap_or_default();
+        let (bytes, descriptors) = socket::look(&self.socket, room, flags).map_err(ConnError::Io)?;
+        let mut fds = 0;
+        if descriptors {
+            let seen = self.input.get(due.at..self.end + bytes).unwrap_or_default();
+            fds = first_announcement(seen, self.caps)?;
+            if fds > allowed {
+                self.more = true;
+                return Ok(Err(fds));
             }
         }
-        if foreign {
+        // Nothing but what was looked at: behind it there may be more descriptors.
+        self.receive(if bytes == 0 { most } else { bytes }, fds, flags)
+    }
+
+    /// Takes over what a read brought; after a look only what was seen has been read.
+    fn take_in(&mut self, received: Received, looked: bool) -> Result<Filled, ConnError> {
+        self.end += received.bytes;
+        self.turn = if self.turn == usize::MAX { usize::MAX } else { self.turn - received.bytes };
+        // The kernel ends a read behind the bytes that carried descriptors.
+        self.more = received.bytes == received.asked || received.cut || !received.fds.is_empty() || looked;
+        if received.foreign {
             return Err(ConnError::Ancillary);
         }
-        if received.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC) {
-            return Err(ConnError::Truncated);
+        if received.cut && received.fds.len() >= received.room {
+            return Err(ConnError::StrayFds);
+        }
+        if received.cut {
+            self.input_fds.push_back(Batch { fds: Vec::new(), lost: true });
+        } else if !received.fds.is_empty() {
+            self.input_fds.push_back(Batch { fds: received.fds, lost: false });
         }
         if received.bytes == 0 {
             self.closed = true;
-            return Ok(false);
+            return Ok(Filled::Nothing);
         }
-        Ok(true)
+        Ok(Filled::Some)
+    }
+
+    /// What may be read now: within a frame its rest, and otherwise what there is room for.
+    fn due(&self) -> Result<Due, FrameError> {
+        let room = self.input.len() - self.end;
+        let mut at = self.start;
+        loop {
+            let waiting = self.input.get(at..self.end).unwrap_or_default();
+            let Some((header, body)) = waiting.split_first_chunk::<HEADER_LEN>() else {
+                // Whoever sends a header in pieces gets its descriptors with the first piece.
+                let begun = !waiting.is_empty() && !self.input_fds.is_empty();
+                let fds = if begun { 0 } else { usize::from(self.caps.fds) };
+                let bytes = if begun { room.min(HEADER_LEN - waiting.len()) } else { room };
+                return Ok(Due { bytes, fds, at });
+            };
+            let length = Header::decode(header, self.caps)?.length as usize;
+            if body.len() < length {
+                return Ok(Due { bytes: room.min(length - body.len()), fds: 0, at });
+            }
+            at += HEADER_LEN + length;
+        }
     }
 
     /// Makes room to read into: small at first, doubled after each read that filled it, never by what a header promises.
     fn make_room(&mut self) {
-        if self.start == self.end {
-            self.start = 0;
-            self.end = 0;
-            if self.input.len() > KEEP {
-                self.input = Vec::new();
-            }
-        } else if self.start > 0 {
+        if self.start > 0 {
             self.input.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
-        let want = if self.more { self.end.clamp(FIRST_READ, LARGEST_READ) } else { FIRST_READ };
-        if self.input.len() - self.end < want {
-            self.input.resize(self.end + want, 0);
+        let size = self.next_input_size();
+        if self.input.len() < size {
+            self.input.reserve_exact(size - self.input.len());
+            self.input.resize(size, 0);
         }
+    }
+
+    fn want(&self, held: usize) -> usize {
+        if self.more { held.clamp(FIRST_READ, LARGEST_READ) } else { FIRST_READ }
     }
 
     /// The next frame that is here whole, if any.
@@ -337,25 +517,42 @@ impl Conn {
                 return Err(if waiting.is_empty() { ConnError::Closed } else { ConnError::ClosedWithinFrame });
             }
             if waiting.is_empty() && !self.input_fds.is_empty() {
-                return Err(ConnError::FdCount { announced: 0, came: self.input_fds.len() });
+                return Err(ConnError::FdCount { announced: 0, came: self.held_fds() });
             }
             return Ok(None);
         };
         let header = Header::decode(header, self.caps)?;
+        self.check_fds(header.fds, rest.len() < header.length as usize)?;
         let Some(body) = rest.get(..header.length as usize) else {
             return if self.closed { Err(ConnError::ClosedWithinFrame) } else { Ok(None) };
         };
-        if usize::from(header.fds) > self.input_fds.len() {
-            return Err(ConnError::FdCount { announced: header.fds, came: self.input_fds.len() });
-        }
-        let incoming = Incoming {
-            kind: header.kind,
-            serial: header.serial,
-            body: body.to_vec(),
-            fds: self.input_fds.drain(..usize::from(header.fds)).collect(),
-        };
+        let body = body.to_vec();
+        let batch = if header.fds > 0 { self.input_fds.pop_front() } else { None };
+        let Batch { fds, lost } = batch.unwrap_or(Batch { fds: Vec::new(), lost: false });
         self.start += HEADER_LEN + header.length as usize;
-        Ok(Some(incoming))
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if self.input.len() > KEEP {
+                self.input = Vec::new();
+            }
+        }
+        Ok(Some(Incoming { kind: header.kind, serial: header.serial, body, fds, lost_fds: lost }))
+    }
+
+    /// Whether the descriptors that have come are those that the first frame announces. Judged as soon as its header is here:
+    /// a frame that never ends holds nothing that it has no right to.
+    fn check_fds(&self, announced: u8, last: bool) -> Result<(), ConnError> {
+        let came = match self.input_fds.front() {
+            Some(batch) if announced > 0 => (!batch.lost).then_some(batch.fds.len()),
+            // They may belong to a frame behind this one, if there can be one.
+            Some(batch) if last => Some(batch.fds.len().max(1)),
+            Some(_) => None,
+            None => Some(0),
+        };
+        match came {
+            Some(came) if came != usize::from(announced) => Err(ConnError::FdCount { announced, came }),
+            _ => Ok(()),
+        }
     }
 
     /// Sends everything that is queued, waiting for a blocking socket.
@@ -406,184 +603,18 @@ fn append_frame(
     Ok(())
 }
 
-fn send_some(socket: &UnixStream, chunk: &Chunk) -> Result<usize, Errno> {
-    let bytes = chunk.bytes.get(chunk.sent..).unwrap_or_default();
-    if chunk.fds.is_empty() {
-        return rustix::net::send(socket, bytes, SendFlags::NOSIGNAL);
+/// How many descriptors the first frame in `bytes` that has any announces. Some are there, so one must.
+fn first_announcement(bytes: &[u8], caps: Caps) -> Result<usize, ConnError> {
+    let mut rest = bytes;
+    while let Some((header, behind)) = rest.split_first_chunk::<HEADER_LEN>() {
+        let header = Header::decode(header, caps)?;
+        if header.fds > 0 {
+            return Ok(header.fds.into());
+        }
+        rest = behind.get(header.length as usize..).unwrap_or_default();
     }
-    let borrowed: Vec<BorrowedFd<'_>> = chunk.fds.iter().map(AsFd::as_fd).collect();
-    let mut space = [MaybeUninit::<u8>::uninit(); ANCILLARY];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&borrowed));
-    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+    Err(ConnError::StrayFds)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::{fs::File, io::Write};
-
-    const CAPS: Caps = Caps { body: 1 << 20, fds: 4 };
-
-    fn pair() -> (Conn, Conn) {
-        let (a, b) = UnixStream::pair().unwrap();
-        (Conn::new(a, CAPS), Conn::new(b, CAPS))
-    }
-
-    fn raw() -> (UnixStream, Conn) {
-        let (a, b) = UnixStream::pair().unwrap();
-        b.set_nonblocking(true).unwrap();
-        (a, Conn::new(b, CAPS))
-    }
-
-    fn queue(conn: &mut Conn, serial: u64, body: &[u8], fds: Vec<OwnedFd>) {
-        conn.queue_with(Kind::Call, serial, fds, |out| {
-            out.extend(body);
-            Ok(())
-        })
-        .unwrap();
-    }
-
-    fn null() -> OwnedFd {
-        File::open("/dev/null").unwrap().into()
-    }
-
-    #[test]
-    fn frames_and_their_descriptors_arrive_in_order() {
-        let (mut a, mut b) = pair();
-        queue(&mut a, 1, b"plain", vec![]);
-        queue(&mut a, 2, b"two", vec![null(), null()]);
-        queue(&mut a, 3, b"", vec![]);
-        queue(&mut a, 4, b"one", vec![null()]);
-        a.flush_all().unwrap();
-        assert_eq!(a.backlog(), 0);
-        for (serial, body, fds) in [(1, &b"plain"[..], 0), (2, b"two", 2), (3, b"", 0), (4, b"one", 1)] {
-            let frame = b.recv().unwrap();
-            assert_eq!((frame.serial, frame.body.as_slice(), frame.fds.len()), (serial, body, fds));
-        }
-        drop(a);
-        assert!(matches!(b.recv(), Err(ConnError::Closed)));
-    }
-
-    #[test]
-    fn a_call_that_a_daemon_would_not_take_is_not_sent_and_the_next_one_is() {
-        let mut a = Conn::new(UnixStream::pair().unwrap().0, Caps::FROM_DAEMON);
-        let named =
-            |length| api::Call::DomainLookupByName(api::remote::DomainLookupByNameArgs { name: "x".repeat(length) });
-        let text = "x".repeat(4 << 20);
-        let notes = api::remote::DomainSetMetadataArgs {
-            metadata: Some(text.clone()),
-            key: Some(text.clone()),
-            uri: Some(text),
-            ..Default::default()
-        };
-        let error = a.queue_call(1, &api::Call::DomainSetMetadata(notes), vec![]).unwrap_err();
-        assert!(matches!(error, ConnError::Codec(CodecError::TooLong { max: 8_388_608, .. })), "{error:?}");
-        assert_eq!(a.backlog(), 0);
-        a.queue_call(2, &named(10), vec![]).unwrap();
-        assert!(a.backlog() > 0);
-    }
-
-    #[test]
-    fn received_descriptors_close_on_exec() {
-        let (mut a, mut b) = pair();
-        queue(&mut a, 1, b"", vec![null()]);
-        a.flush_all().unwrap();
-        let frame = b.recv().unwrap();
-        let flags = rustix::io::fcntl_getfd(&frame.fds[0]).unwrap();
-        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
-    }
-
-    #[test]
-    fn half_a_frame_waits_and_its_end_completes_it() {
-        let (mut a, mut b) = raw();
-        let mut bytes = Vec::new();
-        append_frame(&mut bytes, Kind::Call, 9, 0, |out| {
-            out.extend(b"hello");
-            Ok(())
-        })
-        .unwrap();
-        for byte in &bytes[..bytes.len() - 1] {
-            a.write_all(&[*byte]).unwrap();
-            b.fill().unwrap();
-            assert!(b.next_frame().unwrap().is_none());
-            assert!(b.within_frame());
-        }
-        a.write_all(&bytes[bytes.len() - 1..]).unwrap();
-        b.fill().unwrap();
-        assert_eq!(b.next_frame().unwrap().unwrap().body, b"hello");
-        assert!(!b.within_frame());
-    }
-
-    #[test]
-    fn a_peer_that_leaves_within_a_frame_is_told_apart() {
-        let (mut a, mut b) = raw();
-        a.write_all(b"BLKH").unwrap();
-        drop(a);
-        b.fill().unwrap();
-        b.fill().unwrap();
-        assert!(matches!(b.next_frame(), Err(ConnError::ClosedWithinFrame)));
-    }
-
-    #[test]
-    fn a_length_over_the_cap_is_refused_before_its_body_comes() {
-        let (mut a, mut b) = raw();
-        let header = Header { kind: Kind::Call, serial: 1, length: CAPS.body + 1, fds: 0 };
-        a.write_all(&header.encode()).unwrap();
-        b.fill().unwrap();
-        assert!(matches!(b.next_frame(), Err(ConnError::Frame(FrameError::Length { .. }))));
-        assert!(b.input.len() <= KEEP);
-    }
-
-    #[test]
-    fn descriptors_that_no_header_announces_end_the_connection() {
-        let (a, mut b) = raw();
-        let header = Header { kind: Kind::Call, serial: 1, length: 0, fds: 0 };
-        let chunk = Chunk { bytes: header.encode().to_vec(), sent: 0, fds: vec![null()] };
-        send_some(&a, &chunk).unwrap();
-        b.fill().unwrap();
-        assert!(b.next_frame().unwrap().is_some());
-        assert!(matches!(b.next_frame(), Err(ConnError::FdCount { announced: 0, came: 1 })));
-    }
-
-    #[test]
-    fn descriptors_that_are_announced_but_missing_end_the_connection() {
-        let (mut a, mut b) = raw();
-        a.write_all(&Header { kind: Kind::Call, serial: 1, length: 0, fds: 2 }.encode()).unwrap();
-        b.fill().unwrap();
-        assert!(matches!(b.next_frame(), Err(ConnError::FdCount { announced: 2, came: 0 })));
-    }
-
-    #[test]
-    fn no_descriptor_leaks_from_a_dropped_connection() {
-        let (a, mut b) = raw();
-        let (probe, far) = UnixStream::pair().unwrap();
-        let chunk = Chunk { bytes: b"BLKH".to_vec(), sent: 0, fds: vec![far.into()] };
-        send_some(&a, &chunk).unwrap();
-        drop(chunk);
-        b.fill().unwrap();
-        drop(b);
-        // The far end is closed everywhere: reading sees the end, not EAGAIN.
-        probe.set_nonblocking(true).unwrap();
-        assert_eq!(rustix::net::recv(&probe, &mut [0u8; 1][..], RecvFlags::empty()).unwrap().1, 0);
-    }
-
-    #[test]
-    fn a_large_frame_passes_through_a_small_socket_buffer() {
-        let (mut a, mut b) = pair();
-        a.socket.set_nonblocking(true).unwrap();
-        b.socket.set_nonblocking(true).unwrap();
-        let body = vec![5; 1 << 20];
-        queue(&mut a, 1, &body, vec![]);
-        let frame = loop {
-            a.flush().unwrap();
-            b.fill().unwrap();
-            if let Some(frame) = b.next_frame().unwrap() {
-                break frame;
-            }
-        };
-        assert_eq!(frame.body, body);
-        b.fill().unwrap();
-        assert!(b.input.len() <= KEEP, "a drained buffer is given back");
-    }
-}
+mod tests;

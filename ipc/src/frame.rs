@@ -22,6 +22,9 @@ pub const VERSION: u16 = 1;
 /// The most file descriptors that one frame may carry: the kernel's own limit for one message (`SCM_MAX_FD`).
 pub const MAX_FDS: u8 = 253;
 
+/// The longest hello, in bytes.
+pub const MAX_HELLO: u32 = 4 << 10;
+
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -56,6 +59,8 @@ pub struct Caps {
 impl Caps {
     /// What a daemon takes from a client: a large document and the disks of a large guest.
     pub const FROM_CLIENT: Caps = Caps { body: 8 << 20, fds: MAX_FDS };
+    /// What a daemon takes from a client that has not said hello.
+    pub const BEFORE_HELLO: Caps = Caps { body: MAX_HELLO, fds: 0 };
     /// What a client takes from a daemon: the longest list that the table allows.
     pub const FROM_DAEMON: Caps = Caps { body: 32 << 20, fds: 32 };
     /// Between the processes of the house.

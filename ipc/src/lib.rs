@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`frame`] | the fixed header and its checks |
 //! | [`codec`] | the one module that names bincode; a body to a value and back, with limits |
+//! | [`budget`] | what one user, and all of them, may hold at a time |
 //! | [`conn`] | a buffered connection: frames and file descriptors over one socket, blocking or not |
 //! | [`hello`] | what both sides say first: versions, features, role |
 //! | [`edge`] | typed channels: what an edge may not carry cannot be expressed on it |
@@ -14,6 +15,7 @@
 //! | [`server`] | the mio side: listeners, connections, limits, deadlines |
 //! | [`conf`] | the daemons' configuration files |
 //! | [`lock`] | lock files |
+//! | [`log_limit`] | how many log lines one user can cause |
 //! | [`paths`] | where an instance keeps its sockets, definitions, run-time state and caches |
 //!
 //! A byte stream (a guest's console) is not tunnelled through frames: the reply to the call that opens it carries one end
@@ -24,6 +26,7 @@
 //! interpret what it carries.
 #![forbid(unsafe_code)]
 
+pub mod budget;
 pub mod client;
 pub mod codec;
 pub mod conf;
@@ -32,9 +35,11 @@ pub mod edge;
 pub mod frame;
 pub mod hello;
 pub mod lock;
+pub mod log_limit;
 pub mod paths;
 pub mod server;
+mod socket;
 
-pub use conn::{Conn, ConnError, Incoming};
+pub use conn::{Conn, ConnError, Filled, Incoming, OutputLimit};
 pub use frame::{Caps, Kind};
 pub use hello::Hello;

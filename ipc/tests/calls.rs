@@ -1,170 +1,22 @@
 //! Client and server together: answers out of order, events in between, limits, deadlines, and peers that misbehave.
 #![allow(clippy::unwrap_used)] // Helpers of tests are not marked as tests.
 
+mod rig;
+
 use std::{
-    fs::File,
     io::{Read, Write},
-    os::unix::net::{UnixListener, UnixStream},
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    thread,
+    time::Duration,
 };
 
-use api::{Call, Error, ErrorCode, ErrorDomain, Event, Reply, bulkhead, remote};
+use api::{Call, ErrorCode, Event, remote};
 use ipc::{
-    ConnError, Kind,
+    ConnError,
     client::{CallError, Client, ConnectError},
     codec,
-    server::{Happening, Limits, PeerKey, Server},
+    server::Limits,
 };
-use mio::{Events, Poll, Token, Waker};
-
-/// The token that ends a daemon.
-const END: Token = Token(0);
-/// Longer than anything here takes, so that a hang fails instead of hanging.
-const LONG: Duration = Duration::from_secs(30);
-
-/// A daemon in a thread. It answers `lookup_by_id` of 0 at once; of another number it remembers the call, and answers all
-/// that it remembers, last first, when `lookup_by_name` comes. `lookup_by_uuid` sends an event before its answer,
-/// `get_hostname` fails, `get_uri` answers with a descriptor.
-struct Daemon {
-    _dir: tempfile::TempDir,
-    path: PathBuf,
-    waker: Arc<Waker>,
-    ending: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Vec<String>>>,
-}
-
-impl Daemon {
-    fn start(limits: Limits) -> Daemon {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("sock");
-        let mut poll = Poll::new().unwrap();
-        let mut server = Server::new(poll.registry().try_clone().unwrap(), 1..10_000, limits, "test");
-        server.listen(UnixListener::bind(&path).unwrap(), 0).unwrap();
-        let waker = Arc::new(Waker::new(poll.registry(), END).unwrap());
-        let ending = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&ending);
-        let thread = thread::spawn(move || serve(&mut poll, &mut server, &ended));
-        Daemon { _dir: dir, path, waker, ending, thread: Some(thread) }
-    }
-
-    fn client(&self) -> Client {
-        Client::connect(&self.path, "test").unwrap()
-    }
-
-    fn raw(&self) -> UnixStream {
-        let socket = UnixStream::connect(&self.path).unwrap();
-        socket.set_read_timeout(Some(LONG)).unwrap();
-        socket
-    }
-
-    /// Ends the daemon and says why connections were closed.
-    fn end(mut self) -> Vec<String> {
-        self.ending.store(true, Ordering::Release);
-        self.waker.wake().unwrap();
-        self.thread.take().unwrap().join().unwrap()
-    }
-}
-
-fn serve(poll: &mut Poll, server: &mut Server, ending: &AtomicBool) -> Vec<String> {
-    let mut events = Events::with_capacity(64);
-    let mut happenings = Vec::new();
-    let mut waiting = Vec::new();
-    let mut closed = Vec::new();
-    while !ending.load(Ordering::Acquire) {
-        loop {
-            for happening in happenings.drain(..) {
-                match happening {
-                    Happening::Call { key, frame } => {
-                        let call = codec::decode_call(&frame.body).unwrap();
-                        answer(server, key, frame.serial, &call, &mut waiting);
-                    }
-                    Happening::Closed { why, .. } => closed.push(why.to_string()),
-                }
-            }
-            server.flush(Instant::now(), &mut happenings);
-            if happenings.is_empty() {
-                break;
-            }
-        }
-        poll.poll(&mut events, server.patience_left(Instant::now())).unwrap();
-        for event in &events {
-            if server.owns(event.token()) {
-                server.ready(event.token(), &mut happenings);
-            }
-        }
-    }
-    closed
-}
-
-fn answer(server: &mut Server, key: PeerKey, serial: u64, call: &Call, waiting: &mut Vec<(PeerKey, u64, i32)>) {
-    let found = |id| Reply::DomainLookupById(remote::DomainLookupByIdRet { dom: domain(id) });
-    match call {
-        Call::DomainLookupById(args) if args.id == 0 => reply(server, key, serial, &found(0)),
-        Call::DomainLookupById(args) => waiting.push((key, serial, args.id)),
-        Call::DomainLookupByName(_) => {
-            for (key, serial, id) in waiting.drain(..).rev() {
-                reply(server, key, serial, &found(id));
-            }
-            reply(server, key, serial, &Reply::DomainLookupByName(remote::DomainLookupByNameRet { dom: domain(0) }));
-        }
-        Call::DomainLookupByUuid(_) => {
-            let event = Event::BulkheadDomainEvent(bulkhead::DomainEventMsg { sequence: 7, ..Default::default() });
-            server.send(key, Kind::Event, 0, vec![], |out| codec::encode_event(&event, out)).unwrap();
-            reply(server, key, serial, &Reply::DomainLookupByUuid(remote::DomainLookupByUuidRet { dom: domain(0) }));
-        }
-        Call::ConnectGetUri(_) => {
-            let fd = File::open("/dev/null").unwrap().into();
-            let answer = Reply::ConnectGetUri(remote::ConnectGetUriRet { uri: "x".into() });
-            server.send(key, Kind::Reply, serial, vec![fd], |out| codec::encode_reply(&answer, out)).unwrap();
-        }
-        _ => {
-            let error = Error::new(ErrorCode::NO_SUPPORT, ErrorDomain::NONE, "no");
-            server.send(key, Kind::Error, serial, vec![], |out| codec::encode_error(&error, out)).unwrap();
-        }
-    }
-}
-
-fn reply(server: &mut Server, key: PeerKey, serial: u64, reply: &Reply) {
-    server.send(key, Kind::Reply, serial, vec![], |out| codec::encode_reply(reply, out)).unwrap();
-}
-
-fn domain(id: i32) -> remote::Domain {
-    remote::Domain { name: format!("d{id}"), uuid: [0; 16], id }
-}
-
-fn by_id(id: i32) -> Call {
-    Call::DomainLookupById(remote::DomainLookupByIdArgs { id })
-}
-
-fn release() -> Call {
-    Call::DomainLookupByName(remote::DomainLookupByNameArgs { name: "all".into() })
-}
-
-fn id_of(answer: &Reply) -> i32 {
-    match answer {
-        Reply::DomainLookupById(ret) => ret.dom.id,
-        other => unreachable!("{other:?}"),
-    }
-}
-
-/// Bytes of a hello as any client sends it.
-fn hello() -> Vec<u8> {
-    let (near, mut far) = UnixStream::pair().unwrap();
-    let mut conn = ipc::Conn::new(near, ipc::Caps::FROM_DAEMON);
-    let hello = ipc::Hello::new("raw", 1, 1);
-    conn.queue_with(Kind::Hello, 0, vec![], |out| codec::encode_into(&hello, out)).unwrap();
-    conn.flush_all().unwrap();
-    drop(conn);
-    let mut bytes = Vec::new();
-    far.read_to_end(&mut bytes).unwrap();
-    bytes
-}
+use rig::{Daemon, LONG, by_id, hello, id_of, release};
 
 #[test]
 fn answers_find_their_callers_in_any_order() {
@@ -216,7 +68,9 @@ fn a_lost_daemon_fails_the_call_under_way_and_every_later_one() {
 
 #[test]
 fn the_limit_of_connections_is_an_error_at_once_and_places_come_back() {
-    let daemon = Daemon::start(Limits { connections: 3, ..Limits::default() });
+    let mut limits = Limits::default();
+    limits.budgets.connections.all = 3;
+    let daemon = Daemon::start(limits);
     let mut clients: Vec<Client> = (0..3).map(|_| daemon.client()).collect();
     let refused = Client::connect(&daemon.path, "test").err().unwrap();
     assert!(matches!(&refused, ConnectError::Refused(e) if e.message.contains("limit of 3 connections")), "{refused}");

@@ -1,0 +1,160 @@
+//! Limits how many log lines each user can cause.
+//!
+//! Whatever an unprivileged peer can make a daemon write, it can make it write without end. Each user has a burst of lines
+//! that refills with time; what is left out is counted, and one line says how many there were.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    time::{Duration, Instant},
+};
+
+/// How many lines a user may cause.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// At once.
+    pub burst: u32,
+    /// How long it takes until one more line may be written.
+    pub refill: Duration,
+}
+
+impl Default for Rate {
+    fn default() -> Rate {
+        Rate { burst: 20, refill: Duration::from_secs(10) }
+    }
+}
+
+/// What to do about one line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Write it. If `suppressed` is not zero, first write that so many were left out.
+    Write {
+        /// Lines of this user that were left out since the last one.
+        suppressed: u64,
+    },
+    /// Leave it out.
+    Suppress,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    lines: u32,
+    /// When `lines` was right; refills are counted from here.
+    at: Instant,
+    suppressed: u64,
+}
+
+/// Users that are remembered at most. When there are more, one that has been quiet is forgotten, and if none has been, new
+/// users share one burst.
+const MAX_USERS: usize = 1024;
+
+/// Counts lines by user. See the module's page.
+#[derive(Debug)]
+pub struct LogLimiter<K> {
+    rate: Rate,
+    users: HashMap<K, Bucket>,
+    /// For users that found no place.
+    others: Bucket,
+}
+
+impl Bucket {
+    fn new(rate: Rate, now: Instant) -> Bucket {
+        Bucket { lines: rate.burst, at: now, suppressed: 0 }
+    }
+
+    fn refill(&mut self, rate: Rate, now: Instant) {
+        let refill = rate.refill.as_nanos().max(1);
+        let gained = now.saturating_duration_since(self.at).as_nanos() / refill;
+        let gained = u32::try_from(gained).unwrap_or(u32::MAX);
+        self.lines = self.lines.saturating_add(gained).min(rate.burst);
+        if self.lines == rate.burst {
+            self.at = now;
+        } else {
+            self.at += rate.refill * gained;
+        }
+    }
+
+    fn take(&mut self, rate: Rate, now: Instant) -> Verdict {
+        self.refill(rate, now);
+        if self.lines == 0 {
+            self.suppressed += 1;
+            return Verdict::Suppress;
+        }
+        self.lines -= 1;
+        Verdict::Write { suppressed: std::mem::take(&mut self.suppressed) }
+    }
+
+    fn is_quiet(&self, rate: Rate) -> bool {
+        self.lines == rate.burst && self.suppressed == 0
+    }
+}
+
+impl<K: Eq + Hash + Clone> LogLimiter<K> {
+    /// Nobody has caused a line yet.
+    #[must_use]
+    pub fn new(rate: Rate) -> LogLimiter<K> {
+        LogLimiter { rate, users: HashMap::new(), others: Bucket::new(rate, Instant::now()) }
+    }
+
+    /// Counts one line that `user` causes.
+    pub fn count(&mut self, user: &K, now: Instant) -> Verdict {
+        if let Some(bucket) = self.users.get_mut(user) {
+            return bucket.take(self.rate, now);
+        }
+        if self.users.len() >= MAX_USERS {
+            let rate = self.rate;
+            self.users.retain(|_, bucket| {
+                bucket.refill(rate, now);
+                !bucket.is_quiet(rate)
+            });
+        }
+        if self.users.len() >= MAX_USERS {
+            return self.others.take(self.rate, now);
+        }
+        self.users.entry(user.clone()).or_insert_with(|| Bucket::new(self.rate, now)).take(self.rate, now)
+    }
+
+    /// Users with lines that were left out and not reported since, each with their number (no user: those that found no
+    /// place). They count as reported after this.
+    pub fn take_suppressed(&mut self) -> Vec<(Option<K>, u64)> {
+        let own = self.users.iter_mut().map(|(user, bucket)| (Some(user.clone()), bucket));
+        let all = own.chain(std::iter::once((None, &mut self.others)));
+        let counted = all.map(|(user, bucket)| (user, std::mem::take(&mut bucket.suppressed)));
+        counted.filter(|(_, suppressed)| *suppressed > 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { burst: 3, refill: Duration::from_secs(10) };
+    const WRITE: Verdict = Verdict::Write { suppressed: 0 };
+
+    #[test]
+    fn a_burst_is_written_and_the_rest_is_counted() {
+        let mut limiter = LogLimiter::new(RATE);
+        let now = Instant::now();
+        assert_eq!([(); 4].map(|()| limiter.count(&1, now)), [WRITE, WRITE, WRITE, Verdict::Suppress]);
+        assert_eq!(limiter.count(&2, now), WRITE, "another user has its own");
+        assert_eq!(limiter.count(&1, now + Duration::from_secs(9)), Verdict::Suppress);
+        assert_eq!(limiter.count(&1, now + Duration::from_secs(10)), Verdict::Write { suppressed: 2 });
+        assert_eq!(limiter.count(&1, now + Duration::from_secs(19)), Verdict::Suppress);
+        assert_eq!(limiter.take_suppressed(), [(Some(1), 1)]);
+        assert_eq!(limiter.take_suppressed(), []);
+        let later = now + Duration::from_secs(1000);
+        assert_eq!([(); 4].map(|()| limiter.count(&1, later)), [WRITE, WRITE, WRITE, Verdict::Suppress]);
+    }
+
+    #[test]
+    fn many_users_cost_no_memory_and_no_lines_without_end() {
+        let mut limiter = LogLimiter::new(RATE);
+        let now = Instant::now();
+        let written = (0..100_000).filter(|user| limiter.count(user, now) != Verdict::Suppress).count();
+        assert_eq!(written, MAX_USERS + 3);
+        assert!(limiter.users.len() <= MAX_USERS);
+        let later = now + Duration::from_secs(100);
+        assert_eq!(limiter.count(&200_000, later), WRITE, "the quiet ones make room");
+        assert_eq!(limiter.users.len(), 1);
+    }
+}

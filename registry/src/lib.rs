@@ -23,11 +23,13 @@
 //!
 //! # Parts
 //! [`Live`] is the state machine of one object's run. [`rules`] are libvirt's checks as pure functions: flags, states,
-//! what a change affects, sizes, notes. [`list`] filters as libvirt does. [`Errors`] turns a [`Refusal`] into libvirt's code and text.
+//! what a change affects, sizes, notes. [`list`] filters as libvirt does. [`jobs`] holds what is under way on one object.
+//! [`Errors`] turns a [`Refusal`] into libvirt's code and text.
 #![forbid(unsafe_code)]
 
 mod effect;
 mod error;
+pub mod jobs;
 pub mod list;
 mod live;
 mod object;

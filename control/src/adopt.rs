@@ -261,6 +261,7 @@ impl Control {
         guest.redial.wait = Duration::ZERO;
         let state = DomainState::try_from(status.state).unwrap_or(DomainState::NoState);
         self.come_up(id, State::new(state, status.reason));
+        self.ask_for_jobs(id);
     }
 
     /// A run is up, or heard of again.
@@ -269,6 +270,7 @@ impl Control {
             tracing::debug!(run = id, "{refusal}");
             return;
         }
+        self.end_start_job(id);
         let start = self.guests.get_mut(&id).and_then(|guest| guest.start.take());
         if let Some(start) = start {
             (start.then)(self, Ok(id));

@@ -59,7 +59,7 @@ impl Control {
     }
 
     /// Ends a run: by its supervisor, which reports the end best, and without it if it does not do so soon.
-    fn end_run(&mut self, run: u32) {
+    pub(super) fn end_run(&mut self, run: u32) {
         let Some(guest) = self.guests.get_mut(&run) else { return };
         guest.destroyed = true;
         let uuid = guest.uuid;

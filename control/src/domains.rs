@@ -373,34 +373,6 @@ impl Control {
         self.objects.run_of(&uuid).map(|run| run.0).map_err(|refusal| errors::refusal(&refusal))
     }
 
-    /// Asks a guest to do something that one job at a time may do.
-    pub(super) fn job(
-        &mut self,
-        cx: &Asked,
-        dom: &remote::Domain,
-        doing: &'static str,
-        request: Request,
-        reply: fn(()) -> Reply,
-    ) -> Answer<()> {
-        let id = self.running(dom)?;
-        let name = dom.name.clone();
-        let (asked, refused) = (cx.later(), cx.later());
-        let refused_name = name.clone();
-        let job = move |control: &mut Control, ()| {
-            let then = move |control: &mut Control, said: SupervisorReply| {
-                let result = said.map(|_| (reply(()), Vec::new())).map_err(|error| errors::guest(doing, &name, &error));
-                control.answer(&asked, result);
-                control.job_done(id);
-            };
-            control.ask_guest(id, &request, Vec::new(), Box::new(then));
-        };
-        let refuse = move |control: &mut Control, error| {
-            control.answer(&refused, Err(errors::guest(doing, &refused_name, &error)));
-        };
-        self.run_job(id, Box::new(job), Box::new(refuse));
-        Ok(Outcome::Pending)
-    }
-
     /// Attaches to a console; the reply carries the stream.
     pub(super) fn open_console(
         &mut self,

@@ -499,17 +499,17 @@ impl Driver for Control {
     }
 
     fn domain_shutdown(&mut self, cx: &mut Asked, args: remote::DomainShutdownArgs) -> Answer<()> {
-        self.job(cx, &args.dom, "shut down", Request::Shutdown, Reply::DomainShutdown)
+        self.press_power(cx, &args.dom, false, Reply::DomainShutdown)
     }
 
     fn domain_shutdown_flags(&mut self, cx: &mut Asked, args: remote::DomainShutdownFlagsArgs) -> Answer<()> {
         only(args.flags, ShutdownFlags::ACPI_POWER_BTN.bits(), "virDomainShutdownFlags")?;
-        self.job(cx, &args.dom, "shut down", Request::Shutdown, Reply::DomainShutdownFlags)
+        self.press_power(cx, &args.dom, false, Reply::DomainShutdownFlags)
     }
 
     fn domain_reboot(&mut self, cx: &mut Asked, args: remote::DomainRebootArgs) -> Answer<()> {
         only(args.flags, RebootFlags::ACPI_POWER_BTN.bits(), "virDomainReboot")?;
-        self.job(cx, &args.dom, "reboot", Request::Reboot, Reply::DomainReboot)
+        self.press_power(cx, &args.dom, true, Reply::DomainReboot)
     }
 
     fn domain_reset(&mut self, cx: &mut Asked, args: remote::DomainResetArgs) -> Answer<()> {

@@ -15,7 +15,7 @@ use std::{
 
 use api::Error;
 use serde::{Deserialize, Serialize};
-use supervisor::protocol::{Abilities, Answer, Probe, Request};
+use supervisor::protocol::{Abilities, Answer, Payload, Request, qemu::ProbeSpec};
 use uuid::Uuid;
 
 use qemud::{
@@ -194,8 +194,9 @@ impl Control {
     /// Starts the emulator without a guest, in a compartment like any guest's.
     fn probe(&mut self, emulator: String, identity: Identity) {
         let deadline_ms = u32::try_from(PATIENCE.as_millis()).unwrap_or(u32::MAX);
-        let request = Request::Probe(Probe { argv: plan::probe_argv(&emulator), deadline_ms });
+        let question = Payload::new(&ProbeSpec { argv: plan::probe_argv(&emulator), deadline_ms });
         let prepared = UnixStream::pair().map_err(|error| error.to_string()).and_then(|(ours, theirs)| {
+            let request = Request::Examine(question.map_err(|error| chain(&error))?);
             let mut link = Link::new(ours).map_err(|error| chain(&error))?;
             link.order(&request, Vec::new()).map_err(|error| chain(&error))?;
             Ok((link, theirs))
@@ -240,7 +241,9 @@ impl Control {
         let Some(identity) = probing.identity.take() else { return };
         let emulator = probing.emulator.clone();
         let result = match reply {
-            Ok((Answer::Abilities(abilities), _)) => Ok((identity, Abilities::from(*abilities))),
+            Ok((Answer::Payload(payload), _)) => {
+                payload.read::<Abilities>().map(|abilities| (identity, abilities)).map_err(|error| chain(&error))
+            }
             Ok(_) => Err("the supervisor gave another answer".into()),
             Err(error) => Err(error.to_string()),
         };

@@ -177,6 +177,11 @@ pub fn undying(name: &str, waited: std::time::Duration) -> Error {
         .with_hint("they are in the kernel, which waits for a disk or a file server; the domain stays in the list until they are gone")
 }
 
+/// A job is refused.
+pub fn job(refusal: registry::jobs::JobRefusal) -> Error {
+    refusal.error(&registry::Errors::of_domains(ErrorDomain::QEMU))
+}
+
 /// The registry refuses something.
 pub fn refusal(refusal: &registry::Refusal) -> Error {
     registry::Errors::of_domains(ErrorDomain::QEMU).refused(refusal)

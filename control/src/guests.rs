@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::{
     Control, Then,
     adopt::Redial,
-    jobs::JobQueue,
+    jobs::Jobs,
     journal::{Entry, NO_LIFECYCLE},
     start::Started,
 };
@@ -80,7 +80,7 @@ pub struct Guest {
     /// When it is dialled again.
     pub redial: Redial,
     /// What is done to it, one thing at a time.
-    pub jobs: JobQueue,
+    pub jobs: Jobs,
     /// Its supervisor's word that it has stopped, kept until the kernel says that it is gone.
     stop: Option<Event>,
     events: Allowance,
@@ -115,7 +115,7 @@ impl Guest {
             start: None,
             destroyed: false,
             redial: Redial::default(),
-            jobs: JobQueue::default(),
+            jobs: Jobs::default(),
             stop: None,
             events: Allowance::new(EVENTS),
             notices: Allowance::new(NOTICES),

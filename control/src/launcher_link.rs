@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipc::{ConnError, edge::Channel};
+use ipc::{
+    ConnError,
+    edge::{Channel, Message},
+};
 
 use super::{Control, Then};
 use qemud::edge::{FromLauncher, Refusal, ToLauncher};
@@ -100,23 +103,25 @@ impl LauncherLink {
         let mut heard = Vec::new();
         while self.channel.fill()? {
             while let Some(message) = self.channel.next_message()? {
-                heard.extend(self.sort(message.serial, message.value, message.fds));
+                heard.extend(self.sort(message));
             }
         }
         // Says whether there is nothing more or nobody.
         while let Some(message) = self.channel.next_message()? {
-            heard.extend(self.sort(message.serial, message.value, message.fds));
+            heard.extend(self.sort(message));
         }
         Ok(heard)
     }
 
-    fn sort(&mut self, serial: u64, value: FromLauncher, fds: Vec<OwnedFd>) -> Option<Heard> {
+    fn sort(&mut self, message: Message<FromLauncher>) -> Option<Heard> {
+        let Message { serial, value, fds, lost_fds } = message;
         if serial == 0 {
             return Some(Heard::News(value));
         }
         let Waiting { then, timer } = self.waiting.remove(&serial)?;
         let answer = match value {
             FromLauncher::Failed(refusal) => Err(refusal),
+            _ if lost_fds => Err(Refusal::Range { what: "qemud has no descriptor left for the answer".into() }),
             done => Ok((done, fds)),
         };
         Some(Heard::Answer(then, answer, timer))

@@ -13,11 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipc::{ConnError, edge::Channel};
+use ipc::{Caps, ConnError, OutputLimit, edge::Channel};
 use mio::{Interest, Token, unix::SourceFd};
-use supervisor::protocol::{Answer, Failure, Happening, Message, News, Request};
+use supervisor::protocol::{Answer, Excess, Failure, Happening, Message, News, PAYLOADS_SINCE, Request};
 
-use super::{Control, FIRST_SUPERVISOR, Then, jobs::MAX_JOBS};
+use super::{Control, FIRST_SUPERVISOR, Then};
 
 /// Messages of one supervisor that are taken before others have their turn.
 const MESSAGES_A_TURN: usize = 64;
@@ -25,6 +25,13 @@ const MESSAGES_A_TURN: usize = 64;
 /// the first request of all.
 const MAX_WAITING: usize = 256;
 const MAX_BACKLOG: usize = 256 << 10;
+/// Bytes of one supervisor that are read in its turn.
+const BYTES_A_TURN: usize = 512 << 10;
+/// What a supervisor may send in one message. The largest that an honest one sends are a guest's record and a monitor's
+/// answer, of 1 MiB each.
+const CAPS: Caps = Caps { body: 2 << 20, fds: 16 };
+/// What may wait for a supervisor to read it: its orders and a record, and more than [`MAX_WAITING`] messages never.
+const OUTPUT: OutputLimit = OutputLimit { bytes: 8 << 20, messages: 2 * MAX_WAITING };
 /// The serial of a new supervisor's orders, the first request of its first connection.
 const ORDERS: u64 = 1;
 /// What a supervisor has on top of its own deadline for QEMU before control gives up on the supervisor itself.
@@ -55,7 +62,7 @@ pub enum GuestError {
     #[error("the guest's supervisor is of an earlier release, which does not have this")]
     Old,
     /// Too many jobs wait already.
-    #[error("{MAX_JOBS} jobs wait for this guest already")]
+    #[error("{} jobs wait for this guest already", registry::jobs::MAX_QUEUED)]
     Busy,
     /// Too much waits for the supervisor already.
     #[error("too many requests wait for this guest already")]
@@ -93,6 +100,12 @@ struct Waiting {
 }
 
 impl Links {
+    /// Whether a run's supervisor has said that it speaks this version of the edge.
+    #[must_use]
+    pub fn speaks(&self, run: u32, version: u16) -> bool {
+        self.by_run.get(&run).and_then(|link| link.version).is_some_and(|spoken| spoken >= version)
+    }
+
     /// Supervisors that wait for their next turn.
     #[must_use]
     pub fn is_any_unheard(&self) -> bool {
@@ -113,10 +126,20 @@ impl Link {
     /// When the socket cannot be used.
     pub fn new(socket: UnixStream) -> Result<Link, ConnError> {
         socket.set_nonblocking(true).map_err(|error| io(&error))?;
-        let mut channel = Channel::new(socket);
+        let mut channel = Channel::bounded(socket, CAPS, OUTPUT);
         let (oldest, newest) = supervisor::protocol::VERSIONS;
         channel.queue_hello(&ipc::Hello::new("qemud", oldest, newest))?;
         Ok(Link { channel, serial: 0, waiting: HashMap::new(), orders: false, greeted: false, version: None })
+    }
+
+    /// A message with no more in it than there may be. A supervisor of this release sends no other; what one of an earlier
+    /// release sends is cut.
+    fn believe(&self, message: Message) -> Result<Message, Excess> {
+        if self.version.is_some_and(|version| version >= PAYLOADS_SINCE) {
+            message.checked()
+        } else {
+            Ok(message.bounded())
+        }
     }
 
     /// Sends a new supervisor its orders, before there is one: they lie in the socket when it comes. Their answer goes to
@@ -249,10 +272,20 @@ impl Control {
 
     /// Works through what a supervisor has sent.
     pub(super) fn hear_supervisor(&mut self, run: u32) {
+        if let Some(link) = self.links.by_run.get_mut(&run) {
+            link.channel.begin_turn(BYTES_A_TURN);
+        }
         for _ in 0..MESSAGES_A_TURN {
             let Some(link) = self.links.by_run.get_mut(&run) else { return };
             match link.next() {
-                Ok(Some(message)) => self.take_message(run, message.serial, message.value, message.fds),
+                Ok(Some(message)) => match link.believe(message.value) {
+                    Ok(value) => self.take_message(run, message.serial, value, message.fds),
+                    Err(excess) => {
+                        tracing::warn!(run, "its supervisor talks nonsense: {excess}");
+                        return self.lose_link(run, &ConnError::Closed);
+                    }
+                },
+                Ok(None) if link.channel.may_have_more() => break,
                 Ok(None) => return,
                 Err(error) => return self.lose_link(run, &error),
             }
@@ -274,7 +307,7 @@ impl Control {
                     Happening::Notice(notice) => self.take_notice(run, notice),
                 }
             }
-            Message::Job(_) => {}
+            Message::Job(job) => self.take_job(run, &job),
             Message::Answer(result) => {
                 let Some(link) = self.links.by_run.get_mut(&run) else { return };
                 let reply = result.map(|answer| (answer, fds)).map_err(GuestError::Failure);

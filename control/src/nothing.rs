@@ -3,7 +3,7 @@
 //! Having none is an answer, and libvirt's clients ask for it all the time; only what would make one is not supported.
 
 use api::{
-    Answer, Error, ErrorCode,
+    Answer, Error, ErrorCode, Reply,
     consts::{InterfaceAddressesSource, JobType, MessageTypes},
     remote,
 };
@@ -24,8 +24,10 @@ const VCPUINFO_MAX: u32 = 16_384;
 const SNAPSHOT_FILTERS: u32 = 0x7ff;
 /// The same of checkpoints.
 const CHECKPOINT_FILTERS: u32 = 0xf;
-/// Of a finished job's statistics: of the last one, and keep them.
-const JOB_STATS_FLAGS: u32 = 0x3;
+/// Statistics of the last job that ended, not of the one under way.
+const COMPLETED: u32 = 1;
+/// And leave it to be asked for again.
+const KEEP_COMPLETED: u32 = 2;
 
 impl Control {
     pub(super) fn snapshot_num(
@@ -116,8 +118,9 @@ impl Control {
         _: &mut Asked,
         args: &remote::DomainGetJobInfoArgs,
     ) -> Answer<remote::DomainGetJobInfoRet> {
-        self.running(&args.dom)?;
-        Ok(remote::DomainGetJobInfoRet { r#type: JobType::None.number(), ..Default::default() }.into())
+        let id = self.running(&args.dom)?;
+        let info = self.job_of(id, false, true).ok_or_else(|| errors::wrong_state("domain is not running"))?;
+        Ok(info.ret().into())
     }
 
     pub(super) fn job_stats(
@@ -125,18 +128,26 @@ impl Control {
         _: &mut Asked,
         args: &remote::DomainGetJobStatsArgs,
     ) -> Answer<remote::DomainGetJobStatsRet> {
-        only(args.flags, JOB_STATS_FLAGS, "virDomainGetJobStats")?;
-        match args.flags {
-            0 => drop(self.running(&args.dom)?),
+        only(args.flags, COMPLETED | KEEP_COMPLETED, "virDomainGetJobStats")?;
+        let (completed, keep) = (args.flags & COMPLETED != 0, args.flags & KEEP_COMPLETED != 0);
+        let uuid = self.known(&args.dom)?;
+        let run = self.objects.run_of(&uuid);
+        match run {
+            Ok(run) => {
+                let info = self.job_of(run.0, completed, keep);
+                Ok(info.ok_or_else(|| errors::wrong_state("domain is not running"))?.stats().into())
+            }
             // Of a finished job also a domain that is off may tell.
-            _ => drop(self.known(&args.dom)?),
+            Err(_) if completed => {
+                Ok(remote::DomainGetJobStatsRet { r#type: JobType::None.number(), params: Vec::new() }.into())
+            }
+            Err(refusal) => Err(errors::refusal(&refusal)),
         }
-        Ok(remote::DomainGetJobStatsRet { r#type: JobType::None.number(), params: Vec::new() }.into())
     }
 
-    pub(super) fn abort_job(&mut self, _: &mut Asked, args: &remote::DomainAbortJobArgs) -> Answer<()> {
-        self.running(&args.dom)?;
-        Err(errors::wrong_state("no job is active on the domain"))
+    pub(super) fn abort_job(&mut self, cx: &mut Asked, args: &remote::DomainAbortJobArgs) -> Answer<()> {
+        let id = self.running(&args.dom)?;
+        self.abort(cx, id, &args.dom.name, Reply::DomainAbortJob)
     }
 
     pub(super) fn block_job_info(

@@ -17,7 +17,6 @@ use super::{
     definitions::Summary,
     driver::{Asked, only},
     errors,
-    guests::SupervisorReply,
     stats::has_balloon,
 };
 
@@ -283,32 +282,6 @@ impl Control {
         let effects = self.objects.commit_rename(ticket, Summary { name, ..summary });
         self.carry_out(effects.map_err(|refusal| errors::refusal(&refusal))?);
         Ok(remote::DomainRenameRet { retcode: 0 }.into())
-    }
-
-    /// A job on a run, with something to be done here when it has worked.
-    pub(super) fn guest_job(
-        &mut self,
-        cx: &Asked,
-        id: u32,
-        doing: &'static str,
-        request: Request,
-        reply: fn(()) -> Reply,
-        done: impl FnOnce(&mut Control) + 'static,
-    ) {
-        let name = self.guests.get(&id).map(|guest| guest.name.clone()).unwrap_or_default();
-        let (asked, refused, refused_name) = (cx.later(), cx.later(), name.clone());
-        let job = move |control: &mut Control, ()| {
-            let then = move |control: &mut Control, told: SupervisorReply| {
-                let result = told.map(|_| done(control)).map_err(|error| errors::guest(doing, &name, &error));
-                control.answer(&asked, result.map(|()| (reply(()), Vec::new())));
-                control.job_done(id);
-            };
-            control.ask_guest(id, &request, Vec::new(), Box::new(then));
-        };
-        let refuse = move |control: &mut Control, error| {
-            control.answer(&refused, Err(errors::guest(doing, &refused_name, &error)));
-        };
-        self.run_job(id, Box::new(job), Box::new(refuse));
     }
 }
 

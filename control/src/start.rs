@@ -19,7 +19,10 @@ use qemud::edge::{FromLauncher, Launch, Purpose, Refusal, ToLauncher};
 use registry::{Run, State, Ticket};
 use rustix::fs::{FileType, fstat};
 use sandbox::fd::check::{self, Access, CheckError};
-use supervisor::protocol::{Abilities, Answer, Boot, Request};
+use supervisor::protocol::{
+    self, Abilities, Answer, Payload, PayloadError, Request,
+    qemu::{BootSpec, CopySpec},
+};
 use uuid::Uuid;
 
 use super::{
@@ -27,6 +30,7 @@ use super::{
     adopt::Record,
     errors,
     guests::{Guest, GuestError, PendingStart, Process, SupervisorReply},
+    jobs,
     launcher_link::Done,
     link::Link,
 };
@@ -250,13 +254,13 @@ impl Control {
     fn launch(&mut self, gathering: Gathering, disks: Vec<DiskInUse>) {
         let Gathering { steps: Steps { ticket, domain, uuid, paused, .. }, plan, files } = gathering;
         let name = domain.name.clone();
-        let boot = self.boot_request(&domain, &plan, paused, &disks);
+        let boot = self.boot_request(&domain, &plan, paused, &disks).map_err(|error| qemud::chain(&error));
         let pair = UnixStream::pair().map_err(|error| error.to_string());
         let prepared =
             pair.and_then(|(ours, theirs)| Ok((Link::new(ours).map_err(|error| qemud::chain(&error))?, theirs)));
         // The supervisor's orders wait in its socket before it exists, so nobody waits for it to ask for them.
         let prepared = prepared.and_then(|(mut link, theirs)| {
-            link.order(&boot, files).map_err(|error| qemud::chain(&error))?;
+            link.order(&boot?, files).map_err(|error| qemud::chain(&error))?;
             Ok((link, theirs))
         });
         let (link, theirs) = match prepared {
@@ -322,26 +326,33 @@ impl Control {
         if starting.unwanted {
             return self.kill_run(run);
         }
-        self.after(BOOT_PATIENCE, Box::new(move |control, ()| control.boot_is_late(run)));
+        self.begin_start_job(run, BOOT_PATIENCE);
         self.hear_supervisor(run);
     }
 
-    fn boot_request(&self, domain: &Domain, plan: &Plan, paused: bool, disks: &[DiskInUse]) -> Request {
+    fn boot_request(
+        &self,
+        domain: &Domain,
+        plan: &Plan,
+        paused: bool,
+        disks: &[DiskInUse],
+    ) -> Result<Request, PayloadError> {
         let xml = domain.to_xml(&DumpOptions::stored());
         let record = Record { xml, disks: disks.to_vec(), kvm: plan.kvm, ..Record::default() };
-        Request::Boot(Boot {
-            name: domain.name.clone(),
+        let copy = |copy: &supervisor::protocol::Copy| CopySpec { file: copy.file, name: copy.name.clone() };
+        let spec = Payload::new(&BootSpec {
             argv: plan.argv.clone(),
             consoles: plan.consoles,
             files: u8::try_from(plan.files.len()).unwrap_or(u8::MAX),
-            copies: plan.copies.clone(),
+            copies: plan.copies.iter().map(copy).collect(),
             paused,
             on_poweroff: plan::action(domain.on_poweroff),
             on_reboot: plan::action(domain.on_reboot),
             on_crash: plan::action(crash_action(domain)),
             deadline_ms: u32::try_from(self.config.guest_deadline.as_millis()).unwrap_or(u32::MAX),
-            record: serde_json::to_string(&record).unwrap_or_default(),
-        })
+        })?;
+        let record = serde_json::to_string(&record).unwrap_or_default();
+        Ok(Request::Start(protocol::Start { job: jobs::START.0, name: domain.name.clone(), record, spec }))
     }
 
     pub(super) fn booted(&mut self, run: u32, reply: SupervisorReply) {
@@ -360,7 +371,7 @@ impl Control {
         }
     }
 
-    fn boot_is_late(&mut self, run: u32) {
+    pub(super) fn boot_is_late(&mut self, run: u32) {
         if self.guests.get(&run).is_some_and(|guest| guest.start.is_some()) {
             self.start_failed(run, |name| errors::guest("start", name, &GuestError::Silent(BOOT_PATIENCE)));
         }

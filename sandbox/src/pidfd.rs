@@ -106,6 +106,16 @@ pub fn pid(pidfd: impl AsFd) -> Result<i32, PidfdError> {
     number.filter(|pid| *pid > 0).ok_or_else(|| PidfdError::Pid { source: io::ErrorKind::NotFound.into() })
 }
 
+/// Whether a process has ended, its parent's child or not: a pidfd becomes readable then.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn has_ended(pidfd: impl AsFd) -> io::Result<bool> {
+    let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+    let ready = rustix::event::poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    Ok(ready > 0)
+}
+
 /// Sends a signal to the process.
 pub fn send_signal(pidfd: impl AsFd, signal: Signal) -> Result<(), PidfdError> {
     rustix::process::pidfd_send_signal(pidfd, signal)

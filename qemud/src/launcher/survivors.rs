@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
 };
-use sandbox::{pidfd::PidfdError, process::ProcessError};
+use sandbox::pidfd::PidfdError;
 
 use super::{
     record::{self, Known},
@@ -107,13 +107,16 @@ fn by_process(pid: i32, start: u64) -> Verdict {
     match sandbox::process_start_time(pid) {
         Ok(time) if time == start => Verdict::Alive(pidfd, pid),
         Ok(_) => Verdict::Gone,
-        Err(ProcessError::Query { source, .. }) if is_no_process(&source) => Verdict::Gone,
-        Err(error) => Verdict::Unknown(crate::chain(&error)),
+        // Where /proc hides processes it says nothing; the pidfd does.
+        Err(error) => match sandbox::pidfd::has_ended(&pidfd) {
+            Ok(true) => Verdict::Gone,
+            _ => Verdict::Unknown(crate::chain(&error)),
+        },
     }
 }
 
 fn is_no_process(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) || error.kind() == io::ErrorKind::NotFound
+    error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
 
 /// Without a usable record: a supervisor that takes a connection is named by the kernel, and one that has its event log

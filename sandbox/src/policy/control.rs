@@ -1,7 +1,7 @@
-//! `qemud` control: besides the base its own directories, and connections to supervisors.
+//! `qemud` control: besides the base its own directories. It connects to nobody: what it speaks with was handed to it.
 
 use super::base::THREAD;
-use super::rule::{Rule, bits, is, masked, table};
+use super::rule::{Rule, bits, masked, table};
 
 /// Flags with which control opens: reading, writing, replacing and listing files. Everything else (O_PATH, O_TMPFILE,
 /// O_DIRECT, O_ASYNC ...) is refused, and so is a descriptor that an exec would inherit.
@@ -37,10 +37,6 @@ pub(super) const CONTROL: &[Rule] = table! {
     allow SYS_flock, "one control for an instance";
     allow SYS_fchmod, "mode of a new file";
     allow SYS_faccessat, "std's exists on older C libraries";
-
-    // Supervisors.
-    allow SYS_socket if [[is(0, "domain", bits(libc::AF_UNIX as i64))]], "connects to supervisors after a restart";
-    allow SYS_connect, "connects to supervisors after a restart; the socket is a Unix one";
 };
 
 #[cfg(target_arch = "x86_64")]

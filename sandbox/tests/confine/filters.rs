@@ -159,6 +159,10 @@ const FORBIDDEN_ARCH: &[c_long] =
 #[cfg(not(target_arch = "x86_64"))]
 const FORBIDDEN_ARCH: &[c_long] = &[];
 
+/// Calls that would reach another process: control speaks over what the launcher handed to it.
+const FORBIDDEN_TO_CONTROL: &[c_long] =
+    &[libc::SYS_kill, libc::SYS_pidfd_send_signal, libc::SYS_socket, libc::SYS_connect];
+
 /// Calls that only control may make.
 const FORBIDDEN_TO_SUPERVISOR: &[c_long] = &[
     libc::SYS_clone,
@@ -195,7 +199,7 @@ fn unlisted_calls_kill() -> Outcome {
         let exit = under(role, || call(number, [BAD; 6]));
         assert!(killed(exit), "{}, call {number}: {exit}", role.name());
     }
-    let control = everywhere().chain(&[libc::SYS_kill, libc::SYS_pidfd_send_signal]).map(|&call| (Role::Control, call));
+    let control = everywhere().chain(FORBIDDEN_TO_CONTROL).map(|&call| (Role::Control, call));
     let supervisor = everywhere().chain(FORBIDDEN_TO_SUPERVISOR).map(|&call| (Role::Supervisor, call));
     for (role, number) in control.chain(supervisor) {
         let exit = under(role, || call(number, [BAD; 6]));

@@ -1,5 +1,6 @@
 //! The one error that a caller of the API sees.
 
+mod causes;
 mod numbers;
 
 use std::fmt;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::op::Op;
 use crate::remote;
+pub use causes::Causes;
 
 /// What went wrong: libvirt's number, since programs test for it. An unknown one passes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -32,6 +34,9 @@ pub enum Level {
 }
 
 /// A call that failed, as a person and as a program sees it.
+///
+/// It is a [`std::error::Error`] whose sources are the causes, here and after a journey over Bulkhead's protocol; libvirt's
+/// protocol carries one text, which then holds them all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
     /// What went wrong.
@@ -43,7 +48,7 @@ pub struct Error {
     /// The text, whole and without the causes.
     pub message: String,
     /// Why, from the nearest cause to the first one.
-    pub causes: Vec<String>,
+    pub causes: Causes,
     /// What the person may do about it.
     pub hint: Option<String>,
 }
@@ -51,7 +56,7 @@ pub struct Error {
 impl Error {
     /// An error without a cause.
     pub fn new(code: ErrorCode, domain: ErrorDomain, message: impl Into<String>) -> Self {
-        Self { code, domain, level: Level::Error, message: message.into(), causes: Vec::new(), hint: None }
+        Self { code, domain, level: Level::Error, message: message.into(), causes: Causes::default(), hint: None }
     }
 
     /// The answer of a driver that does not have this operation. Clients test the code.
@@ -105,7 +110,11 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.causes.nearest()
+    }
+}
 
 impl ErrorDomain {
     /// The part that an operation belongs to.
@@ -174,7 +183,7 @@ impl From<remote::Error> for Error {
                 _ => Level::Error,
             },
             message: error.message.unwrap_or_else(|| format!("the server failed with {}", ErrorCode(error.code))),
-            causes: Vec::new(),
+            causes: Causes::default(),
             hint: None,
         }
     }

@@ -90,7 +90,7 @@ pub mod xdr;
 
 pub use codec::{Decoder, Encoder};
 pub use driver::{Answer, Driver, Outcome, dispatch};
-pub use error::{Error, ErrorCode, ErrorDomain, Level};
+pub use error::{Causes, Error, ErrorCode, ErrorDomain, Level};
 pub use limits::{Bounded, LimitError};
 pub use op::{
     Access, Call, Event, EventFamily, EventId, FdCount, MayWrite, Op, OpInfo, OpKind, Operation, ReadCall, Readable,

@@ -110,6 +110,9 @@ pub(crate) enum CliError {
     /// The gateway cannot be started.
     #[error("cannot start the program 'gateway'")]
     Gateway { source: io::Error },
+    /// The gateway's program is not found.
+    #[error("cannot start the program 'gateway'")]
+    NoProgram { source: ipc::programs::NotFound },
     /// A gateway has the guests of one of two instances behind it.
     #[error("no gateway can serve '{uri}'")]
     NoGateway { uri: String },
@@ -205,7 +208,7 @@ impl CliError {
                 "chains of images are not supported yet: make one image of it with 'qemu-img convert -O qcow2 OLD NEW'"
             }
             Self::Exists { .. } => "choose another --name, or 'bulkhead start' the one that is there",
-            Self::Gateway { .. } => "it is installed beside qemud, or beside this program",
+            Self::Gateway { .. } | Self::NoProgram { .. } => "it is installed beside qemud, or beside this program",
             Self::NoGateway { .. } => "-c qemu:///system and -c qemu:///session are possible",
             Self::NoKvm { .. } => "'--accel tcg' emulates the processor",
             _ => return None,

@@ -195,14 +195,9 @@ pub fn emulator_refused(refusal: &Refusal) -> Error {
 
 /// What failed, in front of why: an error that knows no guest becomes the cause of one that does.
 pub fn for_domain(doing: &str, name: &str, cause: Error) -> Error {
-    let mut causes = vec![cause.message];
-    causes.extend(cause.causes);
-    Error {
-        message: format!("cannot {doing} domain '{name}'"),
-        causes,
-        hint: cause.hint,
-        ..Error::new(cause.code, cause.domain, "")
-    }
+    let hint = cause.hint.clone();
+    let error = Error::new(cause.code, cause.domain, format!("cannot {doing} domain '{name}'")).with_cause(cause);
+    hint.into_iter().fold(error, Error::with_hint)
 }
 
 /// An emulator cannot be asked what it can do.

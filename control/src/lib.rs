@@ -99,6 +99,9 @@ pub enum ControlError {
     /// The launcher did not hand over what it should.
     #[error("control is started by the qemud launcher, not by hand")]
     Inherited(#[source] sandbox::fd::InheritError),
+    /// The environment names no place for the instance.
+    #[error(transparent)]
+    Paths(#[from] ipc::paths::PathsError),
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ipc::conf::ConfError),
@@ -220,7 +223,7 @@ pub fn run(mode: Mode, idle_timeout: Option<u32>) -> Result<(), ControlError> {
             (UnixListener::from(inherited(edge::fds::READ_ONLY_LISTENER)?), READ_ONLY_DOOR),
         ],
     };
-    let instance = Instance::from_env(mode);
+    let instance = Instance::from_env(mode)?;
     let mut config = Config::load(&instance)?;
     if let Some(seconds) = idle_timeout {
         config.idle_timeout = Duration::from_secs(seconds.into());

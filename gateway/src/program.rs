@@ -107,7 +107,7 @@ fn launch(arguments: &Arguments, mode: Mode) -> Result<(), Box<dyn std::error::E
     sandbox::fd::close_range_from(3)?;
     let instance = match &arguments.root {
         Some(root) => Instance::at(mode, Some(root.clone())),
-        None => Instance::from_env(mode),
+        None => Instance::from_env(mode)?,
     };
     launcher::run(instance, || {
         if arguments.announce {

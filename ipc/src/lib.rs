@@ -17,6 +17,7 @@
 //! | [`lock`] | lock files |
 //! | [`log_limit`] | how many log lines one user can cause |
 //! | [`paths`] | where an instance keeps its sockets, definitions, run-time state and caches |
+//! | [`programs`] | where a program of the suite is looked for, and whose it must be |
 //!
 //! A byte stream (a guest's console) is not tunnelled through frames: the reply to the call that opens it carries one end
 //! of a socket pair, so a daemon never copies what a guest wrote, a slow reader fills its own socket buffer only, and the
@@ -37,6 +38,7 @@ pub mod hello;
 pub mod lock;
 pub mod log_limit;
 pub mod paths;
+pub mod programs;
 pub mod server;
 mod socket;
 

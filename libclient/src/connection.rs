@@ -138,9 +138,9 @@ impl Connection {
         };
         let link: Box<dyn Link> = match target {
             Target::Qemu(mode) if matches!(how, How::Unfelt) => {
-                Box::new(QemuLink::open(Dialer::without_starter(mode, true))?)
+                Box::new(QemuLink::open(Dialer::without_starter(mode, true)?)?)
             }
-            Target::Qemu(mode) => Box::new(QemuLink::open(Dialer::from_env(mode, read_only))?),
+            Target::Qemu(mode) => Box::new(QemuLink::open(Dialer::from_env(mode, read_only)?)?),
             // Another host may take its time, which would be felt.
             Target::Remote(address) if matches!(how, How::Unfelt) && !address.is_local() => {
                 return Err(Error::new(

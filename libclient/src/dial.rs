@@ -19,9 +19,10 @@ use ipc::{
     ConnError,
     client::{Client, ConnectError},
     paths::{Instance, Mode, ROOT_VARIABLE},
+    programs::{NotFound, Search, is_program},
 };
 use rustix::{
-    fs::{Access, MemfdFlags, inotify},
+    fs::{MemfdFlags, inotify},
     io::Errno,
     process::{Pid, PidfdFlags},
 };
@@ -36,8 +37,6 @@ use crate::{
 const STARTS: usize = 10;
 /// How long a start may take: more than a cold disk needs.
 const START_PATIENCE: Duration = Duration::from_secs(60);
-/// Installed places, besides the environment, the neighbourhood of the program and `PATH`.
-const PLACES: [&str; 2] = ["/usr/local/libexec/bulkhead/qemud", "/usr/libexec/bulkhead/qemud"];
 /// Present when a service manager starts the system's daemon.
 const SERVICE_MANAGER: &str = "/run/systemd/system";
 /// Names the daemon's program.
@@ -54,13 +53,13 @@ pub(crate) struct Dialer {
 
 impl Dialer {
     /// The way to the daemon of the instance that the environment names.
-    pub(crate) fn from_env(mode: Mode, read_only: bool) -> Dialer {
-        Dialer::to(Instance::from_env(mode), read_only, true)
+    pub(crate) fn from_env(mode: Mode, read_only: bool) -> Result<Dialer> {
+        Ok(Dialer::to(instance(mode)?, read_only, true))
     }
 
     /// The way to a daemon that runs already.
-    pub(crate) fn without_starter(mode: Mode, read_only: bool) -> Dialer {
-        Dialer::to(Instance::from_env(mode), read_only, false)
+    pub(crate) fn without_starter(mode: Mode, read_only: bool) -> Result<Dialer> {
+        Ok(Dialer::to(instance(mode)?, read_only, false))
     }
 
     /// The way to the daemon of an instance.
@@ -99,6 +98,8 @@ impl Dialer {
                 Ok(reached) => return Ok(reached),
                 Err(failure) => failure,
             };
+            // No daemon can be there, or would be good for more than a few guests.
+            self.instance.check_paths().map_err(|failure| error::no_place(failure, self.instance.mode()))?;
             match &self.starter {
                 Some(starter) if starts < STARTS && is_absent(&failure) => {
                     starts += 1;
@@ -113,6 +114,10 @@ impl Dialer {
     pub(crate) fn watch(&self) -> Watch {
         Watch::new(self.instance.runtime_dir()).unwrap_or(Watch(None))
     }
+}
+
+fn instance(mode: Mode) -> Result<Instance> {
+    Instance::from_env(mode).map_err(|failure| error::no_place(failure, mode))
 }
 
 /// A session's daemon is its user's to start; the system's is root's, unless a service manager does it.
@@ -160,8 +165,8 @@ impl Watch {
 enum StartError {
     #[error("{PROGRAM_VARIABLE} names {}, which is no program that can be run", .0.display())]
     Named(PathBuf),
-    #[error("there is no qemud in {0}")]
-    NotFound(String),
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
     #[error("no memory for its messages")]
     Messages(#[source] io::Error),
     #[error("{} cannot be run", path.display())]
@@ -278,21 +283,8 @@ impl Starter {
             let named = PathBuf::from(named);
             return if is_program(&named) { Ok(named) } else { Err(StartError::Named(named)) };
         }
-        let mut candidates = Vec::new();
-        if let Some(dir) = self.program.as_deref().and_then(Path::parent) {
-            candidates.push(dir.join("qemud"));
-            candidates.extend(dir.parent().map(|above| above.join("qemud")));
-        }
-        candidates.extend(PLACES.map(PathBuf::from));
-        if let Some(path) = self.variable("PATH").filter(|_| trusted) {
-            candidates.extend(env::split_paths(path).filter(|dir| dir.is_absolute()).map(|dir| dir.join("qemud")));
-        }
-        let found = candidates.iter().find(|path| is_program(path)).cloned();
-        found.ok_or_else(|| {
-            let dirs: Vec<String> =
-                candidates.iter().filter_map(|path| path.parent()).map(|dir| dir.display().to_string()).collect();
-            StartError::NotFound(dirs.join(", "))
-        })
+        let path = self.variable("PATH").filter(|_| trusted);
+        Ok(Search { beside: self.program.as_deref(), path }.find("qemud")?)
     }
 }
 
@@ -308,10 +300,6 @@ fn start_hint(failure: &StartError) -> Option<&'static str> {
 fn is_passed(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     matches!(name, b"HOME" | b"PATH") || name.starts_with(b"XDG_") || name.starts_with(b"BULKHEAD_")
-}
-
-fn is_program(path: &Path) -> bool {
-    path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok()
 }
 
 /// The last lines of what the daemon said.
@@ -502,6 +490,33 @@ mod tests {
         let beside = |program: &str| Starter::new(Vec::new(), Some(world.root.path().join(program)));
         assert_eq!(beside("bulkhead").find().unwrap(), path);
         assert_eq!(beside("deps/some_test-0123").find().unwrap(), path);
+    }
+
+    #[test]
+    fn a_program_that_anybody_could_have_put_there_is_not_run() {
+        let world = World::new();
+        world.script("touch \"$BULKHEAD_ROOT\"/planted");
+        fs::set_permissions(world.root.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        fs::create_dir(world.root.path().join("own")).unwrap();
+        for program in ["own/bulkhead", "bulkhead"] {
+            let starter = Starter::new(Vec::new(), Some(world.root.path().join(program)));
+            let error = world.dialer(Some(starter)).dial().err().unwrap();
+            assert!(error.causes[0].contains("qemud' is not taken: others than its user and root can"), "{error:?}");
+        }
+        assert!(!world.root.path().join("planted").exists());
+    }
+
+    #[test]
+    fn a_path_too_long_for_sockets_is_told_before_a_daemon_is_started() {
+        let world = World::new();
+        let starter = world.starter("touch \"$BULKHEAD_ROOT\"/started");
+        let root = world.root.path().join("d".repeat(60));
+        let instance = Instance::at(Mode::Session, Some(root.clone()));
+        fs::create_dir_all(instance.runtime_dir()).unwrap();
+        let error = Dialer::new(instance, false, Some(starter)).dial().err().unwrap();
+        assert_eq!(error.code, ErrorCode::SYSTEM_ERROR);
+        assert!(error.causes[0].contains("and the system takes 107; set BULKHEAD_ROOT"), "{error:?}");
+        assert!(!root.join("started").exists());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use ipc::{
     client::{CallError, ConnectError},
     codec::CodecError,
     hello::NoCommonVersion,
-    paths::{Instance, Mode},
+    paths::{Instance, Mode, PathsError},
 };
 use rustix::io::Errno;
 
@@ -34,6 +34,12 @@ pub(crate) fn no_connection(error: ConnectError, instance: &Instance) -> Error {
             .with_cause(error)
             .with_hint("use a client and a daemon of the same release; restart qemud after an upgrade"),
     }
+}
+
+/// The environment puts the daemon of an instance where none can be.
+pub(crate) fn no_place(error: PathsError, mode: Mode) -> Error {
+    let message = format!("there can be no qemud for qemu:///{}", mode.name());
+    Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::RPC, message).with_cause(error)
 }
 
 fn connect_hint(source: &std::io::Error, mode: Mode) -> Option<&'static str> {
@@ -82,9 +88,7 @@ pub(crate) fn no_common_version(source: NoCommonVersion) -> Lost {
 pub(crate) fn lost_during(lost: &Lost, op: Op) -> Error {
     let message = format!("the connection to qemud was lost during {}", op.info().api);
     let reason = lost.error();
-    let error = Error::new(reason.code, reason.domain, message).with_cause_text(reason.message.clone());
-    let error = reason.causes.iter().fold(error, |error, cause| error.with_cause_text(cause.clone()));
-    error.with_hint("whether it took effect is not known")
+    Error::new(reason.code, reason.domain, message).with_cause(reason).with_hint("whether it took effect is not known")
 }
 
 /// A call that does not fit a frame.

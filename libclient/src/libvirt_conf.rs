@@ -7,7 +7,10 @@
 use std::path::{Path, PathBuf};
 
 use api::{Error, ErrorCode, ErrorDomain};
-use ipc::{conf, paths::ROOT_VARIABLE};
+use ipc::{
+    conf,
+    paths::{PathsError, ROOT_VARIABLE, root_from},
+};
 
 use crate::Result;
 
@@ -24,15 +27,15 @@ impl LibvirtConf {
     /// Reads the file of who is asking: root's is the host's. None is an empty one.
     pub(crate) fn load() -> Result<LibvirtConf> {
         let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-        match place(rustix::process::geteuid().is_root(), &variable) {
+        let place =
+            place(rustix::process::geteuid().is_root(), &variable).map_err(|source| unusable().with_cause(source));
+        match place? {
             Some(path) => LibvirtConf::read(&path),
             None => Ok(LibvirtConf::default()),
         }
     }
 
     fn read(path: &Path) -> Result<LibvirtConf> {
-        let unusable =
-            || Error::new(ErrorCode::CONF_SYNTAX, ErrorDomain::CONF, "libvirt's configuration is not usable");
         let text = conf::read(path).map_err(|source| unusable().with_cause(source))?;
         LibvirtConf::parse(&text.unwrap_or_default()).map_err(|wrong| {
             let line = format!("{}, line {}: {}", path.display(), wrong.line, wrong.problem);
@@ -70,17 +73,21 @@ pub(crate) fn may_be_alias(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 
+fn unusable() -> Error {
+    Error::new(ErrorCode::CONF_SYNTAX, ErrorDomain::CONF, "libvirt's configuration is not usable")
+}
+
 /// Where the file is. An instance that was moved elsewhere has the host's there.
-fn place(root: bool, variable: &dyn Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+fn place(root: bool, variable: &dyn Fn(&str) -> Option<PathBuf>) -> Result<Option<PathBuf>, PathsError> {
     let set = |name: &str| variable(name).filter(|path| path.is_absolute());
-    if let Some(moved) = set(ROOT_VARIABLE) {
-        return Some(moved.join("etc/libvirt/libvirt.conf"));
+    if let Some(moved) = root_from(variable(ROOT_VARIABLE).as_deref().map(Path::as_os_str))? {
+        return Ok(Some(moved.join("etc/libvirt/libvirt.conf")));
     }
     if root {
-        return Some("/etc/libvirt/libvirt.conf".into());
+        return Ok(Some("/etc/libvirt/libvirt.conf".into()));
     }
     let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
-    config.map(|dir| dir.join("libvirt/libvirt.conf"))
+    Ok(config.map(|dir| dir.join("libvirt/libvirt.conf")))
 }
 
 /// What is not understood, and where.
@@ -216,12 +223,13 @@ mod tests {
         let at = |root, set: &[(&str, &str)]| {
             place(root, &|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
         };
-        let path = |text: &str| Some(PathBuf::from(text));
+        let path = |text: &str| Ok(Some(PathBuf::from(text)));
         assert_eq!(at(true, &[("HOME", "/h")]), path("/etc/libvirt/libvirt.conf"));
         assert_eq!(at(false, &[("HOME", "/h")]), path("/h/.config/libvirt/libvirt.conf"));
         assert_eq!(at(false, &[("HOME", "/h"), ("XDG_CONFIG_HOME", "/c")]), path("/c/libvirt/libvirt.conf"));
         assert_eq!(at(true, &[("BULKHEAD_ROOT", "/r")]), path("/r/etc/libvirt/libvirt.conf"));
-        assert_eq!(at(false, &[]), None);
+        assert_eq!(at(false, &[]), Ok(None));
+        assert_eq!(at(true, &[("BULKHEAD_ROOT", "r")]), Err(PathsError::RelativeRoot("r".into())));
     }
 
     #[test]

@@ -245,10 +245,17 @@ mod tests {
     #[test]
     fn an_error_of_the_daemon_arrives_as_it_is() {
         let world = World::new();
-        let sent = Error::new(ErrorCode::NO_DOMAIN, ErrorDomain::QEMU, "Domain not found: x").with_hint("look again");
+        let sent = Error::new(ErrorCode::NO_DOMAIN, ErrorDomain::QEMU, "Domain not found: x")
+            .with_cause_text("its definition cannot be read")
+            .with_cause_text("no such file")
+            .with_hint("look again");
         let error = sent.clone();
         let _qemud = world.qemud(move |_, _| Step::Fail(error.clone()));
-        assert_eq!(world.connect().domain_by_name("x").unwrap_err(), sent);
+        let error = world.connect().domain_by_name("x").unwrap_err();
+        assert_eq!(error, sent);
+        let near = std::error::Error::source(&error).unwrap();
+        assert_eq!(near.to_string(), "its definition cannot be read");
+        assert_eq!(near.source().unwrap().to_string(), "no such file");
     }
 
     #[test]

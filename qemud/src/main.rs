@@ -73,7 +73,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let mode = if system { Mode::System } else { Mode::Session };
     let instance = match &arguments.root {
         Some(root) => Instance::at(mode, Some(root.clone())),
-        None => Instance::from_env(mode),
+        None => Instance::from_env(mode)?,
     };
     if arguments.background {
         return Ok(background::ensure_running(&instance, &passed_on(arguments, &instance))?);

@@ -34,6 +34,32 @@ fn the_whole_chain_is_kept_and_the_text_is_the_message() {
     assert_eq!(error.full_text(), "cannot start guest: cannot open disk: no such file");
 }
 
+fn sources(error: &Error) -> Vec<String> {
+    let error: &dyn std::error::Error = error;
+    std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_causes_are_a_chain_of_sources() {
+    assert_eq!(sources(&failed()), ["cannot open disk", "no such file"]);
+    assert_eq!(sources(&Error::new(ErrorCode::RPC, ErrorDomain::RPC, "x")), [""; 0]);
+    let error = failed();
+    assert_eq!(sources(&error).len(), 2);
+    let longer = error.clone().with_cause_text("the disk is full");
+    assert_eq!(sources(&longer), ["cannot open disk", "no such file", "the disk is full"]);
+    assert_ne!(error, longer);
+    // As the cause of another one, it brings its own causes.
+    let outer = Error::new(ErrorCode::OPERATION_FAILED, ErrorDomain::QEMU, "cannot go on").with_cause(&error);
+    assert_eq!(sources(&outer), ["cannot start guest", "cannot open disk", "no such file"]);
+}
+
+#[test]
+fn a_chain_as_long_as_a_message_is_taken_apart_without_a_stack() {
+    let error = Error { causes: vec![String::new(); 1 << 20].into(), ..failed() };
+    let small = std::thread::Builder::new().stack_size(128 << 10);
+    small.spawn(move || assert_eq!(sources(&error).len(), 1 << 20)).unwrap().join().unwrap();
+}
+
 #[test]
 fn libvirts_clients_get_the_full_text_in_one() {
     let wire = remote::Error::from(&failed());

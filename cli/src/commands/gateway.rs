@@ -1,15 +1,14 @@
 //! `gateway`: libvirt's sockets, for as long as the command runs. It becomes the program `gateway`; nothing of the command
 //! line is left around it.
 
-use std::{env, io, os::unix::process::CommandExt, path::PathBuf, process::Command};
+use std::{env, os::unix::process::CommandExt, path::PathBuf, process::Command};
 
 use clap::Args;
+use ipc::programs::Search;
 
 use crate::error::CliError;
 use crate::session::Session;
 
-/// Installed places, besides the neighbourhood of this program and `PATH`.
-const PLACES: [&str; 2] = ["/usr/local/libexec/bulkhead", "/usr/libexec/bulkhead"];
 const PROGRAM: &str = "gateway";
 
 /// Serve libvirt's own clients (virsh, virt-manager, …) until it is ended
@@ -37,10 +36,7 @@ impl Gateway {
 }
 
 fn find() -> Result<PathBuf, CliError> {
-    let own = env::current_exe().ok().and_then(|path| Some(path.parent()?.to_owned()));
-    let searched = env::var_os("PATH").unwrap_or_default();
-    let dirs = own.into_iter().chain(PLACES.map(PathBuf::from)).chain(env::split_paths(&searched));
-    let mut candidates = dirs.filter(|dir| dir.is_absolute()).map(|dir| dir.join(PROGRAM));
-    let found = candidates.find(|path| path.is_file());
-    found.ok_or_else(|| CliError::Gateway { source: io::ErrorKind::NotFound.into() })
+    let (own, path) = (env::current_exe().ok(), env::var_os("PATH"));
+    let search = Search { beside: own.as_deref(), path: path.as_deref() };
+    search.find(PROGRAM).map_err(|source| CliError::NoProgram { source })
 }

@@ -1,6 +1,6 @@
 //! Connections that cannot be made.
 
-use crate::common::{Bench, text};
+use crate::common::{Bench, Run, text};
 
 #[test]
 fn a_driver_that_does_not_exist_is_answered_with_those_that_do() {
@@ -30,6 +30,17 @@ fn a_daemon_that_cannot_be_started_is_named() {
             ",
         ),
     );
+}
+
+#[test]
+fn a_relative_root_would_mean_two_places_and_is_refused() {
+    let bench = Bench::new();
+    for uri in ["qemu:///session", "qemu+unix:///session"] {
+        let run = Run::of(&bench.command(&["-c", uri, "list"]).env("BULKHEAD_ROOT", "root").output().unwrap());
+        assert_eq!(run.code, Some(4), "{run:?}");
+        let cause = "caused by: BULKHEAD_ROOT is the relative path 'root'; set it to an absolute one";
+        assert!(run.stderr.contains(cause), "{run:?}");
+    }
 }
 
 #[test]

@@ -67,10 +67,14 @@ impl Starter {
 /// The starter's own work: returns once somebody listens, with the reason on standard output otherwise.
 #[must_use]
 pub fn start_qemud(mode: Mode) -> bool {
-    match dial(&Instance::from_env(mode), false, Start::IfAbsent) {
+    let reached = match Instance::from_env(mode) {
+        Ok(instance) => dial(&instance, false, Start::IfAbsent).map_err(|error| error.full_text()),
+        Err(error) => Err(error.to_string()),
+    };
+    match reached {
         Ok(_) => true,
-        Err(error) => {
-            println!("{}", error.full_text().replace('\n', " "));
+        Err(why) => {
+            println!("{}", why.replace('\n', " "));
             false
         }
     }

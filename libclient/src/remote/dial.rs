@@ -4,13 +4,13 @@ use std::{
     env, fmt, io,
     net::{SocketAddr, TcpStream, ToSocketAddrs},
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
 use api::{Error, ErrorCode, ErrorDomain};
-use ipc::paths::{Instance, Mode, ROOT_VARIABLE};
+use ipc::paths::{Instance, Mode, PathsError, ROOT_VARIABLE, root_from};
 use rustix::io::Errno;
 use thiserror::Error as ThisError;
 use wire::{
@@ -44,6 +44,8 @@ pub(super) struct Stream {
 pub(super) enum DialError {
     #[error("there is no {names} in {dirs}")]
     NoSocket { dirs: Shown, names: String },
+    #[error(transparent)]
+    Place(#[from] PathsError),
     #[error("{} refuses", path.display())]
     Socket {
         path: PathBuf,
@@ -196,19 +198,23 @@ fn socket_paths(sockets: &Sockets, names: &[String]) -> Result<Vec<PathBuf>, Dia
         return Ok(vec![PathBuf::from(path)]);
     }
     let root = rustix::process::geteuid().is_root();
-    let dirs = socket_dirs(sockets.session, root, &|name| env::var_os(name).map(PathBuf::from));
+    let dirs = socket_dirs(sockets.session, root, &|name| env::var_os(name).map(PathBuf::from))?;
     let paths = dirs.iter().flat_map(|dir| names.iter().map(|name| dir.join(name)));
     let there: Vec<PathBuf> = paths.filter(|path| path.exists()).collect();
     if there.is_empty() { Err(DialError::NoSocket { dirs: Shown(dirs), names: names.join(", ") }) } else { Ok(there) }
 }
 
 /// Where libvirt's daemons and the gateway listen, in the order in which they are tried.
-fn socket_dirs(session: bool, root: bool, variable: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+fn socket_dirs(
+    session: bool,
+    root: bool,
+    variable: &dyn Fn(&str) -> Option<PathBuf>,
+) -> Result<Vec<PathBuf>, PathsError> {
     let set = |name: &str| variable(name).filter(|path| path.is_absolute());
-    if let Some(relocated) = set(ROOT_VARIABLE) {
+    if let Some(relocated) = root_from(variable(ROOT_VARIABLE).as_deref().map(Path::as_os_str))? {
         let mode = if session { Mode::Session } else { Mode::System };
         let instance = Instance::at(mode, Some(relocated.clone()));
-        return vec![if session { instance.runtime_dir().join("libvirt") } else { relocated.join("run/libvirt") }];
+        return Ok(vec![if session { instance.runtime_dir().join("libvirt") } else { relocated.join("run/libvirt") }]);
     }
     let mut dirs = Vec::new();
     if session {
@@ -219,7 +225,7 @@ fn socket_dirs(session: bool, root: bool, variable: &dyn Fn(&str) -> Option<Path
     if !session || root {
         dirs.extend(["/run/libvirt", "/run/bulkhead/libvirt"].map(PathBuf::from));
     }
-    dirs
+    Ok(dirs)
 }
 
 /// Paths, as an error lists them.
@@ -293,9 +299,10 @@ mod tests {
 
     #[test]
     fn sockets_are_where_libvirt_s_clients_look() {
-        let dirs = |session, root, set: &[(&str, &str)]| {
+        let found = |session, root, set: &[(&str, &str)]| {
             socket_dirs(session, root, &|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
         };
+        let dirs = |session, root, set: &[(&str, &str)]| found(session, root, set).unwrap();
         let paths = |texts: &[&str]| texts.iter().map(PathBuf::from).collect::<Vec<_>>();
         let runtime = [("HOME", "/h"), ("XDG_RUNTIME_DIR", "/run/user/7")];
         assert_eq!(dirs(false, false, &runtime), paths(&["/run/libvirt", "/run/bulkhead/libvirt"]));
@@ -304,6 +311,10 @@ mod tests {
         assert_eq!(dirs(true, false, &[("HOME", "/h"), ("XDG_RUNTIME_DIR", "x")]), paths(&["/h/.cache/libvirt"]));
         let moved = [("HOME", "/h"), ("BULKHEAD_ROOT", "/r")];
         assert_eq!(dirs(false, true, &moved), paths(&["/r/run/libvirt"]));
+        assert_eq!(
+            found(false, true, &[("HOME", "/h"), ("BULKHEAD_ROOT", "r")]),
+            Err(PathsError::RelativeRoot("r".into()))
+        );
         let uid = rustix::process::getuid().as_raw();
         assert_eq!(dirs(true, true, &moved), [PathBuf::from(format!("/r/user-{uid}/run/libvirt"))]);
     }

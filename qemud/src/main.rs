@@ -75,6 +75,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         Some(root) => Instance::at(mode, Some(root.clone())),
         None => Instance::from_env(mode)?,
     };
+    // A guest's socket that can be bound and never be connected to would be met late.
+    instance.check_paths()?;
     if arguments.background {
         return Ok(background::ensure_running(&instance, &passed_on(arguments, &instance))?);
     }

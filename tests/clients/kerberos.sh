@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2154  # sourced: dir is set by libvirtd.sh
 # A realm of Kerberos in the namespaces of libvirtd.sh, with the key of one daemon and the ticket of one user; sourced.
 #
 # Below $dir/kerberos: krb5.conf for whoever takes part, keytab for the daemon, ticket for the user ann.

@@ -1,3 +1,4 @@
+# shellcheck shell=sh source-path=SCRIPTDIR
 # The first process of libvirtd's namespaces: directories of its own, then libvirtd, until somebody ends both.
 #
 #     libvirtd.sh DIR [kerberos|tls|polkit]

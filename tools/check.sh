@@ -47,4 +47,5 @@ scripts() {
 check_if_possible scripts
 check_if_possible tools/deny.sh
 check_if_possible tools/oldest-rust.sh
+check tools/fuzz.sh
 exit "$failed"

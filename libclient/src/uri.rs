@@ -102,6 +102,10 @@ impl Uri {
         };
         self.user = user.map(|user| decode(text, user)).transpose()?;
         self.host = (!host.is_empty()).then(|| decode(text, host)).transpose()?;
+        // No host has these in its name, and written again they would mean something else.
+        if self.host.as_deref().is_some_and(|host| host.contains(['[', ']', '/', '@', '?', '#'])) {
+            return Err(malformed(text, format!("\"{host}\" is not the name of a host")));
+        }
         self.port = port
             .filter(|port| !port.is_empty())
             .map(|port| port.parse().map_err(|_| malformed(text, format!("\"{port}\" is no port number"))))

@@ -146,8 +146,7 @@ fn one_document_that_is_started_three_times_at_once_runs_once() {
     let path = instance.document(&Guest::tiny("same"));
     let path = path.to_str().unwrap();
     let codes: Vec<i32> = thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..3).map(|_| scope.spawn(|| instance.bulkhead(&["create", path]).code)).collect();
+        let threads: Vec<_> = (0..3).map(|_| scope.spawn(|| instance.bulkhead(&["create", path]).code)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert_eq!(codes.iter().filter(|code| **code == 0).count(), 1, "{codes:?}");

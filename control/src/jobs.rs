@@ -10,7 +10,7 @@ use api::{Answer, Outcome as Answered, Reply, remote};
 use registry::jobs::{
     Admission, Info, JobId, JobKind, JobRefusal, JobTable, Outcome, Overdue, Progress, ShortKind, Wanted,
 };
-use supervisor::protocol::{self, Answer as Said, Begin, JobState, Payload, Request, qemu::ShutdownSpec};
+use supervisor::protocol::{self, Answer as Said, Begin, Failure, JobState, Payload, Request, qemu::ShutdownSpec};
 
 use super::{
     Control, Then,
@@ -251,9 +251,14 @@ impl Control {
             }
             Err(refusal) => return Err(errors::job(refusal)),
         };
-        let (asked, name) = (cx.later(), dom.name.clone());
+        let (asked, again, dom) = (cx.later(), cx.later(), dom.clone());
         let then = move |control: &mut Control, said: SupervisorReply| {
-            let result = said.map_err(|error| errors::guest(doing, &name, &error));
+            // Somebody has pressed the button already. Pressed again, it is the same job's.
+            if matches!(said, Err(GuestError::Failure(Failure::JobConflict(_)))) {
+                control.finish_job(id, job, Outcome::Cancelled);
+                return control.guest_job(&again, id, doing, old, reply, |_| {});
+            }
+            let result = said.map_err(|error| errors::guest(doing, &dom.name, &error));
             if let Err(error) = &result {
                 control.finish_job(id, job, Outcome::Failed(error.message.clone()));
             }

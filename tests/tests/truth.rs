@@ -193,3 +193,20 @@ fn the_first_guest_of_a_fresh_host_has_number_one() {
     assert_eq!(instance.create(&Guest::tiny("first")).id, Some(1));
     assert!(instance.list().iter().all(|domain| domain.name != "capabilities"));
 }
+
+#[test]
+fn a_shutdown_is_asked_for_twice_and_is_one_job() {
+    let instance = Instance::session();
+    let qemu = started(&instance);
+    for _ in 0..3 {
+        // A guest without a system heeds no button.
+        instance.ok(&["shutdown", "guest"]);
+    }
+    instance.ok(&["reboot", "guest"]);
+    assert_eq!(instance.state("guest"), "running (booted)");
+    restart_after(&instance, |_| {});
+    instance.ok(&["shutdown", "guest"]);
+    assert!(qemu.is_alive());
+    instance.ok(&["destroy", "guest"]);
+    assert!(!qemu.is_alive());
+}

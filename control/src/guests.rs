@@ -226,8 +226,8 @@ impl Control {
         }
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let stop = guest.stop.take();
-        // A run that never reported a start failed to start, and a run's stop is reported once, whoever forgot it since.
-        let news = self.journal.seen(id) > 0 && !self.journal.has_stopped(id);
+        // A run that reported nothing never came to life. A stop is reported once, however often the end is found.
+        let news = (stop.is_some() || self.journal.seen(id) > 0) && !self.journal.has_stopped(id);
         let stop = stop.unwrap_or_else(|| killed(guest.destroyed, how));
         let entry = journal_entry(guest, &stop);
         if news {

@@ -1,9 +1,10 @@
 //! QEMU, from before its exec to its end: an allow-list made from traces of boots.
 //!
-//! Traced were 7.2's machines pc, q35, microvm, isapc (and virt of its Arm emulator) with disks on every bus, raw, qcow2 and
-//! block devices, threads and Linux AIO, kernels and firmware, serial and virtio consoles, balloon, random numbers, panics,
-//! plugged memory and devices, memory by memfd and by NUMA node, KVM and TCG, stop, reset and quit, and a QEMU that is asked
-//! what it can do. To the union were added calls that other releases of QEMU, of GLib and of the C library make in the same
+//! Traced were 7.2's machines pc, q35, microvm and isapc with disks on every bus, raw and qcow2, threads and Linux AIO,
+//! kernels and firmware, serial and virtio consoles, balloon, random numbers, panics, plugged memory and devices, memory by
+//! memfd and by NUMA node, KVM and TCG, stop, reset and quit. Arm's virt, block devices and probes run under it in tests by
+//! hand or of whole programs.
+//! To the union were added calls that other releases of QEMU, of GLib and of the C library make in the same
 //! places; the reasons say which. What a later kind of device needs (a vhost or tap ioctl, locked memory) is added here
 //! together with that device.
 //!

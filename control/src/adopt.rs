@@ -75,15 +75,18 @@ impl Control {
                 self.adopt_probe(&run);
                 continue;
             }
-            let (id, life) = (run.run, run.life.clone());
+            let (id, life, quarantine) = (run.run, run.life.clone(), run.quarantine.clone());
             self.take_over(run);
-            match life {
-                Life::Gone => self.run_ended(id, None),
-                Life::Alive => {
+            match (life, quarantine) {
+                (Life::Gone, _) => self.run_ended(id, None),
+                (_, Some(why)) => {
+                    tracing::error!(run = id, "quarantined until it is destroyed or qemud is restarted: {why}");
+                }
+                (Life::Alive, None) => {
                     waiting.set(waiting.get() + 1);
                     self.dial(id, Some(Rc::clone(&waiting)));
                 }
-                Life::Unknown { why } => {
+                (Life::Unknown { why }, None) => {
                     tracing::warn!(run = id, "nobody can tell whether this run lives: {why}");
                     self.dial(id, None);
                 }
@@ -101,6 +104,7 @@ impl Control {
         guest.uid = run.uid;
         guest.pid = run.pid.unwrap_or_default();
         guest.disks = run.disks;
+        guest.quarantine = run.quarantine;
         self.guests.insert(run.run, guest);
     }
 

@@ -145,6 +145,7 @@ pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
         }
         GuestError::Gone(_) | GuestError::Failure(Failure::Exited { .. }) => ErrorCode::OPERATION_FAILED,
         GuestError::Old => ErrorCode::OPERATION_UNSUPPORTED,
+        GuestError::Quarantined(_) => ErrorCode::OPERATION_FAILED,
         GuestError::Failure(_) => ErrorCode::INTERNAL_ERROR,
     };
     let known = qemu(code, format!("cannot {doing} domain '{name}'")).with_cause(error);
@@ -155,6 +156,9 @@ pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
         GuestError::Unreachable => known.with_hint(
             "the guest itself may be well: its supervisor is dialled again and again; 'bulkhead destroy' ends it all the same",
         ),
+        GuestError::Quarantined(_) => known.with_hint(format!(
+            "the guest itself may be well: 'bulkhead destroy {name}' ends it, and a qemud that is restarted listens to it again"
+        )),
         GuestError::Silent(_) => known.with_hint("the guest itself may be well; try again"),
         GuestError::Old => known.with_hint("stop the guest and start it again: its next supervisor is of this release"),
         GuestError::Failure(Failure::Exited { .. }) => {

@@ -77,6 +77,8 @@ pub struct Guest {
     pub start: Option<PendingStart>,
     /// A client has asked for its end: its stop is no crash.
     pub destroyed: bool,
+    /// Why its supervisor is not listened to, if it is quarantined.
+    pub quarantine: Option<String>,
     /// When it is dialled again.
     pub redial: Redial,
     /// What is done to it, one thing at a time.
@@ -114,6 +116,7 @@ impl Guest {
             on_end: Vec::new(),
             start: None,
             destroyed: false,
+            quarantine: None,
             redial: Redial::default(),
             jobs: Jobs::default(),
             stop: None,
@@ -215,14 +218,11 @@ impl Control {
         if self.probe_ended(id, how) {
             return self.launcher.tell(&ToLauncher::Retire { run: id });
         }
-        if !self.guests.contains_key(&id) {
-            return;
-        }
-        for what in self.logged_events(id) {
-            match what {
-                Recorded::Event(event) => self.take_event(id, event),
-                Recorded::Notice(notice) => self.take_notice(id, notice),
-            }
+        match self.guests.get(&id).map(|guest| guest.quarantine.is_some()) {
+            None => return,
+            // Its log is as little read as its supervisor is heard, so what it has to tell is lost.
+            Some(true) => self.journal.leave_gap(),
+            Some(false) => self.with_in_hand(id, |control| control.take_logged(id)),
         }
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let stop = guest.stop.take();
@@ -272,6 +272,15 @@ impl Control {
         // Only a run that the registry does not know can be refused.
         let _ = self.objects.unknown(Run(id));
         self.redial_later(id);
+    }
+
+    fn take_logged(&mut self, id: u32) {
+        for what in self.logged_events(id) {
+            match what {
+                Recorded::Event(event) => self.take_event(id, event),
+                Recorded::Notice(notice) => self.take_notice(id, notice),
+            }
+        }
     }
 
     fn logged_events(&self, id: u32) -> Vec<Recorded> {

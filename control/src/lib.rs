@@ -21,6 +21,7 @@ mod emulators;
 mod errors;
 mod events;
 mod guests;
+mod handling;
 mod host;
 mod input;
 mod jobs;
@@ -66,6 +67,7 @@ use self::{
     emulators::{Emulators, Probes},
     events::Subscribers,
     guests::Guest,
+    handling::InHand,
     journal::Journal,
     launcher_link::LauncherLink,
     link::Links,
@@ -164,6 +166,7 @@ pub struct Control {
     poll: Registry,
     server: Server,
     launcher: LauncherLink,
+    in_hand: InHand,
     definitions: Definitions,
     journal: Journal,
     emulators: Emulators,
@@ -198,6 +201,7 @@ pub struct Control {
 struct Inherited {
     launcher: UnixStream,
     doors: Vec<(UnixListener, u8)>,
+    in_hand: OwnedFd,
 }
 
 /// What was read before control gave up the right to read it.
@@ -222,6 +226,7 @@ pub fn run(mode: Mode, idle_timeout: Option<u32>) -> Result<(), ControlError> {
             (UnixListener::from(inherited(edge::fds::LISTENER)?), DOOR),
             (UnixListener::from(inherited(edge::fds::READ_ONLY_LISTENER)?), READ_ONLY_DOOR),
         ],
+        in_hand: inherited(edge::fds::IN_HAND)?,
     };
     let instance = Instance::from_env(mode)?;
     let mut config = Config::load(&instance)?;
@@ -246,7 +251,7 @@ fn limits() -> Limits {
 
 impl Control {
     fn new(poll: &Poll, inherited: Inherited, loaded: Loaded) -> Result<Control, ControlError> {
-        let Inherited { launcher, doors } = inherited;
+        let Inherited { launcher, doors, in_hand } = inherited;
         let Loaded { instance, config, definitions, journal, host, limits } = loaded;
         let registry = poll.registry().try_clone().map_err(ControlError::Poll)?;
         launcher.set_nonblocking(true).map_err(ControlError::Poll)?;
@@ -263,6 +268,7 @@ impl Control {
             poll: registry,
             server: Server::new(clients, CLIENTS, limits, "qemud"),
             launcher: LauncherLink::new(Channel::new(launcher)),
+            in_hand: InHand::new(Some(in_hand)),
             definitions,
             journal,
             subscribers: Subscribers::default(),

@@ -49,6 +49,9 @@ pub enum GuestError {
     /// There is no connection to the supervisor at the moment. The guest may be well.
     #[error("there is no connection to the guest's supervisor")]
     Unreachable,
+    /// The supervisor is not listened to.
+    #[error("the guest is quarantined: {0}")]
+    Quarantined(String),
     /// The guest is ending.
     #[error("the guest is ending")]
     Ending,
@@ -209,7 +212,7 @@ impl Control {
         then: Then<SupervisorReply>,
     ) {
         let refused = match self.links.by_run.get(&run) {
-            None => Some(GuestError::Unreachable),
+            None => Some(self.no_link(run)),
             Some(link) if link.version.is_some_and(|version| version < request.since()) => Some(GuestError::Old),
             Some(link) if link.is_full() => Some(GuestError::Full),
             Some(_) => None,
@@ -227,6 +230,12 @@ impl Control {
             tracing::error!(run, "cannot send a request: {error}");
             self.give_up_on(run, serial, Duration::ZERO);
         }
+    }
+
+    /// Why a run has no connection.
+    fn no_link(&self, run: u32) -> GuestError {
+        let quarantine = self.guests.get(&run).and_then(|guest| guest.quarantine.clone());
+        quarantine.map_or(GuestError::Unreachable, GuestError::Quarantined)
     }
 
     /// What came of a supervisor's orders.
@@ -272,6 +281,12 @@ impl Control {
 
     /// Works through what a supervisor has sent.
     pub(super) fn hear_supervisor(&mut self, run: u32) {
+        if self.links.by_run.contains_key(&run) {
+            self.with_in_hand(run, |control| control.hear(run));
+        }
+    }
+
+    fn hear(&mut self, run: u32) {
         if let Some(link) = self.links.by_run.get_mut(&run) {
             link.channel.begin_turn(BYTES_A_TURN);
         }

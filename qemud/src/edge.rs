@@ -17,7 +17,13 @@ pub mod fds {
     pub const LISTENER: i32 = 4;
     /// The listener for calls that only read.
     pub const READ_ONLY_LISTENER: i32 = 5;
+    /// The note of which run control has in hand, see [`super::IN_HAND_SIZE`].
+    pub const IN_HAND: i32 = 6;
 }
+
+/// The size of the note of which run control has in hand, in bytes: its number, 0 for none, as this host writes numbers.
+/// Control writes it before it looks at what the run's supervisor says; the launcher reads it when control has died.
+pub const IN_HAND_SIZE: usize = size_of::<u32>();
 
 /// What control asks of the launcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,6 +163,9 @@ pub struct Found {
     pub disks: Vec<DiskId>,
     /// Whether it lives.
     pub life: Life,
+    /// Control has died more than once while it listened to this run's supervisor, in these words: it is not listened to
+    /// any more. It may be killed.
+    pub quarantine: Option<String>,
 }
 
 /// Whether a run lives. It is gone only when the kernel says so.

@@ -166,6 +166,7 @@ fn launchers_descriptors(guests: usize) -> Vec<(String, usize)> {
         // Control's, one for each guest, and that of the supervisor that is kept ready.
         ("rw [pidfd]", 2 + guests),
         ("rw [signalfd]", 1),
+        ("rw /memfd:in-hand (deleted)", 1),
         // Two listeners, the channel to control, and to the supervisor that is kept ready.
         ("rw socket", 4),
         ("w /dev/null", 1),
@@ -183,6 +184,7 @@ fn controls_descriptors(guests: usize) -> Vec<(String, usize)> {
         ("rw [eventpoll]", 3),
         // Each guest's QEMU, to tell its pid; no call that could do anything to it passes control's filter.
         ("rw [pidfd]", guests),
+        ("rw /memfd:in-hand (deleted)", 1),
         // Two listeners, the channel to the launcher, one to each guest's supervisor, and one client: this test.
         ("rw socket", 3 + guests + 1),
         ("w LOG/qemud.log", 1),

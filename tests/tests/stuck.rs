@@ -2,7 +2,10 @@
 // A helper of a test fails as the test does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
 use bulkhead_tests::{Guest, Instance, LONG, Signal};
 
@@ -118,4 +121,43 @@ fn a_stuck_supervisor_can_be_ended() {
     assert!(code == 0 || (code == 6 && text.contains("'stuck'")), "{code}: {text}");
     supervisor.signal(Signal::CONT);
     assert!(supervisor.wait_for_end(LONG), "what was asked of it is done when it comes back");
+}
+
+/// Has control die of a fault of its own while it has a guest's run in hand.
+fn die_at(instance: &Instance, run: u32) {
+    let control = instance.control();
+    // The note that launcher and control share: control has nothing in hand while nobody says anything.
+    let mut note = std::fs::OpenOptions::new().write(true).open(format!("/proc/{}/fd/6", control.pid)).unwrap();
+    note.write_all(&run.to_ne_bytes()).unwrap();
+    control.signal(Signal::ABORT);
+    assert!(control.wait_for_end(LONG));
+}
+
+#[test]
+fn a_guest_at_which_control_dies_twice_is_not_listened_to_any_more() {
+    let instance = Instance::session();
+    let run = instance.create(&Guest::tiny("bad")).id.unwrap();
+    instance.create(&Guest::tiny("good"));
+    let qemu = instance.qemu("bad");
+
+    die_at(&instance, run);
+    assert_eq!(instance.state("bad"), "running (booted)", "once may be chance");
+    die_at(&instance, run);
+    assert_eq!(instance.list().len(), 2);
+    assert_eq!(instance.state("bad"), "no state (unknown)");
+    let output = instance.fails(&["suspend", "bad"], 1);
+    assert!(output.stderr.contains("quarantined") && output.stderr.contains("2 times"), "{}", output.stderr);
+    instance.ok(&["suspend", "good"]);
+    instance.ok(&["resume", "good"]);
+    assert!(qemu.is_alive());
+
+    // A daemon that is restarted by hand listens again.
+    instance.stop_daemon();
+    assert_eq!(instance.state("bad"), "running (booted)");
+    die_at(&instance, run);
+    die_at(&instance, run);
+    assert_eq!(instance.state("bad"), "no state (unknown)");
+    instance.ok(&["destroy", "bad"]);
+    assert!(!qemu.is_alive());
+    assert_eq!(instance.list().len(), 1);
 }

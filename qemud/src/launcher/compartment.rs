@@ -364,7 +364,7 @@ fn open_log(instance: &Instance, launch: &Launch) -> Result<OwnedFd, Refusal> {
 /// The log directory is root's own; this is for a session's, which the user's other programs write to.
 const NO_FOLLOW: i32 = OFlags::NOFOLLOW.bits().cast_signed();
 
-/// Starts control, without power, with the channel and the listeners.
+/// Starts control, without power, with the channel, the listeners and the note of the run in hand.
 pub fn start_control(
     program: &OwnedFd,
     instance: &Instance,
@@ -372,6 +372,7 @@ pub fn start_control(
     idle_timeout: Option<u32>,
     channel: &UnixStream,
     listeners: &Listeners,
+    note: &OwnedFd,
 ) -> Result<Child, SpawnError> {
     let stderr = std::io::stderr();
     let program = program.try_clone().map_err(|source| SpawnError::Prepare { what: "control's program", source })?;
@@ -381,6 +382,7 @@ pub fn start_control(
         .fd(edge::fds::LAUNCHER, channel)
         .fd(edge::fds::LISTENER, &listeners.read_write)
         .fd(edge::fds::READ_ONLY_LISTENER, &listeners.read_only)
+        .fd(edge::fds::IN_HAND, note)
         .limit(Limit::fixed(Resource::Core, 0));
     // As many descriptors as the host allows: each client, guest and disk on its way takes one.
     if let Some(most) = rlimit::get(Resource::Nofile).hard {

@@ -12,6 +12,7 @@ mod record;
 mod runs;
 mod setup;
 mod survivors;
+mod suspects;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -41,6 +42,7 @@ use self::{
     runs::Numbers,
     setup::SetupError,
     survivors::Verdict,
+    suspects::Suspects,
 };
 use crate::{
     background, chain,
@@ -80,6 +82,9 @@ pub enum LauncherError {
         #[source]
         source: io::Error,
     },
+    /// The note that is shared with control cannot be made.
+    #[error("cannot make the note of the run in hand")]
+    Note(#[source] io::Error),
     /// Control cannot be started.
     #[error("cannot start the control process")]
     Control(#[source] SpawnError),
@@ -140,6 +145,7 @@ struct Launcher {
     control_program: OwnedFd,
     runs: BTreeMap<u32, Run>,
     numbers: Numbers,
+    suspects: Suspects,
     short_lives: u32,
     leaving: bool,
     /// The starters' lock, held from the decision to leave until the process is gone.
@@ -170,6 +176,7 @@ pub fn run(instance: Instance, idle_timeout: Option<u32>, announce: impl FnOnce(
         control_program,
         runs: BTreeMap::new(),
         numbers,
+        suspects: Suspects::new().map_err(LauncherError::Note)?,
         short_lives: 0,
         leaving: false,
         turn: None,
@@ -239,6 +246,7 @@ impl Launcher {
             self.idle_timeout,
             &theirs,
             &self.listeners,
+            self.suspects.note(),
         )
         .map_err(LauncherError::Control)?;
         ours.set_nonblocking(true).map_err(LauncherError::Poll)?;
@@ -246,7 +254,12 @@ impl Launcher {
         self.poll.registry().register(&mut SourceFd(&ours.as_raw_fd()), CONTROL, both).map_err(LauncherError::Poll)?;
         self.watch(&child.pidfd, CONTROL_PROCESS)?;
         let mut channel = Channel::new(ours);
-        let found = self.runs.values().map(|run| run.found.clone()).collect();
+        let found = self
+            .runs
+            .values()
+            .map(|run| run.found.clone())
+            .map(|found| Found { quarantine: self.suspects.quarantine(found.run), ..found })
+            .collect();
         say(&mut channel, 0, &FromLauncher::Runs(found), Vec::new());
         // A failed write shows as a lost control at once.
         let _ = channel.flush();
@@ -261,9 +274,19 @@ impl Launcher {
         }
         // A control that broke the protocol may still live: it is ended before another takes its place.
         let _ = pidfd::send_signal(&old.pidfd, Signal::KILL);
-        let how = pidfd::wait(&old.pidfd).map_or_else(|error| error.to_string(), |exit| exit.to_string());
+        let exit = pidfd::wait(&old.pidfd);
+        let how = exit.as_ref().map_or_else(ToString::to_string, ToString::to_string);
         tracing::error!("the control process ended ({how}); starting another");
-        self.short_lives = if old.since.elapsed() < SHORT_LIFE { self.short_lives + 1 } else { 0 };
+        let suspect = exit.ok().and_then(|exit| self.suspects.control_died(exit, |run| self.runs.contains_key(&run)));
+        self.short_lives = match suspect {
+            // Bounded by the run: it is not heard any more after its second time.
+            Some(run) => {
+                tracing::error!(run, "the control process died while it had this run in hand");
+                self.short_lives
+            }
+            None if old.since.elapsed() < SHORT_LIFE => self.short_lives + 1,
+            None => 0,
+        };
         if self.short_lives >= SHORT_LIVES {
             return Err(LauncherError::ControlDies);
         }
@@ -401,6 +424,7 @@ impl Launcher {
             pid: Some(pid),
             disks: launch.disks.clone(),
             life: Life::Alive,
+            quarantine: None,
         };
         self.keep(Run { found, pidfd: Some(child.pidfd) });
         Ok((FromLauncher::Launched { run, pid, uid }, Vec::new()))
@@ -434,6 +458,7 @@ impl Launcher {
     fn retire(&mut self, run: u32) {
         if self.runs.get(&run).is_some_and(|known| known.found.life == Life::Gone) {
             self.runs.remove(&run);
+            self.suspects.forget(run);
             runs::remove(&self.instance, run);
         }
     }

@@ -82,7 +82,7 @@ fn survivor(instance: &Instance, run: u32) -> Option<Survivor> {
     };
     let Known { purpose, uuid, name, uid, disks, .. } = known;
     let pid = pid.and_then(|pid| u32::try_from(pid).ok());
-    Some(Survivor { found: Found { run, purpose, uuid, name, uid, pid, disks, life }, pidfd })
+    Some(Survivor { found: Found { run, purpose, uuid, name, uid, pid, disks, life, quarantine: None }, pidfd })
 }
 
 /// Asks the kernel about a run's supervisor: by the record, and where that does not say enough, by the run's socket and log.

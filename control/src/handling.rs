@@ -1,0 +1,74 @@
+//! The note of which run is in hand. Control writes it before it looks at what a run's supervisor has sent or logged, and
+//! the launcher reads it when control has died: a run at which that happened twice is quarantined.
+
+use std::os::fd::OwnedFd;
+
+use qemud::edge::IN_HAND_SIZE;
+use rustix::io::pwrite;
+
+use super::Control;
+
+/// What the note says when no run is in hand.
+const NONE: u32 = 0;
+
+/// The note that the launcher reads.
+#[derive(Debug, Default)]
+pub struct InHand {
+    note: Option<OwnedFd>,
+    run: u32,
+}
+
+impl InHand {
+    /// Writes to the launcher's page; without one nothing is noted.
+    pub fn new(note: Option<OwnedFd>) -> InHand {
+        InHand { note, run: NONE }
+    }
+
+    /// Notes a run and returns the one that was noted before.
+    fn take(&mut self, run: u32) -> u32 {
+        let before = std::mem::replace(&mut self.run, run);
+        if before != run
+            && let Some(note) = &self.note
+        {
+            let bytes: [u8; IN_HAND_SIZE] = run.to_ne_bytes();
+            if let Err(errno) = pwrite(note, &bytes, 0) {
+                tracing::error!(run, "the run in hand cannot be noted: {errno}");
+            }
+        }
+        before
+    }
+}
+
+impl Control {
+    /// Does something with what a run's supervisor has written. If control dies of it, the launcher knows at which run.
+    pub(super) fn with_in_hand<T>(&mut self, run: u32, work: impl FnOnce(&mut Control) -> T) -> T {
+        let before = self.in_hand.take(run);
+        let done = work(self);
+        self.in_hand.take(before);
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::pread;
+
+    #[test]
+    fn the_note_names_the_run_in_hand_and_then_the_one_before() {
+        let page = rustix::fs::memfd_create("note", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let mut in_hand = InHand::new(Some(page.try_clone().unwrap()));
+        let noted = || {
+            let mut bytes = [0; IN_HAND_SIZE];
+            pread(&page, &mut bytes, 0).unwrap();
+            u32::from_ne_bytes(bytes)
+        };
+        assert_eq!(in_hand.take(3), NONE);
+        assert_eq!(noted(), 3);
+        assert_eq!(in_hand.take(4), 3, "a supervisor is heard for what another one's answer led to");
+        assert_eq!(noted(), 4);
+        assert_eq!(in_hand.take(3), 4);
+        assert_eq!(in_hand.take(NONE), 3);
+        assert_eq!(noted(), NONE);
+    }
+}

@@ -38,6 +38,8 @@ pub struct Config {
     pub guest_uids: u32,
     /// How long QEMU may take to answer one command.
     pub guest_deadline: Duration,
+    /// How long a file may take to be opened.
+    pub open_deadline: Duration,
     /// How long a session's daemon stays without a client and without a guest.
     pub idle_timeout: Duration,
 }
@@ -58,6 +60,7 @@ impl Config {
             first_guest_uid: FIRST_GUEST_UID,
             guest_uids: GUEST_UIDS,
             guest_deadline: Duration::from_secs(10),
+            open_deadline: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
         }
     }
@@ -100,11 +103,13 @@ impl Config {
             "first_guest_uid" => self.first_guest_uid = uid(value)?,
             "guest_uids" => self.guest_uids = uid(value)?,
             "guest_deadline_ms" => self.guest_deadline = milliseconds(value, 100..=600_000)?,
+            // Control gives the launcher itself 30 s.
+            "open_deadline_ms" => self.open_deadline = milliseconds(value, 100..=25_000)?,
             "idle_timeout_ms" => self.idle_timeout = milliseconds(value, 0..=86_400_000)?,
             _ => {
                 return Err(format!(
                     "unknown key '{key}'; the keys are image_roots, emulator_roots, service_uid, first_guest_uid, \
-                     guest_uids, guest_deadline_ms, idle_timeout_ms"
+                     guest_uids, guest_deadline_ms, open_deadline_ms, idle_timeout_ms"
                 ));
             }
         }

@@ -222,6 +222,30 @@ pub enum Refusal {
         /// The path.
         path: String,
     },
+    /// It was not opened in time.
+    #[error("'{path}' was not opened within {seconds} s: its storage does not answer")]
+    Stuck {
+        /// The path.
+        path: String,
+        /// How long was waited.
+        seconds: String,
+    },
+    /// No opener was free in time.
+    #[error("'{path}' was not opened within {seconds} s: every process that opens files is busy with others")]
+    Waited {
+        /// The path.
+        path: String,
+        /// How long was waited.
+        seconds: String,
+    },
+    /// Earlier requests hang in the same directory.
+    #[error("'{path}' is not opened: {openers} processes hang in its directory, whose storage does not answer")]
+    Hung {
+        /// The path.
+        path: String,
+        /// How many.
+        openers: usize,
+    },
     /// The emulator is not one that qemud may run.
     #[error("'{path}' is not an emulator that qemud may run: {why}")]
     Emulator {

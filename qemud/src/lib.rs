@@ -7,6 +7,8 @@
 //! keeps it so. A guest runs behind a supervisor of its own, which needs neither of the two: qemud can end and come back
 //! while guests run.
 //!
+//! What may have to wait for a file system is done by an [`opener`], which is this program again.
+//!
 //! [`background`] is how a client starts a daemon that is not there.
 #![forbid(unsafe_code)]
 
@@ -15,6 +17,7 @@ pub mod config;
 pub mod edge;
 pub mod launcher;
 pub mod log;
+pub mod opener;
 
 /// An error and its causes in one line, for the log.
 #[must_use]

@@ -29,6 +29,9 @@ struct Arguments {
     /// Print the seccomp policy of a role and exit
     #[arg(long, value_name = "ROLE")]
     dump_policy: Option<Role>,
+    /// Be the process that opens files for a launcher
+    #[arg(long, hide = true)]
+    opener: bool,
     /// Say "ready" on standard output when clients can connect
     #[arg(long, hide = true)]
     announce: bool,
@@ -38,6 +41,7 @@ struct Arguments {
 enum Role {
     Launcher,
     Control,
+    Opener,
 }
 
 fn main() -> ExitCode {
@@ -65,9 +69,13 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
         let role = match role {
             Role::Launcher => sandbox::policy::Role::Launcher,
             Role::Control => sandbox::policy::Role::Control,
+            Role::Opener => sandbox::policy::Role::Opener,
         };
         print!("{}", role.dump());
         return Ok(());
+    }
+    if arguments.opener {
+        return Ok(qemud::opener::run()?);
     }
     let system = arguments.system || (!arguments.session && rustix::process::geteuid().is_root());
     let mode = if system { Mode::System } else { Mode::Session };

@@ -106,14 +106,14 @@ fn one(bit: u64) -> CapabilitySet {
     CapabilitySet::from_bits_retain(bit)
 }
 
-/// Empties the bounding set. A capability that it already lacks is passed over. Returns the first that can't be dropped.
+/// Empties the bounding set but for the bits of `kept`. A capability that it already lacks is passed over. Returns the first that can't be dropped.
 ///
 /// Neither this function nor the two below allocate: a new child calls them before its `exec`.
-pub(crate) fn drop_bounding() -> Result<(), (u32, Errno)> {
+pub(crate) fn drop_bounding(kept: u64) -> Result<(), (u32, Errno)> {
     for number in 0..=LAST {
         match rustix::thread::capability_is_in_bounding_set(one(1 << number)) {
-            Ok(true) => {}
-            Ok(false) => continue,
+            Ok(true) if kept & (1 << number) == 0 => {}
+            Ok(_) => continue,
             // The first number that this kernel has no capability for.
             Err(_) => break,
         }
@@ -136,13 +136,23 @@ pub(crate) fn empty_sets() -> Result<(), Errno> {
     if left.is_empty() { Ok(()) } else { Err(Errno::PERM) }
 }
 
+/// Leaves no more than the bits of `kept` permitted and effective, nothing inheritable, and reads back that it is so.
+pub(crate) fn keep_sets(kept: u64) -> Result<(), Errno> {
+    let kept = one(kept) & rustix::thread::capabilities(None)?.permitted;
+    let inheritable = CapabilitySet::empty();
+    rustix::thread::set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })?;
+    let now = rustix::thread::capabilities(None)?;
+    let left = now.effective | now.permitted | now.inheritable;
+    if kept.contains(left) { Ok(()) } else { Err(Errno::PERM) }
+}
+
 /// Drops every capability of the calling thread for ever: bounding, ambient, permitted, effective and inheritable; then reads
 /// all of them back. A process without CAP_SETPCAP can't change its bounding set: that is an error unless it is empty, or
 /// the process has set no_new_privs, after which the bounding set means nothing.
 pub fn drop_all() -> Result<(), CapsError> {
     let may_change_bounding = Caps::current()?.has(SETPCAP);
     if may_change_bounding {
-        drop_bounding().map_err(|(capability, errno)| CapsError::Bounding { capability, source: errno.into() })?;
+        drop_bounding(0).map_err(|(capability, errno)| CapsError::Bounding { capability, source: errno.into() })?;
     }
     clear_ambient().map_err(|errno| CapsError::Ambient { source: errno.into() })?;
     empty_sets().map_err(|errno| CapsError::Sets { source: errno.into() })?;

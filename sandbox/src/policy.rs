@@ -13,6 +13,7 @@ mod compile;
 mod control;
 mod deny;
 mod gateway;
+mod opener;
 mod qemu;
 mod rule;
 mod supervisor;
@@ -27,6 +28,8 @@ use crate::sys::Threads;
 pub enum Role {
     /// `qemud` launcher: builds compartments, so mounts, namespaces, identities and exec stay.
     Launcher,
+    /// `qemud` opener: opens files and hands them over.
+    Opener,
     /// `qemud` control: clients, definitions, supervisors' sockets.
     Control,
     /// `qemu-supervisor` after it has spawned its QEMU.
@@ -54,8 +57,9 @@ pub enum Otherwise {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Role; 8] = [
+    pub const ALL: [Role; 9] = [
         Role::Launcher,
+        Role::Opener,
         Role::Control,
         Role::Supervisor,
         Role::QemuKvm,
@@ -69,6 +73,7 @@ impl Role {
     pub fn name(self) -> &'static str {
         match self {
             Role::Launcher => "launcher",
+            Role::Opener => "opener",
             Role::Control => "control",
             Role::Supervisor => "supervisor",
             Role::QemuKvm => "qemu-kvm",
@@ -83,7 +88,8 @@ impl Role {
     pub fn otherwise(self) -> Otherwise {
         match self {
             Role::Launcher => Otherwise::Allow,
-            Role::Control
+            Role::Opener
+            | Role::Control
             | Role::Supervisor
             | Role::QemuKvm
             | Role::QemuTcg
@@ -105,6 +111,7 @@ impl Role {
             Role::Launcher => &[deny::HOST, deny::HOST_ARCH],
             Role::QemuKvm => &[qemu::PROCESS, qemu::FILES, qemu::EVENTS, qemu::QEMU_ARCH, qemu::NEVER_BOTH],
             Role::QemuTcg => &[qemu::PROCESS, qemu::FILES, qemu::EVENTS, qemu::QEMU_ARCH, qemu::GENERATES_CODE],
+            Role::Opener => &[base::RUNTIME, opener::OPENER, opener::OPENER_ARCH],
             Role::Control => &[base::RUNTIME, base::BASE, base::BASE_ARCH, control::CONTROL, control::CONTROL_ARCH],
             Role::Supervisor => {
                 &[base::RUNTIME, base::BASE, base::BASE_ARCH, supervisor::SUPERVISOR, supervisor::SUPERVISOR_ARCH]

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 
+use crate::caps::Capability;
 use crate::jail::{Jail, JailError};
 use crate::landlock::Prepared;
 use crate::pidfd::PidfdError;
@@ -191,6 +192,7 @@ pub struct Spawn<'a> {
     identity: Option<Identity>,
     umask: u32,
     parent_death: Option<Signal>,
+    kept: u64,
     landlock: Option<&'a Prepared>,
     filter: Option<&'a Filter>,
     time_steps: bool,
@@ -214,6 +216,7 @@ impl<'a> Spawn<'a> {
             identity: None,
             umask: 0o077,
             parent_death: None,
+            kept: 0,
             landlock: None,
             filter: None,
             time_steps: false,
@@ -316,6 +319,14 @@ impl<'a> Spawn<'a> {
     #[must_use]
     pub fn parent_death_signal(mut self, signal: Signal) -> Self {
         self.parent_death = Some(signal);
+        self
+    }
+
+    /// Leaves the program those of this process's capabilities. The kernel gives them over an `exec` to root only, so
+    /// without an identity of its own and as root.
+    #[must_use]
+    pub fn keep_capabilities(mut self, kept: &[Capability]) -> Self {
+        self.kept = kept.iter().fold(self.kept, |bits, capability| bits | 1 << (*capability as u32));
         self
     }
 

@@ -503,10 +503,10 @@ impl Instance {
         found[0].handle().expect("it lives")
     }
 
-    /// Ends the daemon politely and waits until both of its processes are gone; guests go on.
+    /// Ends the daemon politely and waits until its processes are gone; guests go on.
     pub fn stop_daemon(&self) {
         for process in self.processes() {
-            if matches!(process.role, Role::Launcher | Role::Control)
+            if matches!(process.role, Role::Launcher | Role::Control | Role::Opener)
                 && let Some(handle) = process.handle()
             {
                 if process.role == Role::Launcher {

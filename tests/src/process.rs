@@ -20,6 +20,8 @@ use crate::wait::readable;
 pub enum Role {
     /// `qemud`, the one with power.
     Launcher,
+    /// `qemud-opener`, one that opens files for the launcher.
+    Opener,
     /// `qemud`, the one that serves clients.
     Control,
     /// `qemud --background`: on its way to start a launcher.
@@ -96,6 +98,7 @@ fn role_of(arguments: &[String]) -> Role {
         _ if base.starts_with("qemu-system-") => Role::Qemu,
         _ if program.starts_with("qemu-supervisor") => Role::Supervisor,
         "qemud-control" => Role::Control,
+        "qemud-opener" => Role::Opener,
         "qemud" if has("--announce") => Role::Launcher,
         "qemud" if has("--background") => Role::Starter,
         "gateway" if has("--role=acceptor") => Role::Acceptor,
@@ -204,6 +207,7 @@ mod tests {
         let role = |line: &str| role_of(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
         assert_eq!(role("/x/qemud --session --root=/r --announce"), Role::Launcher);
         assert_eq!(role("qemud-control --session"), Role::Control);
+        assert_eq!(role("qemud-opener --opener"), Role::Opener);
         assert_eq!(role("/x/qemud --session --background"), Role::Starter);
         assert_eq!(role("qemu-supervisor --control-uid 0"), Role::Supervisor);
         assert_eq!(role("/usr/bin/qemu-system-x86_64 -nodefaults"), Role::Qemu);

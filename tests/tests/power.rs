@@ -88,6 +88,7 @@ fn a_system_instance_is_as_the_table_says() {
             descriptors: controls_descriptors(2),
         },
     );
+    compare(&instance, opener(&instance), &opener_row(0, 1 << 1, Some(1 << 1)));
     let mut seen = BTreeMap::new();
     for (name, disk) in ["one", "two"].into_iter().zip(&disks) {
         let (supervisor, qemu) = (instance.supervisor(name).pid, instance.qemu(name).pid);
@@ -121,6 +122,7 @@ fn an_ordinary_user_s_session_is_as_the_table_says() {
     compare(&instance, kept(&instance).pid, &waiting_row(uid, SESSIONS_OWN));
     compare(&instance, launcher, &plain("launcher", launchers_descriptors(1)));
     compare(&instance, control, &plain("control", controls_descriptors(1)));
+    compare(&instance, opener(&instance), &opener_row(uid, 0, None));
     for row in guests_rows(uid, SESSIONS_OWN, Some(0), &disk) {
         let pid = if row.role == "QEMU" { instance.qemu("own").pid } else { instance.supervisor("own").pid };
         compare(&instance, pid, &row);
@@ -161,20 +163,35 @@ fn launchers_descriptors(guests: usize) -> Vec<(String, usize)> {
     [
         ("path PROGRAMS/qemu-supervisor", 1),
         ("path PROGRAMS/qemud-control", 1),
+        ("path PROGRAMS/qemud", 1),
         ("r /dev/null", 1),
-        ("rw [eventpoll]", 1),
-        // Control's, one for each guest, and that of the supervisor that is kept ready.
-        ("rw [pidfd]", 2 + guests),
+        // The poll, and the openers' handle on it.
+        ("rw [eventpoll]", 2),
+        // Control's, an opener's, one for each guest, and that of the supervisor that is kept ready.
+        ("rw [pidfd]", 3 + guests),
         ("rw [signalfd]", 1),
         ("rw /memfd:in-hand (deleted)", 1),
-        // Two listeners, the channel to control, and to the supervisor that is kept ready.
-        ("rw socket", 4),
+        // Two listeners, the channels to control, to an opener, and to the supervisor that is kept ready.
+        ("rw socket", 5),
         ("w /dev/null", 1),
         ("w LOG/qemud.log", 1),
         ("w RUN/qemud.lock", 1),
     ]
     .map(|(what, count)| (what.to_owned(), count))
     .to_vec()
+}
+
+/// The opener that waits for work; the capability is DAC_OVERRIDE.
+fn opener_row(uid: u32, capabilities: u64, bounding: Option<u64>) -> Row {
+    let descriptors = [("rw /dev/null", 2), ("rw socket", 1), ("w LOG/qemud.log", 1)];
+    let descriptors = descriptors.map(|(what, count)| (what.to_owned(), count)).to_vec();
+    Row { role: "opener", uid, capabilities, bounding, own: &[], jailed: false, descriptors }
+}
+
+fn opener(instance: &Instance) -> u32 {
+    let found = instance.role(Role::Opener);
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0].pid
 }
 
 fn controls_descriptors(guests: usize) -> Vec<(String, usize)> {

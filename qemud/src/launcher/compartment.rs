@@ -5,15 +5,11 @@
 use std::{
     collections::{HashMap, HashSet},
     env,
-    fs::{self, OpenOptions},
-    io::Read,
+    fs::OpenOptions,
     ops::Range,
     os::{
         fd::OwnedFd,
-        unix::{
-            fs::{MetadataExt, OpenOptionsExt},
-            net::UnixStream,
-        },
+        unix::{fs::OpenOptionsExt, net::UnixStream},
     },
     path::{Path, PathBuf},
 };
@@ -42,6 +38,7 @@ use crate::{
     chain,
     config::Config,
     edge::{self, Launch, Refusal},
+    opener::Emulator,
 };
 
 /// Read-only data of QEMU's own: firmware, ROMs, key maps. Those that exist are shown in a compartment.
@@ -78,15 +75,6 @@ struct Form {
     kvm: bool,
 }
 
-/// An emulator's file as it was when it was checked: after an upgrade it is another one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Emulator {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-    changed: (i64, i64),
-}
-
 /// A supervisor in its compartment that has no guest yet.
 struct Waiting {
     form: Form,
@@ -94,6 +82,16 @@ struct Waiting {
     child: Child,
     /// Where it waits; it ends when this closes.
     launcher: UnixStream,
+}
+
+/// A guest that is to have a supervisor.
+pub struct Order<'a> {
+    /// What control asked for.
+    pub launch: &'a Launch,
+    /// The emulator, checked.
+    pub emulator: Emulator,
+    /// The supervisor's end of its connection to control.
+    pub control: OwnedFd,
 }
 
 /// A supervisor that has its guest.
@@ -182,12 +180,12 @@ impl Compartments {
         instance: &Instance,
         config: &Config,
         run: u32,
-        launch: &Launch,
-        control: OwnedFd,
+        order: Order<'_>,
         used: &HashSet<u32>,
     ) -> Result<Launched, Refusal> {
+        let Order { launch, emulator, control } = order;
         check_name(&launch.name)?;
-        let form = self.form(config, launch)?;
+        let form = self.form(launch, emulator);
         let log = open_log(instance, launch)?;
         let waiting = self.take_supervisor(&form, used)?;
         self.wanted = Some(form);
@@ -212,12 +210,11 @@ impl Compartments {
         }
     }
 
-    fn form(&self, config: &Config, launch: &Launch) -> Result<Form, Refusal> {
-        let emulator = check_emulator(&launch.emulator, config, self.privileged)?;
+    fn form(&self, launch: &Launch, emulator: Emulator) -> Form {
         // Without root the node keeps the host's rights, so it is of use only to a user who may open it.
         let usable = || self.privileged || OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
         let kvm = launch.kvm && Path::new("/dev/kvm").exists() && usable();
-        Ok(Form { emulator, named: PathBuf::from(&launch.emulator), kvm })
+        Form { emulator, named: PathBuf::from(&launch.emulator), kvm }
     }
 
     /// The one that is kept, if it is of the right form and lives, else a new one.
@@ -314,30 +311,6 @@ fn end(child: &Child) {
     if let Err(error) = ended {
         tracing::error!("a supervisor that serves nobody, pid {}, cannot be ended: {error}", child.pid);
     }
-}
-
-/// An emulator is a program file under the configured directories; where there is privilege to lose, root's own.
-fn check_emulator(path: &str, config: &Config, privileged: bool) -> Result<Emulator, Refusal> {
-    let refuse = |why: &str| Refusal::Emulator { path: path.into(), why: why.into() };
-    let real = fs::canonicalize(path).map_err(|error| refuse(&error.to_string()))?;
-    if !Path::new(path).is_absolute() || !config.emulator_roots.iter().any(|root| real.starts_with(root)) {
-        let roots = config.emulator_roots.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(", ");
-        return Err(refuse(&format!("it is not under {roots}")));
-    }
-    let data = fs::metadata(&real).map_err(|error| refuse(&error.to_string()))?;
-    if !data.is_file() || data.mode() & 0o111 == 0 {
-        return Err(refuse("it is no program"));
-    }
-    let mut magic = [0; 4];
-    let read = fs::File::open(&real).and_then(|mut file| file.read_exact(&mut magic));
-    if read.is_err() || magic != *b"\x7fELF" {
-        return Err(refuse("it is no binary program; a script needs a shell, and a compartment has none"));
-    }
-    if privileged && (data.uid() != 0 || data.mode() & 0o022 != 0) {
-        return Err(refuse("it does not belong to root alone"));
-    }
-    let changed = (data.ctime(), data.ctime_nsec());
-    Ok(Emulator { path: real, device: data.dev(), inode: data.ino(), changed })
 }
 
 /// A name becomes a file's name and stands in logs, so it must not lead anywhere or carry control characters.

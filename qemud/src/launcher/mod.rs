@@ -1,13 +1,13 @@
 //! # launcher: the one process that holds power, and does few things with it
 //!
-//! It opens files under the configured roots, builds a compartment for each guest and starts a supervisor in it, knows which
+//! It has openers open files under the configured roots, builds a compartment for each guest and starts a supervisor in it, knows which
 //! runs there are and which have ended, clears away what dead ones leave, and keeps control running. It must never parse a byte that a client or a guest wrote: its
 //! only input is the small enum of [`crate::edge`], its configuration, and what the kernel says of its children.
 //!
 //! It is one thread around one poll, so that a clone of it is a small single-threaded process.
 
 mod compartment;
-mod files;
+mod openers;
 mod record;
 mod runs;
 mod setup;
@@ -38,7 +38,8 @@ use sandbox::{
 use thiserror::Error;
 
 use self::{
-    compartment::{Compartments, Launched},
+    compartment::{Compartments, Launched, Order},
+    openers::{Asked, Done, Openers, Then},
     runs::Numbers,
     setup::SetupError,
     survivors::Verdict,
@@ -48,11 +49,14 @@ use crate::{
     background, chain,
     config::Config,
     edge::{Found, FromLauncher, Launch, Life, Refusal, ToLauncher},
+    opener::{Answer, Emulator, Request},
 };
 
 const CONTROL: Token = Token(0);
 const CONTROL_PROCESS: Token = Token(1);
 const SIGNALS: Token = Token(2);
+const FIRST_OPENER: usize = 1 << 4;
+const OPENERS: std::ops::Range<usize> = FIRST_OPENER..FIRST_OPENER + Openers::TOKENS;
 const FIRST_RUN: usize = 1 << 8;
 
 /// When nobody has asked for anything for this long, what the next start needs is made ahead. Short: whoever asks while it
@@ -141,6 +145,9 @@ struct Launcher {
     poll: Poll,
     listeners: setup::Listeners,
     compartments: Compartments,
+    openers: Openers,
+    /// How many controls there were before the present one.
+    controls: u32,
     /// Control's program.
     control_program: OwnedFd,
     runs: BTreeMap<u32, Run>,
@@ -166,13 +173,19 @@ pub fn run(instance: Instance, idle_timeout: Option<u32>, announce: impl FnOnce(
     let control_program = compartment::open_program("qemud-control")?;
     let survivors = survivors::all(&instance);
     let numbers = Numbers::load(&instance, survivors.iter().map(|survivor| survivor.found.run));
+    let poll = Poll::new().map_err(LauncherError::Poll)?;
+    let registry = poll.registry().try_clone().map_err(LauncherError::Poll)?;
+    let privileged = rustix::process::geteuid().is_root();
+    let openers = Openers::new(registry, FIRST_OPENER, config.open_deadline, privileged);
     let mut launcher = Launcher {
         instance,
         config,
         idle_timeout,
-        poll: Poll::new().map_err(LauncherError::Poll)?,
+        poll,
         listeners,
         compartments,
+        openers,
+        controls: 0,
         control_program,
         runs: BTreeMap::new(),
         numbers,
@@ -193,6 +206,7 @@ pub fn run(instance: Instance, idle_timeout: Option<u32>, announce: impl FnOnce(
     announce();
     let result = launcher.run(&signals);
     launcher.compartments.dismiss();
+    launcher.openers.end();
     if launcher.turn.is_none() {
         launcher.turn = background::hold_starters(&launcher.instance);
     }
@@ -210,14 +224,14 @@ impl Launcher {
         let mut control = self.start_control()?;
         let mut events = Events::with_capacity(64);
         while !self.leaving {
-            let quiet = self.compartments.wants_preparation().then_some(QUIET);
-            match self.poll.poll(&mut events, quiet) {
+            match self.poll.poll(&mut events, self.sleep()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 other => other.map_err(LauncherError::Poll)?,
             }
             if events.is_empty() {
                 let used = self.used_uids();
                 self.compartments.prepare(&used);
+                self.openers.prepare();
             }
             let mut control_lost = false;
             for event in &events {
@@ -225,9 +239,12 @@ impl Launcher {
                     CONTROL => control_lost |= self.hear(&mut control.channel).is_err(),
                     CONTROL_PROCESS => control_lost = true,
                     SIGNALS => self.take_signals(signals),
+                    token if OPENERS.contains(&token.0) => self.openers.ready(token),
                     Token(run) => self.run_ended(run, &mut control.channel),
                 }
             }
+            self.openers.expire(Instant::now());
+            self.go_on(&mut control.channel);
             control_lost |= control.channel.flush().is_err();
             if control_lost && !self.leaving {
                 control = self.replace_control(control)?;
@@ -235,6 +252,14 @@ impl Launcher {
         }
         // Control sees its channel close and leaves; the guests stay.
         Ok(())
+    }
+
+    /// How long the poll may sleep.
+    fn sleep(&self) -> Option<Duration> {
+        let wants = self.compartments.wants_preparation() || self.openers.wants_preparation();
+        let quiet = wants.then_some(QUIET);
+        let deadline = self.openers.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        quiet.into_iter().chain(deadline).min()
     }
 
     fn start_control(&mut self) -> Result<Control, LauncherError> {
@@ -291,6 +316,7 @@ impl Launcher {
             return Err(LauncherError::ControlDies);
         }
         drop(old);
+        self.controls = self.controls.wrapping_add(1);
         self.start_control()
     }
 
@@ -329,10 +355,21 @@ impl Launcher {
         mut fds: Vec<OwnedFd>,
     ) {
         let answer = match request {
-            ToLauncher::Open { path, writable } => files::open_for_control(&path, writable, &self.config.image_roots)
-                .map(|fd| (FromLauncher::Opened, vec![fd])),
+            ToLauncher::Open { path, writable } => {
+                let roots = self.config.image_roots.clone();
+                let then = Then::Open { asked: Asked { control: self.controls, serial } };
+                return self.openers.ask(Request::Open { path, writable, roots }, then);
+            }
             ToLauncher::Launch(launch) => match (fds.pop(), fds.is_empty()) {
-                (Some(control), true) => self.launch(&launch, control),
+                (Some(control), true) => {
+                    let request = Request::Emulator {
+                        path: launch.emulator.clone(),
+                        roots: self.config.emulator_roots.clone(),
+                        roots_own: rustix::process::geteuid().is_root(),
+                    };
+                    let asked = Asked { control: self.controls, serial };
+                    return self.openers.ask(request, Then::Launch { asked, launch: Box::new(launch), control });
+                }
                 _ => Err(Refusal::Range { what: "a launch comes with one descriptor".into() }),
             },
             ToLauncher::Dial { run } => self.dial(run, channel),
@@ -347,8 +384,27 @@ impl Launcher {
                 return;
             }
         };
-        let (answer, fds) = answer.unwrap_or_else(|refusal| (FromLauncher::Failed(refusal), Vec::new()));
-        say(channel, serial, &answer, fds);
+        reply(channel, serial, answer);
+    }
+
+    /// Goes on with what openers have served.
+    fn go_on(&mut self, channel: &mut Channel<FromLauncher, ToLauncher>) {
+        for Done { then, result } in self.openers.take_done() {
+            let (Then::Open { asked } | Then::Launch { asked, .. }) = &then;
+            // The control that asked is gone, and nobody waits for the answer.
+            if asked.control != self.controls {
+                continue;
+            }
+            let serial = asked.serial;
+            let answer = result.and_then(|(answer, fds)| match (then, answer) {
+                (Then::Open { .. }, Answer::Opened) if fds.len() == 1 => Ok((FromLauncher::Opened, fds)),
+                (Then::Launch { launch, control, .. }, Answer::Emulator(emulator)) => {
+                    self.launch(&launch, emulator, control)
+                }
+                _ => Err(Refusal::Range { what: "an opener gave another answer".into() }),
+            });
+            reply(channel, serial, answer);
+        }
     }
 
     fn kill(&mut self, run: u32, channel: &mut Channel<FromLauncher, ToLauncher>) {
@@ -410,11 +466,17 @@ impl Launcher {
         }
     }
 
-    fn launch(&mut self, launch: &Launch, control: OwnedFd) -> Result<(FromLauncher, Vec<OwnedFd>), Refusal> {
+    fn launch(
+        &mut self,
+        launch: &Launch,
+        emulator: Emulator,
+        control: OwnedFd,
+    ) -> Result<(FromLauncher, Vec<OwnedFd>), Refusal> {
         let used = self.used_uids();
+        let order = Order { launch, emulator, control };
         let run = self.numbers.next(launch.purpose)?;
         let (instance, config) = (&self.instance, &self.config);
-        let Launched { child, uid, pid } = self.compartments.launch(instance, config, run, launch, control, &used)?;
+        let Launched { child, uid, pid } = self.compartments.launch(instance, config, run, order, &used)?;
         let found = Found {
             run,
             purpose: launch.purpose,
@@ -462,6 +524,15 @@ impl Launcher {
             runs::remove(&self.instance, run);
         }
     }
+}
+
+fn reply(
+    channel: &mut Channel<FromLauncher, ToLauncher>,
+    serial: u64,
+    answer: Result<(FromLauncher, Vec<OwnedFd>), Refusal>,
+) {
+    let (answer, fds) = answer.unwrap_or_else(|refusal| (FromLauncher::Failed(refusal), Vec::new()));
+    say(channel, serial, &answer, fds);
 }
 
 /// As many descriptors as the host allows: each run takes one, and a run whose descriptor cannot be opened cannot be

@@ -192,7 +192,7 @@ fn surroundings(prepared: &Prepared<'_>, clock: &mut Clock<'_>) -> Result<(), Fa
 
 /// Capabilities and identity.
 fn privilege(prepared: &Prepared<'_>, clock: &mut Clock<'_>) -> Result<(), Failure> {
-    step(clock, Step::BoundingSet, || match caps::drop_bounding() {
+    step(clock, Step::BoundingSet, || match caps::drop_bounding(prepared.kept) {
         // Without CAP_SETPCAP the set stays; no_new_privs below makes it meaningless.
         Err((_, Errno::PERM)) if !rustix::process::geteuid().is_root() => Ok(()),
         other => other.map_err(|(_, errno)| errno),
@@ -206,7 +206,10 @@ fn privilege(prepared: &Prepared<'_>, clock: &mut Clock<'_>) -> Result<(), Failu
         step(clock, Step::Gid, || rustix::thread::set_thread_res_gid(gid, gid, gid))?;
         step(clock, Step::Uid, || rustix::thread::set_thread_res_uid(uid, uid, uid))?;
     }
-    step(clock, Step::Capabilities, caps::empty_sets)?;
+    step(clock, Step::Capabilities, || match prepared.kept {
+        0 => caps::empty_sets(),
+        kept => caps::keep_sets(kept),
+    })?;
     // With the final identity, so that a directory is only entered if the program itself may.
     step(clock, Step::Directory, || rustix::process::chdir(prepared.directory.as_c_str()))
 }

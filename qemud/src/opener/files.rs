@@ -1,4 +1,4 @@
-//! Opens files for control, and only under the configured roots.
+//! Opens files for control, and only under the configured roots; looks at emulators, likewise.
 //!
 //! A link inside a root may point anywhere, so the kernel resolves the path beneath the root. A link that leaves it is
 //! followed only if its end lies beneath a root too, and that end is opened without following links. A session's root is
@@ -6,7 +6,8 @@
 
 use std::{
     fs,
-    os::fd::OwnedFd,
+    io::Read,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Component, Path, PathBuf},
 };
 
@@ -15,6 +16,7 @@ use rustix::{
     io::Errno,
 };
 
+use super::Emulator;
 use crate::edge::Refusal;
 
 /// Opens `path` for control.
@@ -75,6 +77,33 @@ fn open_link_s_end(path: &Path, flags: OFlags, roots: &[PathBuf]) -> Result<Owne
     let dir = open(&root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     // A link that is put in the way between the two looks is not followed.
     openat2(dir, inside, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)
+}
+
+/// An emulator is a program file under the configured directories; where there is privilege to lose, root's own.
+///
+/// # Errors
+/// When it is none that may be run.
+pub fn check_emulator(path: &str, roots: &[PathBuf], roots_own: bool) -> Result<Emulator, Refusal> {
+    let refuse = |why: &str| Refusal::Emulator { path: path.into(), why: why.into() };
+    let real = fs::canonicalize(path).map_err(|error| refuse(&error.to_string()))?;
+    if !Path::new(path).is_absolute() || !roots.iter().any(|root| real.starts_with(root)) {
+        let roots = roots.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(", ");
+        return Err(refuse(&format!("it is not under {roots}")));
+    }
+    let data = fs::metadata(&real).map_err(|error| refuse(&error.to_string()))?;
+    if !data.is_file() || data.mode() & 0o111 == 0 {
+        return Err(refuse("it is no program"));
+    }
+    let mut magic = [0; 4];
+    let read = fs::File::open(&real).and_then(|mut file| file.read_exact(&mut magic));
+    if read.is_err() || magic != *b"\x7fELF" {
+        return Err(refuse("it is no binary program; a script needs a shell, and a compartment has none"));
+    }
+    if roots_own && (data.uid() != 0 || data.mode() & 0o022 != 0) {
+        return Err(refuse("it does not belong to root alone"));
+    }
+    let changed = (data.ctime(), data.ctime_nsec());
+    Ok(Emulator { path: real, device: data.dev(), inode: data.ino(), changed })
 }
 
 #[cfg(test)]

@@ -227,7 +227,7 @@ impl<T> Qmp<T> {
     /// Sends a command, whose answer must come before `deadline`.
     ///
     /// # Errors
-    /// When the monitor is lost or too much waits already; the tag is gone then.
+    /// When the monitor is lost by what QEMU said, or too much waits already; the tag is gone then.
     pub fn ask(
         &mut self,
         command: &'static str,
@@ -280,11 +280,17 @@ impl<T> Qmp<T> {
         tag: T,
         deadline: Instant,
     ) -> Result<(), AskError> {
-        if let Some(why) = &self.lost {
+        if let Some(why) = self.lost.as_ref().filter(|_| self.is_broken()) {
             return Err(AskError::Lost(why.clone()));
         }
         if self.waiting.len() >= OUTSTANDING_MAX || self.output.len() >= OUTPUT_MAX {
             return Err(AskError::Busy);
+        }
+        if self.lost.is_some() {
+            // A QEMU that ends closes its monitor first. Its end answers this command as it answers those before it.
+            let id = self.next_id;
+            self.waiting.push_back(Waiting { id, command: label, tag, deadline });
+            return Ok(());
         }
         let id = self.next_id;
         let line = serde_json::to_vec(&Command { execute: command, arguments, id })
@@ -592,6 +598,7 @@ mod tests {
         drop(qemu);
         qmp.read(&mut Vec::new());
         assert_eq!((qmp.lost(), qmp.is_broken()), (Some(CLOSED), false));
-        assert_eq!(qmp.abandon(), [(1, "stop")]);
+        qmp.ask("cont", None, 2, later()).unwrap();
+        assert_eq!(qmp.abandon(), [(1, "stop"), (2, "cont")]);
     }
 }

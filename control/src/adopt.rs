@@ -78,7 +78,12 @@ impl Control {
             let (id, life, quarantine) = (run.run, run.life.clone(), run.quarantine.clone());
             self.take_over(run);
             match (life, quarantine) {
-                (Life::Gone, _) => self.run_ended(id, None),
+                (Life::Gone, _) => {
+                    // Its end takes a moment, and no client should find it in the list.
+                    waiting.set(waiting.get() + 1);
+                    self.when_ended(id, Some(Rc::clone(&waiting)));
+                    self.run_ended(id, None);
+                }
                 (_, Some(why)) => {
                     tracing::error!(run = id, "quarantined until it is destroyed or qemud is restarted: {why}");
                 }

@@ -2,10 +2,10 @@
 //! when control dies is started by the next one.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     fs::{self, OpenOptions},
-    io::Write,
-    path::PathBuf,
+    io::{self, Write},
+    path::{Path, PathBuf},
 };
 
 use uuid::Uuid;
@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{
     Control,
     start::{Start, Started},
+    store::{self, definitions::Definitions},
 };
 
 /// Guests that are started at the same time.
@@ -31,25 +32,27 @@ impl Control {
     /// Begins, or goes on where an earlier control was interrupted. A guest that somebody has stopped since its autostart
     /// is not started again.
     pub(super) fn autostart(&mut self) {
-        let done = match fs::metadata(self.autostarted()) {
-            Ok(data) if data.len() > MAX_LIST => return tracing::error!("the list of autostarted guests is too long"),
-            Ok(_) => fs::read_to_string(self.autostarted()).unwrap_or_default(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            // Without the list they would be started again and again, also those that somebody has stopped.
-            Err(error) => {
-                return tracing::error!(
-                    "{} cannot be read, no guest is autostarted: {error}",
-                    self.autostarted().display()
-                );
-            }
-        };
+        let path = self.autostarted();
+        let shown = path.display().to_string();
+        self.hand(
+            store::of_definitions,
+            move |_| read_list(&path),
+            move |control, read| match read {
+                Ok(done) => control.autostart_all_but(done.as_deref()),
+                // Without the list they would be started again and again, also those that somebody has stopped.
+                Err(error) => tracing::error!("{shown} cannot be read, no guest is autostarted: {error}"),
+            },
+        );
+    }
+
+    fn autostart_all_but(&mut self, done: Option<&str>) {
         // What an earlier release has left is an empty file that says: all of them.
-        if done.is_empty() && self.autostarted().exists() || done.lines().any(|line| line == ALL) {
+        if done.is_some_and(|done| done.is_empty() || done.lines().any(|line| line == ALL)) {
             return;
         }
-        let known = |uuid: &Uuid| done.lines().any(|line| line == uuid.to_string());
+        let known: HashSet<&str> = done.unwrap_or_default().lines().collect();
         let wanted = self.objects.inactive().filter(|object| object.autostart()).map(registry::Object::uuid);
-        self.autostart.left = wanted.filter(|uuid| !known(uuid)).collect();
+        self.autostart.left = wanted.filter(|uuid| !known.contains(uuid.to_string().as_str())).collect();
         self.autostart_more();
     }
 
@@ -57,25 +60,27 @@ impl Control {
         self.instance.journal().with_file_name("autostarted")
     }
 
-    /// Notes what was done, so that it is not done again. False when it cannot be noted, and so must not be done.
-    fn note(&self, line: &str) -> bool {
-        let file = OpenOptions::new().append(true).create(true).open(self.autostarted());
-        let noted = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
-        noted
-            .inspect_err(|error| {
-                tracing::error!(
-                    "{} cannot be written, nothing more is autostarted: {error}",
-                    self.autostarted().display()
-                );
-            })
-            .is_ok()
+    /// Notes what was done, so that it is not done again, and then does `then`; not when it cannot be noted.
+    fn note(&mut self, line: &str, then: fn(&mut Control)) {
+        let (path, line) = (self.autostarted(), format!("{line}\n"));
+        let shown = path.display().to_string();
+        let note = move |_: &mut Definitions| {
+            OpenOptions::new().append(true).create(true).open(path)?.write_all(line.as_bytes())
+        };
+        self.hand(store::of_definitions, note, move |control, noted: io::Result<()>| match noted {
+            Ok(()) => then(control),
+            Err(error) => {
+                control.autostart.left.clear();
+                tracing::error!("{shown} cannot be written, nothing more is autostarted: {error}");
+            }
+        });
     }
 
     fn autostart_more(&mut self) {
         while self.autostart.running < AT_ONCE {
             let Some(uuid) = self.autostart.left.pop_front() else {
                 if self.autostart.running == 0 {
-                    self.note(ALL);
+                    self.note(ALL, |_| {});
                 }
                 return;
             };
@@ -92,12 +97,19 @@ impl Control {
                 Err(error) => tracing::error!("domain '{name}' is not autostarted: {}", error.full_text()),
             }
             control.autostart.running = control.autostart.running.saturating_sub(1);
-            if !control.note(&uuid.to_string()) {
-                control.autostart.left.clear();
-            }
-            control.autostart_more();
+            control.note(&uuid.to_string(), Control::autostart_more);
         };
         self.start_defined(&uuid, Start { paused: false, given: Vec::new(), then: Box::new(then) });
+    }
+}
+
+/// The list of those that were started since the host's boot; none if none was.
+fn read_list(path: &Path) -> io::Result<Option<String>> {
+    match fs::metadata(path) {
+        Ok(data) if data.len() > MAX_LIST => Err(io::Error::other("it is too long")),
+        Ok(_) => fs::read_to_string(path).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

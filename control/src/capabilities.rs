@@ -24,14 +24,17 @@ type Found = Vec<(Installed, Rc<Abilities>)>;
 impl Control {
     /// Answers with the capabilities, asking each emulator that has not been asked yet.
     pub(super) fn capabilities(&mut self, cx: &Asked) -> Answer<remote::ConnectGetCapabilitiesRet> {
-        let installed = complete::architectures().filter_map(|arch| {
-            let emulator = self.emulator_path(complete::target(arch)?);
-            std::fs::metadata(&emulator).is_ok().then_some(Installed { arch, emulator })
+        let asked = cx.later();
+        let targets: Vec<_> = complete::architectures().filter_map(complete::target).collect();
+        self.with_installed(targets, move |control, found| {
+            let place = |target| found.iter().find(|(of, _)| *of == target).map(|(_, emulator)| emulator.clone());
+            let installed = complete::architectures()
+                .filter_map(|arch| Some(Installed { arch, emulator: place(complete::target(arch)?)? }));
+            let mut waiting: Vec<Installed> = installed.collect();
+            // Taken from the end.
+            waiting.reverse();
+            control.collect(asked, waiting, Vec::new());
         });
-        let mut waiting: Vec<Installed> = installed.collect();
-        // Taken from the end.
-        waiting.reverse();
-        self.collect(cx.later(), waiting, Vec::new());
         Ok(Outcome::Pending)
     }
 

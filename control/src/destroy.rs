@@ -32,23 +32,10 @@ impl Control {
 
     /// Answers when the run or start is over, or when it has had its time.
     fn answer_at_end(&mut self, cx: &Asked, uuid: Uuid, how: Destroy, reply: fn(()) -> Reply) {
-        let asked = std::rc::Rc::new(std::cell::Cell::new(Some(cx.later())));
-        let late = std::rc::Rc::clone(&asked);
-        let timer = self.after(
-            PATIENCE,
-            Box::new(move |control, ()| {
-                if let Some(asked) = late.take() {
-                    let name = control.objects.get(&uuid).map(registry::Object::name).unwrap_or_default().to_owned();
-                    control.answer(&asked, Err(errors::undying(&name, PATIENCE)));
-                }
-            }),
-        );
-        let over = move |control: &mut Control, ()| {
-            control.cancel(timer);
-            if let Some(asked) = asked.take() {
-                control.answer(&asked, Ok((reply(()), Vec::new())));
-            }
-        };
+        let name = self.objects.get(&uuid).map(registry::Object::name).unwrap_or_default();
+        let late = errors::undying(name, PATIENCE);
+        let due = self.due(cx.later(), PATIENCE, late);
+        let over = move |control: &mut Control, ()| control.answer_due(&due, Ok(reply(())));
         match how {
             Destroy::Cancel(ticket) => self.give_up_start(ticket, Box::new(over)),
             Destroy::Kill(run) => match self.guests.get_mut(&run.0) {
@@ -60,7 +47,8 @@ impl Control {
 
     /// Ends a run: by its supervisor, which reports the end best, and without it if it does not do so soon.
     pub(super) fn end_run(&mut self, run: u32) {
-        let Some(guest) = self.guests.get_mut(&run) else { return };
+        // One that has ended by itself was not destroyed.
+        let Some(guest) = self.guests.get_mut(&run).filter(|guest| !guest.over) else { return };
         guest.destroyed = true;
         let uuid = guest.uuid;
         if self.up(&uuid).is_none() {

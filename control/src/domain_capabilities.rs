@@ -33,17 +33,22 @@ impl Control {
         let arch = args.arch.clone().unwrap_or_else(|| self.host.arch.clone());
         let target = complete::target(&arch).ok_or_else(|| errors::invalid(format!("unknown architecture: {arch}")))?;
         let kind = args.virttype.as_deref().map(kind_of).transpose()?;
-        let emulator = args.emulatorbin.clone().unwrap_or_else(|| self.emulator_path(target));
-        let question = Question { emulator: emulator.clone(), arch, machine: args.machine.clone(), kind };
-        let asked = cx.later();
-        let then = move |control: &mut Control, known: Known| {
-            let result = known.and_then(|abilities| describe(&question, &abilities));
-            let reply = |capabilities| {
-                Reply::ConnectGetDomainCapabilities(remote::ConnectGetDomainCapabilitiesRet { capabilities })
+        let (asked, machine) = (cx.later(), args.machine.clone());
+        let ask = move |control: &mut Control, emulator: String| {
+            let question = Question { emulator: emulator.clone(), arch, machine, kind };
+            let then = move |control: &mut Control, known: Known| {
+                let result = known.and_then(|abilities| describe(&question, &abilities));
+                let reply = |capabilities| {
+                    Reply::ConnectGetDomainCapabilities(remote::ConnectGetDomainCapabilitiesRet { capabilities })
+                };
+                control.answer(&asked, result.map(|text| (reply(text), Vec::new())));
             };
-            control.answer(&asked, result.map(|text| (reply(text), Vec::new())));
+            control.with_abilities(&emulator, Box::new(then));
         };
-        self.with_abilities(&emulator, Box::new(then));
+        match args.emulatorbin.clone() {
+            Some(emulator) => ask(self, emulator),
+            None => self.with_emulator(target, ask),
+        }
         Ok(Outcome::Pending)
     }
 
@@ -56,7 +61,6 @@ impl Control {
         only(args.flags, 0, "virConnectGetCPUModelNames")?;
         let target = complete::target(&args.arch)
             .ok_or_else(|| errors::invalid(format!("cannot find architecture {}", args.arch)))?;
-        let emulator = self.emulator_path(target);
         let (asked, wanted) = (cx.later(), args.need_results != 0);
         let then = move |control: &mut Control, known: Known| {
             let result = known.map(|abilities| {
@@ -67,7 +71,7 @@ impl Control {
             });
             control.answer(&asked, result);
         };
-        self.with_abilities(&emulator, Box::new(then));
+        self.with_abilities_of(target, Box::new(then));
         Ok(Outcome::Pending)
     }
 

@@ -1,7 +1,5 @@
 //! What the driver's methods do to and say of domains.
 
-use std::path::Path;
-
 use api::{
     Answer, Error, Outcome, Reply, bulkhead,
     consts::{ConsoleFlags, CreateFlags, ListDomains, XmlFlags},
@@ -15,11 +13,11 @@ use registry::{Effect, Object, Removing, Run, State, TransientRefusal};
 
 use super::{
     Control, Domains,
-    definitions::Summary,
     driver::Asked,
     errors,
     guests::{GuestError, Process, SupervisorReply},
     start::{Given, Start, Started},
+    store::definitions::{Definitions, Summary},
 };
 use crate::qemu::complete;
 
@@ -197,23 +195,33 @@ impl Control {
     }
 
     /// The live document, or the definition.
-    pub(super) fn document(&self, dom: &remote::Domain, flags: XmlFlags) -> Result<String, Error> {
+    pub(super) fn document(
+        &mut self,
+        cx: &Asked,
+        dom: &remote::Domain,
+        flags: XmlFlags,
+    ) -> Answer<remote::DomainGetXmlDescRet> {
         let uuid = self.known(dom)?;
         let secrets = flags.contains(XmlFlags::SECURE);
-        let summary = self.defined(&uuid);
-        match (self.active(&uuid), summary) {
-            (Some(guest), summary) if !flags.contains(XmlFlags::INACTIVE) || summary.is_none() => {
-                let silent =
-                    || errors::guest("describe", &guest.name, &GuestError::Gone(Some("not yet heard from".into())));
-                let domain = guest.domain.as_ref().ok_or_else(silent)?;
-                Ok(domain.to_xml(&DumpOptions { live: Some(Live { id: guest.id }), secrets }))
-            }
-            (_, Some(summary)) => {
-                let domain = self.definitions.read(summary).map_err(|e| errors::store("read", &summary.name, &e))?;
-                Ok(domain.to_xml(&DumpOptions { live: None, secrets }))
-            }
-            (_, None) => Err(errors::no_domain_uuid(&uuid, &dom.name)),
+        let defined = self.defined(&uuid).map(|summary| summary.name.clone());
+        if let Some(guest) = self.active(&uuid)
+            && (defined.is_none() || !flags.contains(XmlFlags::INACTIVE))
+        {
+            let silent =
+                || errors::guest("describe", &guest.name, &GuestError::Gone(Some("not yet heard from".into())));
+            let domain = guest.domain.as_ref().ok_or_else(silent)?;
+            let xml = domain.to_xml(&DumpOptions { live: Some(Live { id: guest.id }), secrets });
+            return Ok(remote::DomainGetXmlDescRet { xml }.into());
         }
+        let name = defined.ok_or_else(|| errors::no_domain_uuid(&uuid, &dom.name))?;
+        let read = move |definitions: &mut Definitions| {
+            definitions.read(&uuid).map(|domain| domain.to_xml(&DumpOptions { live: None, secrets }))
+        };
+        self.on_definitions(cx, ("read", &name.clone()), read, move |_, read| {
+            let xml = read.map_err(|error| errors::store("read", &name, &error))?;
+            Ok(Reply::DomainGetXmlDesc(remote::DomainGetXmlDescRet { xml }))
+        });
+        Ok(Outcome::Pending)
     }
 
     /// Defines a domain, new or in place of the one with its UUID.
@@ -237,29 +245,40 @@ impl Control {
             let completed = known.and_then(|abilities| {
                 complete::complete(&mut domain, &abilities).map_err(|error| errors::plan(&domain.name, &error))
             });
-            let result = match completed {
-                Ok(()) => control.store(&mut domain, uuid, ticket),
+            match completed {
+                Ok(()) => control.keep(&asked, domain, uuid, ticket, reply),
                 Err(error) => {
                     control.drop_ticket(ticket);
-                    Err(error)
+                    control.answer(&asked, Err(error));
                 }
-            };
-            control.answer(&asked, result.map(|dom| (reply(dom), Vec::new())));
+            }
         };
         self.with_abilities(&emulator, Box::new(known));
         Ok(Outcome::Pending)
     }
 
-    fn store(&mut self, domain: &mut Domain, uuid: Uuid, ticket: registry::Ticket) -> Result<remote::Domain, Error> {
-        if let Err(error) = self.definitions.write(domain, uuid) {
-            self.drop_ticket(ticket);
-            return Err(errors::store("define", &domain.name, &error));
-        }
-        let summary = self.definitions.by_uuid(&uuid).cloned();
-        let summary = summary.ok_or_else(|| errors::wrong_state("the definition is gone"))?;
-        let effects = self.objects.commit_define(ticket, summary);
-        self.carry_out(effects.map_err(|refusal| errors::refusal(&refusal))?);
-        Ok(self.handle(&uuid))
+    /// Writes a completed definition.
+    fn keep(
+        &mut self,
+        cx: &Asked,
+        domain: Domain,
+        uuid: Uuid,
+        ticket: registry::Ticket,
+        reply: impl FnOnce(remote::Domain) -> Reply + 'static,
+    ) {
+        let name = domain.name.clone();
+        let write = move |definitions: &mut Definitions| definitions.write(&domain, uuid);
+        self.on_definitions(cx, ("define", &name.clone()), write, move |control, written| match written {
+            Ok(summary) => {
+                let effects = control.objects.commit_define(ticket, summary);
+                control.carry_out(effects.map_err(|refusal| errors::refusal(&refusal))?);
+                Ok(reply(control.handle(&uuid)))
+            }
+            Err(error) => {
+                control.drop_ticket(ticket);
+                Err(errors::store("define", &name, &error))
+            }
+        });
     }
 
     /// Gives up what a ticket reserves.
@@ -280,17 +299,23 @@ impl Control {
     }
 
     /// Removes a definition; a running domain goes on as a transient one.
-    pub(super) fn undefine(&mut self, dom: &remote::Domain) -> Answer<()> {
+    pub(super) fn undefine(&mut self, cx: &Asked, dom: &remote::Domain, reply: fn(()) -> Reply) -> Answer<()> {
         let uuid = self.known(dom)?;
+        let name = self.persistent(dom, TransientRefusal::Undefine)?.name;
         let ticket = self.objects.begin_undefine(&uuid, Removing::default()).map_err(|r| errors::refusal(&r))?;
-        let summary = self.persistent(dom, TransientRefusal::Undefine)?;
-        if let Err(error) = self.definitions.remove(&summary) {
-            self.drop_ticket(ticket);
-            return Err(errors::store("undefine", &summary.name, &error));
-        }
-        let effects = self.objects.commit_undefine(ticket).map_err(|refusal| errors::refusal(&refusal))?;
-        self.carry_out(effects);
-        Ok(().into())
+        let remove = move |definitions: &mut Definitions| definitions.remove(&uuid);
+        self.on_definitions(cx, ("undefine", &name.clone()), remove, move |control, removed| match removed {
+            Ok(()) => {
+                let effects = control.objects.commit_undefine(ticket).map_err(|refusal| errors::refusal(&refusal))?;
+                control.carry_out(effects);
+                Ok(reply(()))
+            }
+            Err(error) => {
+                control.drop_ticket(ticket);
+                Err(errors::store("undefine", &name, &error))
+            }
+        });
+        Ok(Outcome::Pending)
     }
 
     pub(super) fn persistent(&self, dom: &remote::Domain, otherwise: TransientRefusal) -> Result<Summary, Error> {
@@ -300,12 +325,15 @@ impl Control {
     }
 
     /// Lets a domain start with the host, or no longer.
-    pub(super) fn set_autostart(&mut self, dom: &remote::Domain, autostart: bool) -> Answer<()> {
-        let summary = self.persistent(dom, TransientRefusal::Autostart)?;
-        let result = self.definitions.set_autostart(&summary.uuid, autostart);
-        result.map_err(|error| errors::store("set autostart of", &summary.name, &error))?;
-        self.objects.set_autostart(&summary.uuid, autostart).map_err(|refusal| errors::refusal(&refusal))?;
-        Ok(().into())
+    pub(super) fn set_autostart(&mut self, cx: &Asked, dom: &remote::Domain, autostart: bool) -> Answer<()> {
+        let Summary { uuid, name, .. } = self.persistent(dom, TransientRefusal::Autostart)?;
+        let set = move |definitions: &mut Definitions| definitions.set_autostart(&uuid, autostart);
+        self.on_definitions(cx, ("set autostart of", &name.clone()), set, move |control, set| {
+            set.map_err(|error| errors::store("set autostart of", &name, &error))?;
+            control.objects.set_autostart(&uuid, autostart).map_err(|refusal| errors::refusal(&refusal))?;
+            Ok(Reply::DomainSetAutostart(()))
+        });
+        Ok(Outcome::Pending)
     }
 
     /// Starts a defined domain.
@@ -405,7 +433,6 @@ impl Control {
     /// The version of the host's own QEMU.
     pub(super) fn hypervisor_version(&mut self, cx: &Asked) -> Answer<remote::ConnectGetVersionRet> {
         let asked = cx.later();
-        let emulator = self.host_emulator();
         let then = move |control: &mut Control, known: super::emulators::Known| {
             let result = known.map(|abilities| {
                 let (major, minor, micro) = abilities.version;
@@ -414,14 +441,13 @@ impl Control {
             });
             control.answer(&asked, result);
         };
-        self.with_abilities(&emulator, Box::new(then));
+        self.with_abilities_of(self.host_target(), Box::new(then));
         Ok(Outcome::Pending)
     }
 
     /// The most virtual CPUs that the default machine of the host's own QEMU takes.
     pub(super) fn max_vcpus(&mut self, cx: &Asked) -> Answer<remote::ConnectGetMaxVcpusRet> {
         let asked = cx.later();
-        let emulator = self.host_emulator();
         let then = move |control: &mut Control, known: super::emulators::Known| {
             let result = known.map(|abilities| {
                 let most = abilities.machines.iter().find(|m| m.default).map_or(1, |machine| machine.max_cpus);
@@ -430,21 +456,12 @@ impl Control {
             });
             control.answer(&asked, result);
         };
-        self.with_abilities(&emulator, Box::new(then));
+        self.with_abilities_of(self.host_target(), Box::new(then));
         Ok(Outcome::Pending)
     }
 
-    pub(super) fn host_emulator(&self) -> String {
-        let target = complete::target(&self.host.arch).unwrap_or("x86_64");
-        self.emulator_path(target)
-    }
-
-    /// Where the emulator of a target is, or would be.
-    pub(super) fn emulator_path(&self, target: &str) -> String {
-        let name = format!("qemu-system-{target}");
-        let places = self.config.emulator_roots.iter().map(|root| root.join(&name));
-        let found = places.clone().find(|path| path.exists()).or_else(|| places.into_iter().next());
-        found.unwrap_or_else(|| Path::new("/usr/bin").join(&name)).to_string_lossy().into_owned()
+    fn host_target(&self) -> &'static str {
+        complete::target(&self.host.arch).unwrap_or("x86_64")
     }
 }
 

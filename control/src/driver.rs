@@ -325,12 +325,11 @@ impl Driver for Control {
 
     fn domain_get_xml_desc(
         &mut self,
-        _: &mut Asked,
+        cx: &mut Asked,
         args: remote::DomainGetXmlDescArgs,
     ) -> Answer<remote::DomainGetXmlDescRet> {
         only(args.flags, XmlFlags::all().bits(), "virDomainGetXMLDesc")?;
-        let xml = self.document(&args.dom, XmlFlags::from_bits_truncate(args.flags))?;
-        Ok(remote::DomainGetXmlDescRet { xml }.into())
+        self.document(cx, &args.dom, XmlFlags::from_bits_truncate(args.flags))
     }
 
     fn domain_get_os_type(
@@ -435,17 +434,17 @@ impl Driver for Control {
         self.define(cx, &args.xml, |dom| Reply::DomainDefineXmlFlags(remote::DomainDefineXmlFlagsRet { dom }))
     }
 
-    fn domain_undefine(&mut self, _: &mut Asked, args: remote::DomainUndefineArgs) -> Answer<()> {
-        self.undefine(&args.dom)
+    fn domain_undefine(&mut self, cx: &mut Asked, args: remote::DomainUndefineArgs) -> Answer<()> {
+        self.undefine(cx, &args.dom, Reply::DomainUndefine)
     }
 
-    fn domain_undefine_flags(&mut self, _: &mut Asked, args: remote::DomainUndefineFlagsArgs) -> Answer<()> {
+    fn domain_undefine_flags(&mut self, cx: &mut Asked, args: remote::DomainUndefineFlagsArgs) -> Answer<()> {
         only(args.flags, UndefineFlags::all().bits(), "virDomainUndefineFlags")?;
-        self.undefine(&args.dom)
+        self.undefine(cx, &args.dom, Reply::DomainUndefineFlags)
     }
 
-    fn domain_set_autostart(&mut self, _: &mut Asked, args: remote::DomainSetAutostartArgs) -> Answer<()> {
-        self.set_autostart(&args.dom, args.autostart != 0)
+    fn domain_set_autostart(&mut self, cx: &mut Asked, args: remote::DomainSetAutostartArgs) -> Answer<()> {
+        self.set_autostart(cx, &args.dom, args.autostart != 0)
     }
 
     // The life cycle.

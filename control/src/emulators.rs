@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
-    io::Write,
+    io::{self, Write},
     os::unix::{
         fs::{MetadataExt, OpenOptionsExt},
         net::UnixStream,
@@ -27,6 +27,7 @@ use super::{
     Control, Then, errors,
     launcher_link::Done,
     link::{GuestError, Link, SupervisorReply},
+    store,
 };
 use crate::qemu::plan;
 
@@ -34,6 +35,8 @@ use crate::qemu::plan;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long an emulator that could not be asked is not asked again: its cause may have been a full disk.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How long anybody waits for the disk that emulators are on.
+const LOOKING: Duration = Duration::from_secs(10);
 /// No cached description is larger.
 const MAX_CACHED: u64 = 4 << 20;
 
@@ -98,28 +101,15 @@ impl Emulators {
         }
     }
 
-    fn lookup_silent(&self, emulator: &str, identity: &Identity) -> Option<Error> {
+    fn lookup_silent(&self, emulator: &str, identity: &Identity, now: Instant) -> Option<Error> {
         let (known, since, error) = self.silent.get(emulator)?;
-        (known == identity && since.elapsed() < SILENCE).then(|| error.clone())
+        (known == identity && now.saturating_duration_since(*since) < SILENCE).then(|| error.clone())
     }
 
-    fn lookup(&mut self, emulator: &str, identity: &Identity) -> Option<Rc<Abilities>> {
-        if let Some((known, abilities)) = self.known.get(emulator)
-            && known == identity
-        {
-            return Some(Rc::clone(abilities));
-        }
-        let path = self.path(emulator);
-        if fs::metadata(&path).ok()?.len() > MAX_CACHED {
-            return None;
-        }
-        let cached: Cached = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-        if cached.emulator != emulator || cached.identity != *identity {
-            return None;
-        }
-        let abilities = Rc::new(cached.abilities);
-        self.known.insert(emulator.into(), (identity.clone(), Rc::clone(&abilities)));
-        Some(abilities)
+    /// What is in memory of an emulator in this state.
+    fn lookup(&self, emulator: &str, identity: &Identity) -> Option<Rc<Abilities>> {
+        let (known, abilities) = self.known.get(emulator)?;
+        (known == identity).then(|| Rc::clone(abilities))
     }
 
     /// The version of a running guest's emulator, as far as it is known.
@@ -129,23 +119,9 @@ impl Emulators {
         known.map(|(major, minor, micro)| format!("{major}.{minor}.{micro}")).unwrap_or_default()
     }
 
-    fn learn(&mut self, emulator: &str, identity: Identity, abilities: Abilities) -> Rc<Abilities> {
-        let cached = Cached { emulator: emulator.into(), identity, abilities };
-        if let Err(error) = self.write(&cached) {
-            tracing::warn!("what {emulator} can do is not kept on disk: {error}");
-        }
-        let abilities = Rc::new(cached.abilities);
-        self.known.insert(emulator.into(), (cached.identity, Rc::clone(&abilities)));
+    fn learn(&mut self, emulator: &str, identity: Identity, abilities: Rc<Abilities>) -> Rc<Abilities> {
+        self.known.insert(emulator.into(), (identity, Rc::clone(&abilities)));
         abilities
-    }
-
-    fn write(&self, cached: &Cached) -> std::io::Result<()> {
-        let path = self.path(&cached.emulator);
-        let temporary = path.with_extension("new");
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&serde_json::to_vec(cached)?)?;
-        // No fsync: a cache that is torn by a power cut is asked for again.
-        fs::rename(temporary, path)
     }
 
     fn path(&self, emulator: &str) -> PathBuf {
@@ -156,38 +132,111 @@ impl Emulators {
     }
 }
 
-fn identity(emulator: &str, kvm: Option<String>) -> std::io::Result<Identity> {
+/// What the disk tells of an emulator: its state, and what is kept of it in this state unless it is known already.
+struct Seen {
+    identity: Identity,
+    abilities: Option<Abilities>,
+}
+
+fn see(emulator: &str, kvm: Option<String>, cache: &Path, known: Option<&Identity>) -> io::Result<Seen> {
     let data = fs::metadata(emulator)?;
-    Ok(Identity {
+    let identity = Identity {
         device: data.dev(),
         inode: data.ino(),
         size: data.size(),
         modified: (data.mtime(), data.mtime_nsec()),
         changed: (data.ctime(), data.ctime_nsec()),
         kvm,
-    })
+    };
+    let abilities = if known == Some(&identity) { None } else { read_cached(cache, emulator, &identity) };
+    Ok(Seen { identity, abilities })
+}
+
+fn read_cached(path: &Path, emulator: &str, identity: &Identity) -> Option<Abilities> {
+    if fs::metadata(path).ok()?.len() > MAX_CACHED {
+        return None;
+    }
+    let cached: Cached = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    (cached.emulator == emulator && cached.identity == *identity).then_some(cached.abilities)
+}
+
+fn write_cached(path: &Path, cached: &Cached) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&serde_json::to_vec(cached)?)?;
+    // No fsync: a cache that is torn by a power cut is asked for again.
+    fs::rename(temporary, path)
 }
 
 impl Control {
+    /// Where the emulator of a target may be, the likeliest place first.
+    fn places(&self, target: &str) -> Vec<PathBuf> {
+        let name = format!("qemu-system-{target}");
+        let roots = &self.config.emulator_roots;
+        let places = roots.iter().map(PathBuf::as_path).chain(roots.is_empty().then_some(Path::new("/usr/bin")));
+        places.map(|root| root.join(&name)).collect()
+    }
+
+    /// Does `then` with those of the targets that have an emulator on this host, and where it is.
+    pub(super) fn with_installed(
+        &mut self,
+        targets: impl IntoIterator<Item = &'static str>,
+        then: impl FnOnce(&mut Control, Vec<(&'static str, String)>) + 'static,
+    ) {
+        let wanted: Vec<_> = targets.into_iter().map(|target| (target, self.places(target))).collect();
+        let look = move |_: &mut ()| {
+            let found = |places: Vec<PathBuf>| places.into_iter().find(|path| path.exists()).map(|path| shown(&path));
+            wanted.into_iter().filter_map(|(target, places)| Some((target, found(places)?))).collect()
+        };
+        self.hand_within(store::of_lookout, LOOKING, look, |control, found| then(control, found.unwrap_or_default()));
+    }
+
+    /// Does `then` with where the emulator of a target is, or would be.
+    pub(super) fn with_emulator(&mut self, target: &'static str, then: impl FnOnce(&mut Control, String) + 'static) {
+        let otherwise = self.places(target).first().map(|path| shown(path)).unwrap_or_default();
+        self.with_installed([target], move |control, found| {
+            let emulator = found.into_iter().next().map_or(otherwise, |(_, emulator)| emulator);
+            then(control, emulator);
+        });
+    }
+
+    /// Does `then` with what the emulator of a target can do.
+    pub(super) fn with_abilities_of(&mut self, target: &'static str, then: Then<Known>) {
+        self.with_emulator(target, move |control, emulator| control.with_abilities(&emulator, then));
+    }
+
     /// Does `then` with what an emulator can do, asking it first if that is not known.
     pub(super) fn with_abilities(&mut self, emulator: &str, then: Then<Known>) {
-        let identity = match identity(emulator, self.host.kvm_identity.clone()) {
-            Ok(identity) => identity,
-            Err(error) => {
-                let refusal = Refusal::Emulator { path: emulator.into(), why: error.to_string() };
-                return then(self, Err(errors::emulator_refused(&refusal)));
+        let (path, kvm, cache) = (emulator.to_owned(), self.host.kvm_identity.clone(), self.emulators.path(emulator));
+        let known = self.emulators.known.get(emulator).map(|(identity, _)| identity.clone());
+        let emulator = emulator.to_owned();
+        let look = move |_: &mut ()| see(&path, kvm, &cache, known.as_ref());
+        self.hand_within(store::of_lookout, LOOKING, look, move |control, seen| match seen {
+            Some(Ok(seen)) => control.with_seen(emulator, seen, then),
+            Some(Err(error)) => {
+                let refusal = Refusal::Emulator { path: emulator, why: error.to_string() };
+                then(control, Err(errors::emulator_refused(&refusal)));
             }
+            None => then(control, Err(errors::emulator_unseen(&emulator, LOOKING))),
+        });
+    }
+
+    fn with_seen(&mut self, emulator: String, seen: Seen, then: Then<Known>) {
+        let Seen { identity, abilities } = seen;
+        let abilities = match abilities {
+            Some(abilities) => Some(self.emulators.learn(&emulator, identity.clone(), Rc::new(abilities))),
+            None => self.emulators.lookup(&emulator, &identity),
         };
-        if let Some(abilities) = self.emulators.lookup(emulator, &identity) {
+        if let Some(abilities) = abilities {
             return then(self, Ok(abilities));
         }
-        if let Some(error) = self.emulators.lookup_silent(emulator, &identity) {
+        if let Some(error) = self.emulators.lookup_silent(&emulator, &identity, self.now()) {
             return then(self, Err(error));
         }
-        let waiting = self.emulators.asking.entry(emulator.into()).or_default();
+        let waiting = self.emulators.asking.entry(emulator.clone()).or_default();
         waiting.push(then);
         if waiting.len() == 1 {
-            self.probe(emulator.into(), identity);
+            self.probe(emulator, identity);
         }
     }
 
@@ -203,7 +252,7 @@ impl Control {
         });
         let (link, theirs) = match prepared {
             Ok(prepared) => prepared,
-            Err(cause) => return self.learn(&emulator, Err(cause)),
+            Err(cause) => return self.learn(&emulator, &identity, Err(cause)),
         };
         let launch = Launch {
             purpose: Purpose::Probe,
@@ -213,18 +262,25 @@ impl Control {
             kvm: self.host.kvm_identity.is_some(),
             disks: Vec::new(),
         };
-        let probing = Probing { emulator: emulator.clone(), identity: Some(identity) };
+        let probing = Probing { emulator: emulator.clone(), identity: Some(identity.clone()) };
         let launched = move |control: &mut Control, done: Done| control.probe_launched(probing, link, done);
-        let late = move |control: &mut Control, refusal: Refusal| control.learn(&emulator, Err(refusal.to_string()));
+        let late = move |control: &mut Control, refusal: Refusal| {
+            control.learn(&emulator, &identity, Err(refusal.to_string()));
+        };
         let fds = vec![theirs.into()];
         self.ask_launcher_however_long(&ToLauncher::Launch(launch), fds, Box::new(launched), Box::new(late));
     }
 
     fn probe_launched(&mut self, probing: Probing, link: Link, done: Done) {
         let run = match done {
-            Ok((FromLauncher::Launched { run, .. }, _)) => run,
-            Ok(_) => return self.learn(&probing.emulator, Err("the launcher gave another answer".into())),
-            Err(refusal) => return self.learn(&probing.emulator, Err(refusal.to_string())),
+            Ok((FromLauncher::Launched { run, .. }, _)) => Ok(run),
+            Ok(_) => Err("the launcher gave another answer".to_owned()),
+            Err(refusal) => Err(refusal.to_string()),
+        };
+        let run = match (run, &probing.identity) {
+            (Ok(run), _) => run,
+            (Err(why), Some(identity)) => return self.learn(&probing.emulator, identity, Err(why)),
+            (Err(_), None) => return,
         };
         self.probes.running.insert(run, probing);
         if let Err(error) = self.connect(run, link) {
@@ -241,14 +297,12 @@ impl Control {
         let Some(identity) = probing.identity.take() else { return };
         let emulator = probing.emulator.clone();
         let result = match reply {
-            Ok((Answer::Payload(payload), _)) => {
-                payload.read::<Abilities>().map(|abilities| (identity, abilities)).map_err(|error| chain(&error))
-            }
+            Ok((Answer::Payload(payload), _)) => payload.read::<Abilities>().map_err(|error| chain(&error)),
             Ok(_) => Err("the supervisor gave another answer".into()),
             Err(error) => Err(error.to_string()),
         };
         self.launcher.tell(&ToLauncher::Kill { run });
-        self.learn(&emulator, result);
+        self.learn(&emulator, &identity, result);
     }
 
     /// Whether a run that has ended was a probe's; what waits for one that has said nothing is told.
@@ -271,15 +325,21 @@ impl Control {
         self.launcher.tell(&tell);
     }
 
-    /// Answers all who wait for what is known of an emulator.
-    fn learn(&mut self, emulator: &str, result: Result<(Identity, Abilities), String>) {
+    /// Keeps what an emulator in this state can do, and answers all who wait for it.
+    fn learn(&mut self, emulator: &str, identity: &Identity, result: Result<Abilities, String>) {
         let result: Known = match result {
-            Ok((identity, abilities)) => Ok(self.emulators.learn(emulator, identity, abilities)),
+            Ok(abilities) => {
+                self.cache(Cached {
+                    emulator: emulator.into(),
+                    identity: identity.clone(),
+                    abilities: abilities.clone(),
+                });
+                Ok(self.emulators.learn(emulator, identity.clone(), Rc::new(abilities)))
+            }
             Err(cause) => {
                 let error = errors::emulator_silent(emulator, &cause);
-                if let Ok(identity) = identity(emulator, self.host.kvm_identity.clone()) {
-                    self.emulators.silent.insert(emulator.into(), (identity, Instant::now(), error.clone()));
-                }
+                let silent = (identity.clone(), self.now(), error.clone());
+                self.emulators.silent.insert(emulator.into(), silent);
                 Err(error)
             }
         };
@@ -287,4 +347,18 @@ impl Control {
             then(self, result.clone());
         }
     }
+
+    fn cache(&mut self, cached: Cached) {
+        let (path, emulator) = (self.emulators.path(&cached.emulator), cached.emulator.clone());
+        let write = move |_: &mut ()| write_cached(&path, &cached);
+        self.hand(store::of_lookout, write, move |_, written| {
+            if let Err(error) = written {
+                tracing::warn!("what {emulator} can do is not kept on disk: {error}");
+            }
+        });
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }

@@ -5,7 +5,10 @@ use ipc::ConnError;
 use supervisor::protocol::Failure;
 use uuid::Uuid;
 
-use super::{definitions::StoreError, guests::GuestError};
+use super::{
+    guests::GuestError,
+    store::definitions::{ChangeError, StoreError},
+};
 use qemud::edge::Refusal;
 
 use crate::qemu::plan::PlanError;
@@ -97,6 +100,34 @@ pub fn store(doing: &str, name: &str, error: &StoreError) -> Error {
         _ => "nothing was changed; see that the disk has room and the directory can be written".into(),
     };
     qemu(ErrorCode::SYSTEM_ERROR, format!("cannot {doing} domain '{name}'")).with_cause(error).with_hint(hint)
+}
+
+/// A change of a definition was not made.
+pub fn change(doing: &str, name: &str, error: ChangeError) -> Error {
+    match error {
+        ChangeError::Store(error) => store(doing, name, &error),
+        ChangeError::Refused(error) => error,
+    }
+}
+
+/// The disk with the definitions does not answer.
+pub fn disk_silent(doing: &str, name: &str, waited: std::time::Duration) -> Error {
+    let cause = format!("the disk with the definitions has not answered within {} s", waited.as_secs());
+    qemu(ErrorCode::OPERATION_TIMEOUT, format!("cannot {doing} domain '{name}'"))
+        .with_cause_text(&cause)
+        .with_hint("what was asked for may still be done when the disk answers; look at the domain then")
+}
+
+/// One half of a change was made and the other was not.
+pub fn half_changed(name: &str, stands: &str, error: Error) -> Error {
+    let hint = format!("{stands} of '{name}' has changed all the same; change it back if it should not");
+    error.with_hint(hint)
+}
+
+/// Nobody can tell what an emulator is: the disk that it is on does not answer.
+pub fn emulator_unseen(emulator: &str, waited: std::time::Duration) -> Error {
+    let why = format!("the disk that it is on has not answered within {} s", waited.as_secs());
+    emulator_refused(&Refusal::Emulator { path: emulator.into(), why })
 }
 
 /// The launcher refused something that a guest needs.

@@ -1,6 +1,9 @@
 //! Events to clients: by sequence number on our own program, by callback on libvirt's.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use api::{
     Error, Event, Reply, bulkhead,
@@ -20,8 +23,31 @@ use super::{
     Control,
     driver::Asked,
     errors,
-    journal::{Entry, Journal, NO_LIFECYCLE},
+    store::{
+        self,
+        journal::{Entry, Journal, NO_LIFECYCLE},
+    },
 };
+
+/// How long an event waits for its line in the journal before it is told without.
+const UNWRITTEN: Duration = Duration::from_secs(1);
+/// After how long the journal is tried again when a disk does not take it.
+const RETRY: Duration = Duration::from_secs(5);
+/// So many lines may be on their way to a disk that does not answer.
+const QUEUED_LINES: usize = 16_384;
+
+/// How events are on their way through the journal to the clients.
+#[derive(Default)]
+pub struct Telling {
+    /// When those that have a number are told although no disk has taken them.
+    late: Option<(Instant, u64)>,
+    /// Lines that the store's thread has not answered for.
+    queued: usize,
+    /// The journal will be tried again.
+    retrying: bool,
+    /// It is being written anew.
+    compacting: bool,
+}
 
 /// Callbacks that one connection may register.
 const MAX_CALLBACKS: usize = 256;
@@ -110,14 +136,75 @@ impl Subscribers {
 }
 
 impl Control {
-    /// Writes an event down and tells everybody who wants to hear of it.
+    /// Writes an event down, and tells everybody who wants to hear of it when it is written.
     pub(super) fn publish(&mut self, entry: Entry) {
-        let entry = self.journal.add(entry);
+        let sequence = self.journal.number(entry);
+        self.write_line(sequence);
+        if self.telling.late.is_none() {
+            let late = |control: &mut Control, ()| {
+                control.telling.late = None;
+                control.tell(u64::MAX);
+            };
+            self.telling.late = Some(self.after(UNWRITTEN, Box::new(late)));
+        }
+    }
+
+    fn write_line(&mut self, sequence: u64) {
+        let line = self.journal.last_numbered().map(serde_json::to_vec);
+        let Some(Ok(line)) = line.filter(|_| self.telling.queued < QUEUED_LINES) else { return };
+        self.telling.queued += 1;
+        self.hand(
+            store::of_lines,
+            move |lines| lines.append(line),
+            move |control, condition| {
+                control.telling.queued = control.telling.queued.saturating_sub(1);
+                control.look_after_journal(condition);
+                control.tell(sequence);
+            },
+        );
+    }
+
+    /// Has the journal's file tried again or written anew when it needs that.
+    fn look_after_journal(&mut self, condition: store::Condition) {
+        if condition.failing && !std::mem::replace(&mut self.telling.retrying, true) {
+            let retry = |control: &mut Control, ()| {
+                control.hand(store::of_lines, store::Lines::retry, |control, condition| {
+                    control.telling.retrying = false;
+                    control.look_after_journal(condition);
+                });
+            };
+            self.after(RETRY, Box::new(retry));
+        }
+        if condition.long && !std::mem::replace(&mut self.telling.compacting, true) {
+            let kept = self.journal.kept();
+            let compact = move |lines: &mut store::Lines| lines.compact(&kept);
+            self.hand(store::of_lines, compact, |control, result| {
+                control.telling.compacting = false;
+                if let Err(error) = result {
+                    tracing::warn!("the journal cannot be written anew, and grows: {error}");
+                }
+            });
+        }
+    }
+
+    /// Tells the events up to this number that have not been told.
+    fn tell(&mut self, up_to: u64) {
+        while let Some(entry) = self.journal.told(up_to) {
+            self.tell_one(&entry);
+        }
+        if self.journal.last_numbered().is_none()
+            && let Some(timer) = self.telling.late.take()
+        {
+            self.cancel(timer);
+        }
+    }
+
+    fn tell_one(&mut self, entry: &Entry) {
         if !self.subscribers.by_sequence.is_empty() {
             let keys: Vec<PeerKey> = self.subscribers.by_sequence.keys().copied().collect();
             // Encoded once for all of them.
             let mut body = Vec::new();
-            match codec::encode_event(&numbered(&entry), &mut body) {
+            match codec::encode_event(&numbered(entry), &mut body) {
                 Ok(()) => keys.into_iter().for_each(|key| self.send_body(key, &body)),
                 Err(error) => tracing::error!("an event cannot be sent: {error}"),
             }
@@ -128,7 +215,7 @@ impl Control {
             let wanting: Vec<(PeerKey, i32)> = self.subscribers.wanting(event, entry.uuid).collect();
             for (key, id) in wanting {
                 // Not every notice has an event of every kind.
-                let Some(event) = called_back(&entry, event, id) else { break };
+                let Some(event) = called_back(entry, event, id) else { break };
                 self.send_event(key, &event);
             }
         }

@@ -5,7 +5,13 @@
 //! launcher's word that the run's processes are gone. A lost connection, a silent supervisor, a record that cannot be read:
 //! none of these ends a run.
 
-use std::fs;
+use std::{
+    fs,
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    time::Duration,
+};
 
 use api::{
     consts::{DomainEventId, DomainState, LifecycleEvent, ShutoffReason, StoppedDetail},
@@ -15,6 +21,7 @@ use ipc::ConnError;
 use model::Domain;
 use qemud::{chain, edge::ToLauncher};
 use registry::{Effect, Run, State};
+use rustix::fs::OFlags;
 use supervisor::{
     events::{Allowance, Recorded, bounded, follows},
     protocol::{Event, Notice},
@@ -25,8 +32,11 @@ use super::{
     Control, Then,
     adopt::Redial,
     jobs::Jobs,
-    journal::{Entry, NO_LIFECYCLE},
     start::Started,
+    store::{
+        self,
+        journal::{Entry, NO_LIFECYCLE},
+    },
 };
 pub use super::{
     link::{GuestError, SupervisorReply},
@@ -43,7 +53,9 @@ const MAX_PATH: usize = 4096;
 /// The longest text of an event, in characters.
 const MAX_TEXT: usize = 2048;
 /// How long a supervisor may stay after it has reported its guest's end; then it is killed.
-const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(2);
+/// How long the end of a run waits for what its supervisor has logged.
+const LOG_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What control knows of one run.
 pub struct Guest {
@@ -83,6 +95,8 @@ pub struct Guest {
     pub redial: Redial,
     /// What is done to it, one thing at a time.
     pub jobs: Jobs,
+    /// The kernel says that it is gone; its log is being read.
+    pub over: bool,
     /// Its supervisor's word that it has stopped, kept until the kernel says that it is gone.
     stop: Option<Event>,
     events: Allowance,
@@ -119,6 +133,7 @@ impl Guest {
             quarantine: None,
             redial: Redial::default(),
             jobs: Jobs::default(),
+            over: false,
             stop: None,
             events: Allowance::new(EVENTS),
             notices: Allowance::new(NOTICES),
@@ -211,19 +226,39 @@ impl Control {
     }
 
     /// The launcher says that no process of a run is left. What the run's log has and the connection did not bring is taken
-    /// now; if its end is not there either, it was killed, and the guest with it.
+    /// then; if its end is not there either, it was killed, and the guest with it.
     pub(super) fn run_ended(&mut self, id: u32, how: Option<&str>) {
         self.hear_supervisor(id);
         self.drop_link(id);
         if self.probe_ended(id, how) {
             return self.launcher.tell(&ToLauncher::Retire { run: id });
         }
-        match self.guests.get(&id).map(|guest| guest.quarantine.is_some()) {
-            None => return,
+        let Some(guest) = self.guests.get_mut(&id).filter(|guest| !guest.over) else { return };
+        guest.over = true;
+        let how = how.map(str::to_owned);
+        if guest.quarantine.is_some() {
             // Its log is as little read as its supervisor is heard, so what it has to tell is lost.
-            Some(true) => self.journal.leave_gap(),
-            Some(false) => self.with_in_hand(id, |control| control.take_logged(id)),
+            self.journal.leave_gap();
+            return self.close_books(id, how.as_deref());
         }
+        let path = self.instance.guest_event_log(id);
+        let read = move |_: &mut store::Lines| read_log(&path);
+        self.hand_within(store::of_lines, LOG_PATIENCE, read, move |control, read| {
+            match read {
+                Some(Ok(log)) => control.with_in_hand(id, |control| control.take_logged(id, &log)),
+                Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                unread => {
+                    let why = unread.and_then(Result::err).map_or("its disk does not answer".into(), |e| e.to_string());
+                    tracing::warn!(run = id, "its log cannot be read, some of its events are lost: {why}");
+                    control.journal.leave_gap();
+                }
+            }
+            control.close_books(id, how.as_deref());
+        });
+    }
+
+    /// Reports the end of a run of which all is known that can be known.
+    fn close_books(&mut self, id: u32, how: Option<&str>) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let stop = guest.stop.take();
         // A run that reported nothing never came to life. A stop is reported once, however often the end is found.
@@ -274,33 +309,32 @@ impl Control {
         self.redial_later(id);
     }
 
-    fn take_logged(&mut self, id: u32) {
-        for what in self.logged_events(id) {
+    fn take_logged(&mut self, id: u32, log: &[u8]) {
+        let Ok(log) = supervisor::events::read(log) else { return };
+        if log.invalid > 0 || log.truncated {
+            let (invalid, truncated) = (log.invalid, log.truncated);
+            tracing::warn!(run = id, "of its log {invalid} lines are invalid, truncated: {truncated}");
+        }
+        for what in log.entries {
             match what {
                 Recorded::Event(event) => self.take_event(id, event),
                 Recorded::Notice(notice) => self.take_notice(id, notice),
             }
         }
     }
+}
 
-    fn logged_events(&self, id: u32) -> Vec<Recorded> {
-        let path = self.instance.guest_event_log(id);
-        match fs::File::open(&path).and_then(supervisor::events::read) {
-            Ok(log) => {
-                if log.invalid > 0 || log.truncated {
-                    let (invalid, truncated) = (log.invalid, log.truncated);
-                    tracing::warn!(run = id, "{}: {invalid} lines are invalid, truncated: {truncated}", path.display());
-                }
-                log.entries
-            }
-            Err(error) => {
-                if error.kind() != std::io::ErrorKind::NotFound {
-                    tracing::warn!(run = id, "{} cannot be read: {error}", path.display());
-                }
-                Vec::new()
-            }
-        }
+/// What a run's supervisor has logged. It wrote with the rights of its guest, so the path may be anything by now: nothing is
+/// followed, and nothing but a file is read.
+fn read_log(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file"));
     }
+    let mut bytes = Vec::new();
+    file.take(supervisor::events::READ_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The end of a run that could not report it itself.

@@ -2,11 +2,13 @@
 //! may begin; here it is begun, and the supervisor keeps a mirror of what takes long, so that it outlives control.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
-use api::{Answer, Outcome as Answered, Reply, remote};
+use api::{Answer, Error, Outcome as Answered, Reply, remote};
 use registry::jobs::{
     Admission, Info, JobId, JobKind, JobRefusal, JobTable, Outcome, Overdue, Progress, ShortKind, Wanted,
 };
@@ -76,24 +78,42 @@ impl Control {
         reply: fn(()) -> Reply,
         done: impl FnOnce(&mut Control) + 'static,
     ) {
+        let asked = cx.later();
+        let then = move |control: &mut Control, result: Result<(), Error>| {
+            let result = result.map(|()| done(control));
+            control.answer(&asked, result.map(|()| (reply(()), Vec::new())));
+        };
+        self.guest_job_then(id, doing, request, then);
+    }
+
+    /// The same with something else to be done with what comes of it than to answer.
+    pub(super) fn guest_job_then(
+        &mut self,
+        id: u32,
+        doing: &'static str,
+        request: Request,
+        then: impl FnOnce(&mut Control, Result<(), Error>) + 'static,
+    ) {
         let name = self.guests.get(&id).map(|guest| guest.name.clone()).unwrap_or_default();
-        let (asked, refused, refused_name) = (cx.later(), cx.later(), name.clone());
+        let then = Rc::new(Cell::new(Some(then)));
+        let end = move |control: &mut Control, result: Result<(), GuestError>| {
+            if let Some(then) = then.take() {
+                then(control, result.map_err(|error| errors::guest(doing, &name, &error)));
+            }
+        };
+        let refuse = end.clone();
         let kind = match request {
             Request::Suspend | Request::Resume => ShortKind::Suspend,
             _ => ShortKind::Modify,
         };
         let job = move |control: &mut Control, ()| {
             let then = move |control: &mut Control, said: SupervisorReply| {
-                let result = said.map(|_| done(control)).map_err(|error| errors::guest(doing, &name, &error));
-                control.answer(&asked, result.map(|()| (reply(()), Vec::new())));
+                end(control, said.map(drop));
                 control.job_done(id);
             };
             control.ask_guest(id, &request, Vec::new(), Box::new(then));
         };
-        let refuse = move |control: &mut Control, error| {
-            control.answer(&refused, Err(errors::guest(doing, &refused_name, &error)));
-        };
-        self.run_job(id, kind, Box::new(job), Box::new(refuse));
+        self.run_job(id, kind, Box::new(job), Box::new(move |control, error| refuse(control, Err(error))));
     }
 
     /// Does a short job on a run as soon as no other is under way. The job calls [`Control::job_done`] when it is over.

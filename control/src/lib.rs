@@ -5,14 +5,14 @@
 //! open a disk, make a namespace or signal a guest: what needs power is asked of the launcher, what needs a guest of that
 //! guest's supervisor.
 //!
-//! It is one thread around one poll. Nothing here waits: a call that needs somebody else leaves a continuation behind, and
-//! each continuation has a deadline, so a stuck guest delays only its own calls.
+//! It is a loop around one poll. Nothing in it waits: a call that needs somebody else leaves a continuation behind, and each
+//! continuation has a deadline, so a stuck guest delays only its own calls. What a disk may hold up is done by the threads of
+//! the store, which touch nothing of the loop's.
 
 mod adopt;
 mod authority;
 mod autostart;
 mod capabilities;
-pub mod definitions;
 mod destroy;
 mod domain_capabilities;
 mod domains;
@@ -25,7 +25,6 @@ mod handling;
 mod host;
 mod input;
 mod jobs;
-pub mod journal;
 mod launcher_link;
 mod link;
 mod node;
@@ -35,6 +34,7 @@ pub mod qemu;
 mod reconfigure;
 mod start;
 mod stats;
+mod store;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -54,7 +54,7 @@ use ipc::{
     paths::{Instance, Mode},
     server::{Happening, Limits, Peer, PeerKey, Server},
 };
-use mio::{Events, Interest, Poll, Registry, Token, unix::SourceFd};
+use mio::{Events, Interest, Poll, Registry, Token, Waker, unix::SourceFd};
 use sandbox::rlimit::{self, Resource};
 use thiserror::Error as ThisError;
 use uuid::Uuid;
@@ -62,16 +62,19 @@ use uuid::Uuid;
 use self::{
     authority::Authority,
     autostart::Autostart,
-    definitions::{Definitions, StoreError, Summary},
     driver::Asked,
     emulators::{Emulators, Probes},
-    events::Subscribers,
+    events::{Subscribers, Telling},
     guests::Guest,
     handling::InHand,
-    journal::Journal,
     launcher_link::LauncherLink,
     link::Links,
     start::Starting,
+    store::{
+        Lines, Store,
+        definitions::{self, Definitions, StoreError, Summary},
+        journal::{Journal, Opened},
+    },
 };
 use qemud::{
     config::Config,
@@ -88,6 +91,7 @@ const READ_ONLY_DOOR: u8 = 1;
 const STARTER_PATIENCE: Duration = Duration::from_secs(10);
 
 const LAUNCHER: Token = Token(0);
+const STORE: Token = Token(1);
 /// Clients' tokens end where the supervisors' begin.
 const CLIENTS: std::ops::Range<usize> = 16..1 << 20;
 const FIRST_SUPERVISOR: usize = 1 << 20;
@@ -113,6 +117,9 @@ pub enum ControlError {
     /// The journal cannot be read.
     #[error("cannot read the journal")]
     Journal(#[source] std::io::Error),
+    /// The threads that write to disks cannot be started.
+    #[error("cannot start the threads of the store")]
+    Store(#[source] std::io::Error),
     /// The poll failed.
     #[error("the event loop failed")]
     Poll(#[source] std::io::Error),
@@ -146,11 +153,12 @@ impl registry::Kind for Domains {
 }
 
 /// The registry of what is stored, with why each domain stopped last, as far as the journal tells.
-fn load(definitions: &Definitions, journal: &Journal) -> registry::Registry<Domains> {
+fn load(summaries: Vec<(Summary, bool)>, journal: &Journal) -> registry::Registry<Domains> {
     let mut objects = registry::Registry::new();
-    for summary in definitions.iter() {
-        if let Err(refusal) = objects.load(summary.clone(), summary.autostart) {
-            tracing::error!("definition skipped: '{}': {refusal}", summary.name);
+    for (summary, autostart) in summaries {
+        let name = summary.name.clone();
+        if let Err(refusal) = objects.load(summary, autostart) {
+            tracing::error!("definition skipped: '{name}': {refusal}");
         }
     }
     for (uuid, reason) in events::last_stops(journal) {
@@ -167,8 +175,9 @@ pub struct Control {
     server: Server,
     launcher: LauncherLink,
     in_hand: InHand,
-    definitions: Definitions,
+    store: Store,
     journal: Journal,
+    telling: Telling,
     emulators: Emulators,
     subscribers: Subscribers,
     /// Which domains there are, and how far the run of each has come.
@@ -208,8 +217,8 @@ struct Inherited {
 struct Loaded {
     instance: Instance,
     config: Config,
-    definitions: Definitions,
-    journal: Journal,
+    definitions: definitions::Loaded,
+    journal: Opened,
     host: host::Host,
     limits: Limits,
 }
@@ -233,13 +242,15 @@ pub fn run(mode: Mode, idle_timeout: Option<u32>) -> Result<(), ControlError> {
     if let Some(seconds) = idle_timeout {
         config.idle_timeout = Duration::from_secs(seconds.into());
     }
-    // Reads thousands of files on all CPUs, so it comes before the filter that allows no more threads.
     let definitions = Definitions::load(&instance.definitions_dir())?;
     let journal = Journal::open(&instance.journal()).map_err(ControlError::Journal)?;
     let loaded = Loaded { instance, config, definitions, journal, host: host::Host::read(), limits: limits() };
     let mut poll = Poll::new().map_err(ControlError::Poll)?;
     authority::give_up_power(&loaded.instance)?;
-    Control::new(&poll, inherited, loaded)?.run(&mut poll)
+    let mut control = Control::new(&poll, inherited, loaded)?;
+    let left = control.run(&mut poll);
+    control.store.finish();
+    left
 }
 
 /// As many connections and descriptors in flight as the table of descriptors allows, with enough of it left for guests,
@@ -259,18 +270,22 @@ impl Control {
             .register(&mut SourceFd(&launcher.as_raw_fd()), LAUNCHER, Interest::READABLE | Interest::WRITABLE)
             .map_err(ControlError::Poll)?;
         let clients = registry.try_clone().map_err(ControlError::Poll)?;
+        let waker = Waker::new(&registry, STORE).map_err(ControlError::Poll)?;
+        let Opened { journal, length, torn } = journal;
+        let lines = Lines::new(&instance.journal(), length, torn);
         Ok(Control {
             authority: Authority::of(&instance),
             emulators: Emulators::new(instance.cache_dir()),
-            objects: load(&definitions, &journal),
+            objects: load(definitions.summaries, &journal),
+            store: Store::start(definitions.definitions, lines, waker).map_err(ControlError::Store)?,
             instance,
             config,
             poll: registry,
             server: Server::new(clients, CLIENTS, limits, "qemud"),
             launcher: LauncherLink::new(Channel::new(launcher)),
             in_hand: InHand::new(Some(in_hand)),
-            definitions,
             journal,
+            telling: Telling::default(),
             subscribers: Subscribers::default(),
             dropped: LogLimiter::new(Rate::default()),
             guests: BTreeMap::new(),
@@ -320,10 +335,13 @@ impl Control {
                     Err(ControlError::Launcher(ConnError::Closed)) => return Ok(false),
                     other => other?,
                 },
+                // Heard below, whatever else a turn has brought.
+                STORE => {}
                 token if self.server.owns(token) => self.server.ready(token),
                 token => self.supervisor_ready(token),
             }
         }
+        self.hear_store();
         Ok(true)
     }
 

@@ -13,6 +13,7 @@ use super::{
     Control,
     driver::{Asked, only},
     errors, node,
+    store::definitions::Summary,
 };
 
 /// The table's limits of what an answer may hold.
@@ -223,7 +224,7 @@ impl Control {
         /// libvirt's number for no limit.
         const UNLIMITED: u64 = 9_007_199_254_740_991;
         only(args.flags, 0x3 | api::params::STRING_OKAY, "virDomainGetMemoryParameters")?;
-        self.without(&args.dom, "memtune")?;
+        self.without(&args.dom, "memtune", |summary| summary.tunes_memory)?;
         let mut list = api::params::Params::new();
         for limit in ["hard_limit", "soft_limit", "swap_hard_limit"] {
             list.ullong(limit, UNLIMITED);
@@ -340,18 +341,15 @@ impl Control {
 
     /// A domain whose document pins nothing.
     fn unpinned(&self, dom: &remote::Domain) -> Result<uuid::Uuid, Error> {
-        self.without(dom, "cputune")
+        self.without(dom, "cputune> or <vcpu cpuset", |summary| summary.tunes_cpus)
     }
 
     /// A domain whose document has no such element: one that has it cannot be started, and what it asks for is not read.
-    fn without(&self, dom: &remote::Domain, element: &str) -> Result<uuid::Uuid, Error> {
+    fn without(&self, dom: &remote::Domain, element: &str, has: fn(&Summary) -> bool) -> Result<uuid::Uuid, Error> {
         let uuid = self.known(dom)?;
-        let Some(summary) = self.defined(&uuid).filter(|_| self.active(&uuid).is_none()) else {
-            return Ok(uuid);
-        };
-        let domain = self.definitions.read(summary).map_err(|error| errors::store("read", &summary.name, &error))?;
-        if domain.vcpus.cpuset.is_some() || domain.rest.element(element).is_some() {
-            let text = format!("what <{element}> or <vcpu cpuset> of the definition ask for is not read");
+        let summary = self.defined(&uuid).filter(|_| self.active(&uuid).is_none());
+        if summary.is_some_and(has) {
+            let text = format!("what <{element}> of the definition asks for is not read");
             return Err(errors::unsupported_operation(text).with_hint("look at them in the document"));
         }
         Ok(uuid)

@@ -14,14 +14,17 @@ use uuid::Uuid;
 
 use super::{
     Control,
-    definitions::Summary,
     driver::{Asked, only},
     errors,
     stats::has_balloon,
+    store::{self, definitions::Definitions},
 };
 
 /// libvirt's bits for "the running domain" and "the definition", which are the same in every call.
 const IMPACT: u32 = ModificationImpact::LIVE.bits() | ModificationImpact::CONFIG.bits();
+
+/// What the calls for memory do.
+const MEMORY: &str = "change the memory of";
 
 /// What a call changes or asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,22 +53,28 @@ impl Control {
         Ok(Affected { live: run.filter(|_| live), config })
     }
 
-    /// Changes a definition and writes it.
+    /// Changes a definition, and answers with what `then` makes of it when that has worked.
     fn change_definition(
         &mut self,
-        uuid: &Uuid,
-        doing: &str,
-        change: impl FnOnce(&mut Domain) -> Result<(), Error>,
+        cx: &Asked,
+        uuid: Uuid,
+        doing: &'static str,
+        change: impl FnOnce(&mut Domain) -> Result<(), Error> + Send + 'static,
+        then: impl FnOnce(&mut Control) -> Result<Reply, Error> + 'static,
     ) -> Result<(), Error> {
-        let Some(summary) = self.defined(uuid).cloned() else {
-            return Err(errors::wrong_state("cannot change persistent config of a transient domain"));
-        };
-        let read = self.definitions.read(&summary);
-        let mut domain = read.map_err(|error| errors::store("read", &summary.name, &error))?;
-        change(&mut domain)?;
-        self.definitions.write(&domain, *uuid).map_err(|error| errors::store(doing, &summary.name, &error))?;
-        let summary = self.definitions.by_uuid(uuid).cloned();
-        summary.map_or(Ok(()), |summary| self.objects.update(summary)).map_err(|refusal| errors::refusal(&refusal))
+        let name = self.name_of_defined(&uuid)?;
+        let change = move |definitions: &mut Definitions| definitions.change(&uuid, change);
+        self.on_definitions(cx, (doing, &name.clone()), change, move |control, changed| {
+            let summary = changed.map_err(|error| errors::change(doing, &name, error))?;
+            control.objects.update(summary).map_err(|refusal| errors::refusal(&refusal))?;
+            then(control)
+        });
+        Ok(())
+    }
+
+    fn name_of_defined(&self, uuid: &Uuid) -> Result<String, Error> {
+        let transient = || errors::wrong_state("cannot change persistent config of a transient domain");
+        self.defined(uuid).map(|summary| summary.name.clone()).ok_or_else(transient)
     }
 
     // Virtual CPUs.
@@ -101,17 +110,24 @@ impl Control {
     }
 
     /// The old call: of a running domain only.
-    pub(super) fn set_vcpus(&mut self, _: &mut Asked, args: &remote::DomainSetVcpusArgs) -> Answer<()> {
-        self.change_vcpus(&args.dom, args.nvcpus, VcpuFlags::LIVE.bits())
+    pub(super) fn set_vcpus(&mut self, cx: &mut Asked, args: &remote::DomainSetVcpusArgs) -> Answer<()> {
+        self.change_vcpus(cx, &args.dom, args.nvcpus, VcpuFlags::LIVE.bits(), Reply::DomainSetVcpus)
     }
 
     /// Sets how many virtual CPUs a domain starts with, or can have.
-    pub(super) fn set_vcpus_flags(&mut self, _: &mut Asked, args: &remote::DomainSetVcpusFlagsArgs) -> Answer<()> {
+    pub(super) fn set_vcpus_flags(&mut self, cx: &mut Asked, args: &remote::DomainSetVcpusFlagsArgs) -> Answer<()> {
         only(args.flags, VcpuFlags::all().bits(), "virDomainSetVcpusFlags")?;
-        self.change_vcpus(&args.dom, args.nvcpus, args.flags)
+        self.change_vcpus(cx, &args.dom, args.nvcpus, args.flags, Reply::DomainSetVcpusFlags)
     }
 
-    fn change_vcpus(&mut self, dom: &remote::Domain, count: u32, flags: u32) -> Answer<()> {
+    fn change_vcpus(
+        &mut self,
+        cx: &Asked,
+        dom: &remote::Domain,
+        count: u32,
+        flags: u32,
+        reply: fn(()) -> Reply,
+    ) -> Answer<()> {
         let uuid = self.known(dom)?;
         if count == 0 {
             return Err(errors::told(ErrorCode::INVALID_ARG, "nvcpus in virDomainSetVcpusFlags must not be zero"));
@@ -125,8 +141,9 @@ impl Control {
                 .with_hint("change the definition (--config); it holds from the next start on"));
         }
         let maximum = VcpuFlags::from_bits_truncate(flags).contains(VcpuFlags::MAXIMUM);
-        self.change_definition(&uuid, "change the virtual CPUs of", |domain| set_vcpus(domain, count, maximum))?;
-        Ok(().into())
+        let change = move |domain: &mut Domain| set_vcpus(domain, count, maximum);
+        self.change_definition(cx, uuid, "change the virtual CPUs of", change, move |_| Ok(reply(())))?;
+        Ok(Outcome::Pending)
     }
 
     // Memory.
@@ -164,13 +181,80 @@ impl Control {
         if let Some(id) = affected.live {
             self.check_balloon(id, kib, maximum)?;
         }
-        if affected.config {
-            self.change_definition(&uuid, "change the memory of", |domain| set_memory(domain, kib, maximum))?;
-        }
         match affected.live {
-            Some(id) => self.set_balloon(cx, id, kib, reply),
-            None => Ok(().into()),
+            Some(id) if affected.config => self.change_memory_of_both(cx, uuid, id, kib, reply)?,
+            Some(id) => {
+                let asked = cx.later();
+                self.set_balloon(id, kib, move |control, set| {
+                    control.answer(&asked, set.map(|()| (reply(()), Vec::new())));
+                });
+            }
+            None => {
+                let change = move |domain: &mut Domain| set_memory(domain, kib, maximum);
+                self.change_definition(cx, uuid, MEMORY, change, move |_| Ok(reply(())))?;
+            }
         }
+        Ok(Outcome::Pending)
+    }
+
+    /// The definition first, which the disk may refuse, then the guest; if that does not work, the definition is as it was.
+    fn change_memory_of_both(
+        &mut self,
+        cx: &Asked,
+        uuid: Uuid,
+        id: u32,
+        kib: u64,
+        reply: fn(()) -> Reply,
+    ) -> Result<(), Error> {
+        let name = self.name_of_defined(&uuid)?;
+        let change = move |definitions: &mut Definitions| {
+            let mut before = 0;
+            let changed = definitions.change(&uuid, |domain| {
+                before = domain.current_memory_kib;
+                set_memory(domain, kib, false)
+            });
+            changed.map(|summary| (summary, before))
+        };
+        let due = self.due(cx.later(), store::PATIENCE, errors::disk_silent(MEMORY, &name, store::PATIENCE));
+        self.hand(store::of_definitions, change, move |control, changed| {
+            let (summary, before) = match changed {
+                Ok(changed) => changed,
+                Err(error) => return control.answer_due(&due, Err(errors::change(MEMORY, &name, error))),
+            };
+            if let Err(refusal) = control.objects.update(summary) {
+                return control.answer_due(&due, Err(errors::refusal(&refusal)));
+            }
+            // The client of a call that was too late has been told that the definition may still change.
+            let Some(asked) = control.in_time(&due) else { return };
+            control.set_balloon(id, kib, move |control, set| match set {
+                Ok(()) => control.answer(&asked, Ok((reply(()), Vec::new()))),
+                Err(error) => control.take_back_memory(asked, uuid, (kib, before), error),
+            });
+        });
+        Ok(())
+    }
+
+    /// The guest did not take what its definition has already: the definition is changed back, unless somebody has changed it
+    /// again, and the call answered with why.
+    fn take_back_memory(&mut self, asked: Asked, uuid: Uuid, (set, before): (u64, u64), error: Error) {
+        let back = move |domain: &mut Domain| {
+            if domain.current_memory_kib == set {
+                domain.current_memory_kib = before;
+            }
+            Ok(())
+        };
+        let change = move |definitions: &mut Definitions| definitions.change(&uuid, back);
+        self.hand_within(store::of_definitions, store::PATIENCE, change, move |control, changed| {
+            let taken_back = changed.and_then(Result::ok).map(|summary| control.objects.update(summary));
+            let error = match taken_back {
+                Some(Ok(())) => error,
+                _ => {
+                    let name = control.objects.get(&uuid).map(registry::Object::name).unwrap_or_default();
+                    errors::half_changed(name, "the definition", error)
+                }
+            };
+            control.answer(&asked, Err(error));
+        });
     }
 
     fn check_balloon(&self, id: u32, kib: u64, maximum: bool) -> Result<(), Error> {
@@ -189,16 +273,18 @@ impl Control {
         Ok(())
     }
 
-    fn set_balloon(&mut self, cx: &Asked, id: u32, kib: u64, reply: fn(()) -> Reply) -> Answer<()> {
-        let set = move |control: &mut Control| {
-            if let Some(guest) = control.guests.get_mut(&id).filter(|guest| !guest.ballooned) {
+    fn set_balloon(&mut self, id: u32, kib: u64, then: impl FnOnce(&mut Control, Result<(), Error>) + 'static) {
+        let set = move |control: &mut Control, set: Result<(), Error>| {
+            if set.is_ok()
+                && let Some(guest) = control.guests.get_mut(&id).filter(|guest| !guest.ballooned)
+            {
                 guest.ballooned = true;
                 control.keep_record(id);
             }
+            then(control, set);
         };
         let request = Request::SetBalloon { bytes: kib.saturating_mul(1024) };
-        self.guest_job(cx, id, "set the memory of", request, reply, set);
-        Ok(Outcome::Pending)
+        self.guest_job_then(id, "set the memory of", request, set);
     }
 
     // What is noted down.
@@ -206,7 +292,7 @@ impl Control {
     /// Title, description, or the element of an application.
     pub(super) fn metadata(
         &mut self,
-        _: &mut Asked,
+        cx: &mut Asked,
         args: &remote::DomainGetMetadataArgs,
     ) -> Answer<remote::DomainGetMetadataRet> {
         only(args.flags, IMPACT, "virDomainGetMetadata")?;
@@ -217,52 +303,81 @@ impl Control {
         }
         one_of_both(args.flags)?;
         let affected = self.affected(&uuid, args.flags)?;
-        let found = match (affected.live.and_then(|id| self.guests.get(&id)), self.defined(&uuid)) {
-            (Some(guest), _) => guest.domain.as_ref().and_then(|domain| noted(domain, kind, args.uri.as_deref())),
-            (None, Some(summary)) => {
-                let read = self.definitions.read(summary);
-                let domain = read.map_err(|error| errors::store("read", &summary.name, &error))?;
-                noted(&domain, kind, args.uri.as_deref())
-            }
-            (None, None) => None,
-        };
-        let absent = || {
+        let found = |found: Option<String>| {
             let text = "metadata not found: Requested metadata element is not present";
-            errors::told(ErrorCode::NO_DOMAIN_METADATA, text)
+            let absent = || errors::told(ErrorCode::NO_DOMAIN_METADATA, text);
+            Ok(remote::DomainGetMetadataRet { metadata: found.ok_or_else(absent)? })
         };
-        Ok(remote::DomainGetMetadataRet { metadata: found.ok_or_else(absent)? }.into())
+        if let Some(guest) = affected.live.and_then(|id| self.guests.get(&id)) {
+            let domain = guest.domain.as_ref();
+            return found(domain.and_then(|domain| noted(domain, kind, args.uri.as_deref()))).map(Into::into);
+        }
+        let (name, uri) = (self.name_of_defined(&uuid)?, args.uri.clone());
+        let read = move |definitions: &mut Definitions| {
+            definitions.read(&uuid).map(|domain| noted(&domain, kind, uri.as_deref()))
+        };
+        self.on_definitions(cx, ("read", &name.clone()), read, move |_, read| {
+            found(read.map_err(|error| errors::store("read", &name, &error))?).map(Reply::DomainGetMetadata)
+        });
+        Ok(Outcome::Pending)
     }
 
     /// Notes something down, or forgets it.
-    pub(super) fn set_metadata(&mut self, _: &mut Asked, args: &remote::DomainSetMetadataArgs) -> Answer<()> {
+    pub(super) fn set_metadata(&mut self, cx: &mut Asked, args: &remote::DomainSetMetadataArgs) -> Answer<()> {
         only(args.flags, IMPACT, "virDomainSetMetadata")?;
         let uuid = self.known(&args.dom)?;
         let kind = metadata_type(args.r#type)?;
         check_note(kind, args)?;
         let affected = self.affected(&uuid, args.flags)?;
-        let change = |domain: &mut Domain| note(domain, kind, args);
-        if let Some(id) = affected.live {
-            let guest = self.guests.get_mut(&id).and_then(|guest| guest.domain.as_mut());
-            // Changed as a whole or not at all.
-            if let Some(domain) = guest {
+        if let Some(domain) = affected.live.and_then(|id| self.guests.get(&id)?.domain.as_ref()) {
+            // Both halves are checked before either is changed.
+            note(&mut domain.clone(), kind, args)?;
+        }
+        if !affected.config {
+            self.note_live(uuid, affected.live, kind, args)?;
+            return Ok(().into());
+        }
+        let (live, change, args) = (affected.live, args.clone(), args.clone());
+        let change = move |domain: &mut Domain| note(domain, kind, &change);
+        self.change_definition(cx, uuid, "change the metadata of", change, move |control| {
+            let noted = control.note_live(uuid, live, kind, &args);
+            noted.map_err(|error| errors::half_changed(&args.dom.name, "the definition", error))?;
+            Ok(Reply::DomainSetMetadata(()))
+        })?;
+        Ok(Outcome::Pending)
+    }
+
+    /// The part of the running guest, if there is one, and the news of the whole.
+    fn note_live(
+        &mut self,
+        uuid: Uuid,
+        live: Option<u32>,
+        kind: MetadataType,
+        args: &remote::DomainSetMetadataArgs,
+    ) -> Result<(), Error> {
+        if let Some(id) = live {
+            let guest = self.guests.get_mut(&id).ok_or_else(|| errors::wrong_state("domain is not running"))?;
+            if let Some(domain) = &mut guest.domain {
+                // Changed as a whole or not at all.
                 let mut changed = domain.clone();
-                change(&mut changed)?;
+                note(&mut changed, kind, args)?;
                 *domain = changed;
             }
             self.keep_record(id);
         }
-        if affected.config {
-            self.change_definition(&uuid, "change the metadata of", change)?;
-        }
         let uri = args.uri.clone().filter(|_| kind == MetadataType::Element);
         self.publish_notice(uuid, Notice::MetadataChange { kind: kind as i32, uri });
-        Ok(().into())
+        Ok(())
     }
 
     // The name.
 
     /// Gives a domain that is off another name.
-    pub(super) fn rename(&mut self, _: &mut Asked, args: &remote::DomainRenameArgs) -> Answer<remote::DomainRenameRet> {
+    pub(super) fn rename(
+        &mut self,
+        cx: &mut Asked,
+        args: &remote::DomainRenameArgs,
+    ) -> Answer<remote::DomainRenameRet> {
         only(args.flags, 0, "virDomainRename")?;
         let name = args.new_name.clone().unwrap_or_default();
         if name.is_empty() {
@@ -273,15 +388,21 @@ impl Control {
         if let Err(why) = model::check_name(&name) {
             return Err(errors::told(ErrorCode::XML_ERROR, format!("XML error: the name cannot be used: it {why}")));
         }
+        let old = self.persistent(&args.dom, TransientRefusal::Rename)?.name;
         let ticket = self.objects.begin_rename(&uuid, &name).map_err(|refusal| errors::refusal(&refusal))?;
-        let summary = self.persistent(&args.dom, TransientRefusal::Rename)?;
-        if let Err(error) = self.definitions.rename(&summary, &name) {
-            self.drop_ticket(ticket);
-            return Err(errors::store("rename", &summary.name, &error));
-        }
-        let effects = self.objects.commit_rename(ticket, Summary { name, ..summary });
-        self.carry_out(effects.map_err(|refusal| errors::refusal(&refusal))?);
-        Ok(remote::DomainRenameRet { retcode: 0 }.into())
+        let rename = move |definitions: &mut Definitions| definitions.rename(&uuid, &name);
+        self.on_definitions(cx, ("rename", &old.clone()), rename, move |control, renamed| match renamed {
+            Ok(summary) => {
+                let effects = control.objects.commit_rename(ticket, summary);
+                control.carry_out(effects.map_err(|refusal| errors::refusal(&refusal))?);
+                Ok(Reply::DomainRename(remote::DomainRenameRet { retcode: 0 }))
+            }
+            Err(error) => {
+                control.drop_ticket(ticket);
+                Err(errors::store("rename", &old, &error))
+            }
+        });
+        Ok(Outcome::Pending)
     }
 }
 

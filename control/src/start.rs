@@ -33,6 +33,7 @@ use super::{
     jobs,
     launcher_link::Done,
     link::Link,
+    store::{self, definitions::Definitions},
 };
 use crate::qemu::{
     complete,
@@ -41,6 +42,8 @@ use crate::qemu::{
 
 /// How long QEMU may take from its start until it answers: a kernel to copy, many CPUs, a busy host.
 const BOOT_PATIENCE: Duration = Duration::from_secs(60);
+/// How long anybody waits for the file systems behind the files of a start.
+const LOOKING: Duration = Duration::from_secs(10);
 /// How long a start that has failed waits for its run to be gone before the client is told of the failure.
 const CLEARING: Duration = Duration::from_secs(5);
 
@@ -118,11 +121,13 @@ impl Control {
         let name = self.objects.get(uuid).map(|object| object.name().to_owned()).unwrap_or_default();
         let Start { paused, given, then } = start;
         self.begin(ticket, name.clone(), then);
-        let Some(summary) = self.defined(uuid) else { return };
-        match self.definitions.read(summary) {
-            Ok(domain) => self.complete(Steps { ticket, domain, uuid: *uuid, paused, given }),
-            Err(error) => self.not_started(ticket, errors::store("read", &name, &error)),
-        }
+        let uuid = *uuid;
+        let read = move |definitions: &mut Definitions| definitions.read(&uuid);
+        self.hand_within(store::of_definitions, store::PATIENCE, read, move |control, read| match read {
+            Some(Ok(domain)) => control.complete(Steps { ticket, domain, uuid, paused, given }),
+            Some(Err(error)) => control.not_started(ticket, errors::store("read", &name, &error)),
+            None => control.not_started(ticket, errors::disk_silent("start", &name, store::PATIENCE)),
+        });
     }
 
     /// Starts a document: a domain that is gone when it stops, or for once another form of a defined one.
@@ -223,14 +228,32 @@ impl Control {
     }
 
     /// Two guests that write to one disk destroy it, so the second is not started.
-    fn check_disks(&mut self, gathering: Gathering) {
+    fn check_disks(&mut self, mut gathering: Gathering) {
+        let files = std::mem::take(&mut gathering.files);
+        let wanted = gathering.plan.files.clone();
+        // What a client has opened may be on a file server of its own.
+        let look = move |_: &mut ()| {
+            let disks = wanted.iter().zip(&files).map(|(file, fd)| identify(file, fd)).collect::<Result<Vec<_>, _>>();
+            disks.map(|disks| (files, disks.into_iter().flatten().collect()))
+        };
+        self.hand_within(store::of_descriptors, LOOKING, look, move |control, looked| {
+            let refusal = match looked {
+                Some(Ok((files, disks))) => {
+                    gathering.files = files;
+                    return control.check_users(gathering, disks);
+                }
+                Some(Err(refusal)) => refusal,
+                None => Refusal::Silent { seconds: LOOKING.as_secs() },
+            };
+            let (ticket, name) = (gathering.steps.ticket, &gathering.steps.domain.name);
+            control.not_started(ticket, errors::refused("start", name, &refusal));
+        });
+    }
+
+    fn check_users(&mut self, gathering: Gathering, disks: Vec<DiskInUse>) {
         let (ticket, name) = (gathering.steps.ticket, gathering.steps.domain.name.clone());
-        let mut disks = Vec::new();
-        for (file, fd) in gathering.plan.files.iter().zip(&gathering.files) {
-            match identify(file, fd) {
-                Ok(disk) => disks.extend(disk),
-                Err(refusal) => return self.not_started(ticket, errors::refused("start", &name, &refusal)),
-            }
+        if !self.starts.contains_key(&ticket) {
+            return;
         }
         let conflict = disks.iter().find_map(|disk| {
             let (other, used) = self.other_user(disk)?;

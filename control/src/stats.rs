@@ -19,11 +19,11 @@ use uuid::Uuid;
 
 use super::{
     Control,
-    definitions::{DiskPlace, disks},
     domains::handle,
     driver::{Asked, only},
     errors,
     guests::{GuestError, Process, SupervisorReply},
+    store::definitions::{DiskPlace, disks},
 };
 
 /// How long a guest's QEMU may take when all are asked.

@@ -47,7 +47,7 @@ const NOTICES_FILE_MAX: usize = FILE_MAX / 4;
 /// is written even then.
 const FILE_MAX: usize = 1 << 20;
 /// How much of a file [`read`] looks at.
-const READ_MAX: u64 = 4 << 20;
+pub const READ_MAX: u64 = 4 << 20;
 /// The longest line that [`read`] looks into: an event's longest text, or a notice's, with every byte escaped.
 const LINE_MAX: usize = 32 << 10;
 /// The most lines that [`read`] looks at; those of a supervisor are longer than this makes them on average.

@@ -11,14 +11,16 @@
 //! The numbers of a journal begin with the second in which it was begun, so that one from before the host's reboot is never
 //! taken for one of this journal's, however much has happened since.
 //!
-//! A full disk costs the file's newest lines, never a guest: the events are still in memory and still go to the clients.
+//! The journal itself is memory of control's loop; its file is written on a thread of the store's ([`super::lines`]). An event
+//! is numbered when it comes and told to clients when its line is written, so that a number which a client has heard is
+//! never given to another event by the next daemon. A disk that is full or does not answer costs the file's newest lines,
+//! never a guest: events are told without it then.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    fs::{self, File, OpenOptions},
-    io::{self, BufRead, BufReader, Read, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -30,12 +32,12 @@ use uuid::Uuid;
 const KEPT: usize = 8192;
 /// Notices that are kept, of one guest and of all: as many as a guest may cause at once ([`super::guests::NOTICES`]).
 const NOTICES_KEPT: (usize, usize) = (512, 8192);
-/// A journal file longer than this is written anew from what is kept.
-const COMPACT_AT: u64 = 8 << 20;
+/// The highest number: every reader of JSON can count to it.
+const MAX_SEQUENCE: u64 = (1 << 53) - 1;
 /// So many numbers a second has. With it they stay below 2^53, which every reader of JSON can count to.
 const NUMBERS_A_SECOND: u64 = 1_000_000;
 /// No line is longer; what is, is no event.
-const MAX_LINE: u64 = 64 << 10;
+pub(super) const MAX_LINE: u64 = 64 << 10;
 
 /// One line of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,15 +72,13 @@ pub struct Entry {
 pub const NO_LIFECYCLE: i32 = -1;
 
 /// The journal of one instance.
+#[derive(Default)]
 pub struct Journal {
-    path: PathBuf,
-    /// None once the file cannot be written; tried again at each event.
-    file: Option<File>,
-    length: u64,
-    /// Beyond this length the file is written anew.
-    compact_at: u64,
+    /// What has been told.
     entries: BTreeMap<u64, Entry>,
-    /// The numbers of those that are changes of lives, oldest first.
+    /// What has a number and is not told yet, in order.
+    numbered: VecDeque<Entry>,
+    /// The numbers of those entries that are changes of lives, oldest first.
     lives: VecDeque<u64>,
     /// The numbers of the others, oldest first.
     notices: HashMap<Uuid, VecDeque<u64>>,
@@ -88,14 +88,20 @@ pub struct Journal {
     /// The highest number of those that are no longer here.
     gone: u64,
     next: u64,
-    /// The file ends within a line: a write was cut off.
-    torn: bool,
-    /// The last write failed, and the log says so already.
-    failing: bool,
     /// The last number that each run's supervisor gave to an event that is here.
     seen: HashMap<u32, u64>,
     /// Runs whose stop is here.
     stopped: HashSet<u32>,
+}
+
+/// What reading a journal's file has brought.
+pub struct Opened {
+    /// What it holds.
+    pub journal: Journal,
+    /// The file's length in bytes.
+    pub length: u64,
+    /// The file ends within a line: a write was cut off.
+    pub torn: bool,
 }
 
 impl Journal {
@@ -103,78 +109,50 @@ impl Journal {
     ///
     /// # Errors
     /// When the file exists and cannot be read.
-    pub fn open(path: &Path) -> io::Result<Journal> {
+    pub fn open(path: &Path) -> io::Result<Opened> {
         // A clock before 1970 is one that says nothing.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Journal::begin(path, now.saturating_mul(NUMBERS_A_SECOND).saturating_add(1))
     }
 
     /// As [`Journal::open`], with this number for the first event if there is none yet.
-    fn begin(path: &Path, first: u64) -> io::Result<Journal> {
-        let mut journal = Journal {
-            path: path.to_path_buf(),
-            file: None,
-            length: 0,
-            compact_at: COMPACT_AT,
-            entries: BTreeMap::new(),
-            lives: VecDeque::new(),
-            notices: HashMap::new(),
-            notices_kept: 0,
-            first,
-            gone: first.saturating_sub(1),
-            next: first,
-            torn: false,
-            failing: false,
-            seen: HashMap::new(),
-            stopped: HashSet::new(),
-        };
+    fn begin(path: &Path, first: u64) -> io::Result<Opened> {
+        let first = first.min(MAX_SEQUENCE);
+        let journal = Journal { first, gone: first.saturating_sub(1), next: first, ..Journal::default() };
+        let mut opened = Opened { journal, length: 0, torn: false };
         match File::open(path) {
-            Ok(file) => journal.read(BufReader::new(file))?,
+            Ok(file) => opened.read(BufReader::new(file), path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        Ok(journal)
+        Ok(opened)
     }
 
-    fn read(&mut self, mut input: impl BufRead) -> io::Result<()> {
-        let mut line = Vec::new();
-        let mut empty = true;
-        loop {
-            line.clear();
-            let read = (&mut input).take(MAX_LINE).read_until(b'\n', &mut line)?;
-            if read == 0 {
-                return Ok(());
-            }
-            self.length += u64::try_from(read).unwrap_or_default();
-            self.torn = !line.ends_with(b"\n");
-            match serde_json::from_slice::<Entry>(&line) {
-                Ok(entry) if empty || entry.sequence >= self.next => {
-                    if std::mem::take(&mut empty) {
-                        self.first = entry.sequence / NUMBERS_A_SECOND * NUMBERS_A_SECOND + 1;
-                        self.next = self.first;
-                        self.gone = self.first - 1;
-                    }
-                    self.remember(entry);
-                }
-                _ if line == b"\n" => {}
-                _ => tracing::warn!("{}: a line is no event; skipped", self.path.display()),
-            }
+    fn take_read(&mut self, entry: Entry, first_of_all: bool) {
+        if first_of_all {
+            self.first = entry.sequence / NUMBERS_A_SECOND * NUMBERS_A_SECOND + 1;
+            self.next = self.first;
+            self.gone = self.first - 1;
+        }
+        if entry.sequence > self.next {
+            self.gone = entry.sequence - 1;
+        }
+        self.next = entry.sequence + 1;
+        self.remember_run(&entry);
+        self.remember(entry);
+    }
+
+    fn remember_run(&mut self, entry: &Entry) {
+        let Some(id) = entry.id else { return };
+        if entry.event == LifecycleEvent::Stopped as i32 {
+            self.stopped.insert(id);
+        }
+        if let Some(sequence) = entry.run_sequence {
+            self.seen.insert(id, sequence);
         }
     }
 
     fn remember(&mut self, entry: Entry) {
-        if entry.sequence > self.next {
-            self.gone = entry.sequence - 1;
-        }
-        self.next = entry.sequence.saturating_add(1);
-        if let Some(id) = entry.id {
-            if entry.event == LifecycleEvent::Stopped as i32 {
-                self.stopped.insert(id);
-            }
-            if let Some(sequence) = entry.run_sequence {
-                self.seen.insert(id, sequence);
-            }
-        }
         if entry.notice.is_some() {
             self.notices.entry(entry.uuid).or_default().push_back(entry.sequence);
             self.notices_kept += 1;
@@ -217,10 +195,10 @@ impl Journal {
         }
     }
 
-    /// The number of the next event.
+    /// The number of the next event that is told.
     #[must_use]
     pub fn next_sequence(&self) -> u64 {
-        self.next
+        self.numbered.front().map_or(self.next, |entry| entry.sequence)
     }
 
     /// The last event of a run's supervisor that is here; 0 before the first.
@@ -257,7 +235,7 @@ impl Journal {
     /// Leaves a number free for what is missing.
     pub fn leave_gap(&mut self) {
         self.gone = self.next;
-        self.next = self.next.saturating_add(1);
+        self.next = (self.next + 1).min(MAX_SEQUENCE);
     }
 
     /// Forgets the numbers of a run that is over and retired.
@@ -275,69 +253,97 @@ impl Journal {
         (lost, self.entries.range(since.saturating_add(1)..).map(|(_, entry)| entry))
     }
 
-    /// Numbers an event and adds it, to the file first.
-    pub fn add(&mut self, mut entry: Entry) -> Entry {
+    /// Numbers an event. It is told, and kept for those who ask, by [`Journal::told`].
+    pub fn number(&mut self, mut entry: Entry) -> u64 {
         entry.sequence = self.next;
-        match self.write(&entry) {
-            Ok(()) => self.failing = false,
-            Err(error) => {
-                if !self.failing {
-                    tracing::error!(
-                        "the journal {} cannot be written: {error}; events go on without it",
-                        self.path.display()
-                    );
+        self.next = (self.next + 1).min(MAX_SEQUENCE);
+        self.remember_run(&entry);
+        let sequence = entry.sequence;
+        self.numbered.push_back(entry);
+        sequence
+    }
+
+    /// An event that has a number and is not told yet.
+    #[must_use]
+    pub fn last_numbered(&self) -> Option<&Entry> {
+        self.numbered.back()
+    }
+
+    /// The next event to tell, if its number is at most this one; from now on it is kept for those who ask.
+    pub fn told(&mut self, up_to: u64) -> Option<Entry> {
+        self.numbered.front().filter(|entry| entry.sequence <= up_to)?;
+        let entry = self.numbered.pop_front()?;
+        self.remember(entry.clone());
+        Some(entry)
+    }
+
+    /// The numbers of all events that are here: what the file must hold.
+    #[must_use]
+    pub fn kept(&self) -> HashSet<u64> {
+        self.entries.keys().copied().chain(self.numbered.iter().map(|entry| entry.sequence)).collect()
+    }
+}
+
+impl Opened {
+    fn read(&mut self, mut input: impl BufRead, path: &Path) -> io::Result<()> {
+        let mut line = Vec::new();
+        let mut first_of_all = true;
+        loop {
+            line.clear();
+            let read = (&mut input).take(MAX_LINE).read_until(b'\n', &mut line)?;
+            if read == 0 {
+                return Ok(());
+            }
+            self.length += u64::try_from(read).unwrap_or_default();
+            self.torn = !line.ends_with(b"\n");
+            match serde_json::from_slice::<Entry>(&line) {
+                Ok(entry) if entry.sequence < MAX_SEQUENCE && (first_of_all || entry.sequence >= self.journal.next) => {
+                    self.journal.take_read(entry, std::mem::take(&mut first_of_all));
                 }
-                self.failing = true;
-                self.file = None;
+                _ if line == b"\n" => {}
+                _ => tracing::warn!("{}: a line is no event; skipped", path.display()),
             }
         }
-        self.remember(entry.clone());
-        entry
-    }
-
-    fn write(&mut self, entry: &Entry) -> io::Result<()> {
-        let mut line = if self.torn { vec![b'\n'] } else { Vec::new() };
-        serde_json::to_writer(&mut line, entry)?;
-        line.push(b'\n');
-        if self.length > self.compact_at {
-            self.compact()?;
-        }
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => none.insert(OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?),
-        };
-        // Until the whole line is written, a failure leaves a torn one.
-        self.torn = true;
-        file.write_all(&line)?;
-        self.torn = false;
-        self.length += u64::try_from(line.len()).unwrap_or_default();
-        Ok(())
-    }
-
-    fn compact(&mut self) -> io::Result<()> {
-        let temporary = self.path.with_extension("new");
-        let mut text = Vec::new();
-        for entry in self.entries.values() {
-            serde_json::to_writer(&mut text, entry)?;
-            text.push(b'\n');
-        }
-        fs::write(&temporary, &text)?;
-        fs::rename(&temporary, &self.path)?;
-        self.file = None;
-        self.torn = false;
-        self.length = u64::try_from(text.len()).unwrap_or_default();
-        // Where much is kept, it is not written anew with every event.
-        self.compact_at = COMPACT_AT.max(self.length.saturating_mul(2));
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{
+        fs::{self, OpenOptions},
+        io::Write,
+    };
 
-    fn open(path: &Path) -> io::Result<Journal> {
-        Journal::begin(path, 1)
+    use super::{super::lines::Lines, *};
+
+    /// A journal and its file, as control and its store hold them.
+    struct Both {
+        journal: Journal,
+        lines: Lines,
+    }
+
+    impl std::ops::Deref for Both {
+        type Target = Journal;
+        fn deref(&self) -> &Journal {
+            &self.journal
+        }
+    }
+
+    impl Both {
+        fn of(path: &Path, Opened { journal, length, torn }: Opened) -> Both {
+            Both { journal, lines: Lines::new(path, length, torn) }
+        }
+
+        fn add(&mut self, entry: Entry) -> Entry {
+            let sequence = self.journal.number(entry);
+            let line = serde_json::to_vec(self.journal.last_numbered().unwrap()).unwrap();
+            self.lines.append(line);
+            self.journal.told(sequence).unwrap()
+        }
+    }
+
+    fn open(path: &Path) -> io::Result<Both> {
+        Journal::begin(path, 1).map(|opened| Both::of(path, opened))
     }
 
     fn entry(id: u32, run_sequence: u64) -> Entry {
@@ -378,6 +384,31 @@ mod tests {
     }
 
     #[test]
+    fn an_event_is_told_once_and_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = open(&dir.path().join("events")).unwrap().journal;
+        let numbers = [journal.number(entry(1, 1)), journal.number(entry(1, 2)), journal.number(entry(1, 3))];
+        assert_eq!((numbers, journal.seen(1)), ([1, 2, 3], 3), "an event that comes twice is known at once");
+        assert_eq!((journal.next_sequence(), journal.after(0).1.count()), (1, 0), "nothing is told yet");
+        assert_eq!(journal.told(2).map(|entry| entry.sequence), Some(1));
+        assert_eq!(journal.told(2).map(|entry| entry.sequence), Some(2));
+        assert_eq!((journal.told(2), journal.next_sequence(), journal.after(0).1.count()), (None, 3, 2));
+        assert_eq!(journal.kept(), HashSet::from([1, 2, 3]));
+    }
+
+    #[test]
+    fn a_number_at_the_end_of_all_numbers_is_no_event() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events");
+        for sequence in [u64::MAX, MAX_SEQUENCE] {
+            let line = serde_json::to_string(&Entry { sequence, ..entry(1, 1) }).unwrap();
+            fs::write(&path, format!("{line}\n")).unwrap();
+            let mut journal = open(&path).unwrap();
+            assert_eq!((journal.seen(1), journal.add(entry(1, 1)).sequence), (0, 1));
+        }
+    }
+
+    #[test]
     fn a_torn_line_is_skipped_and_the_next_event_starts_a_line_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events");
@@ -400,11 +431,11 @@ mod tests {
         assert!(!journal.after(0).0);
         // Nor is one taken for this journal's that has had more events than the one before.
         let path = dir.path().join("after the reboot");
-        let mut journal = Journal::open(&path).unwrap();
+        let mut journal = Both::of(&path, Journal::open(&path).unwrap());
         for number in 1..10 {
             journal.add(entry(1, number));
         }
-        let journal = Journal::open(&path).unwrap();
+        let journal = Journal::open(&path).unwrap().journal;
         let first = journal.after(0).1.next().unwrap().sequence;
         assert_eq!(first % NUMBERS_A_SECOND, 1);
         assert_eq!((journal.after(5).0, journal.after(5).1.count()), (true, 9), "five were seen of the journal before");
@@ -460,7 +491,8 @@ mod tests {
         check(&journal);
         check(&open(&path).unwrap());
         // What is written anew has holes, and they are known.
-        journal.compact().unwrap();
+        let kept = journal.kept();
+        journal.lines.compact(&kept).unwrap();
         check(&open(&path).unwrap());
     }
 

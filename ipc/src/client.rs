@@ -20,6 +20,7 @@ use api::{Call, Event, Reply, look::Look};
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
     io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt},
 };
 use thiserror::Error;
 
@@ -36,6 +37,9 @@ pub const VERSIONS: (u16, u16) = (1, 1);
 /// The longest silence after a call: every daemon ends its calls by a shorter deadline of its own, so silence this long
 /// means that the daemon itself is stuck.
 const SILENCE: Duration = Duration::from_secs(120);
+/// How long a daemon may take to make room for another connection in its listener's queue. A running one takes less than a
+/// second; a stopped one never does.
+pub const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why there is no connection.
 #[derive(Debug, Error)]
@@ -48,6 +52,14 @@ pub enum ConnectError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// Somebody listens, but accepts nothing: the process is stopped or stuck.
+    #[error("{} has not accepted a connection for {} seconds", path.display(), patience.as_secs_f32())]
+    NotAccepted {
+        /// The socket.
+        path: PathBuf,
+        /// How long it was tried.
+        patience: Duration,
     },
     /// The socket could not be prepared.
     #[error("cannot set up the connection's socket")]
@@ -105,6 +117,38 @@ pub struct Client {
     socket: UnixStream,
 }
 
+/// Connects to the socket at `path`, without a word to whoever listens there.
+///
+/// A plain `connect` sleeps for as long as the listener's queue is full, which for a stopped daemon is for ever. Linux bounds
+/// that sleep by the socket's send timeout.
+///
+/// # Errors
+/// When nobody listens, the caller may not connect, or the queue stays full for `patience`.
+pub fn connect_socket(path: &Path, patience: Duration) -> Result<UnixStream, ConnectError> {
+    let failed = |errno: Errno| ConnectError::Connect { path: path.to_path_buf(), source: errno.into() };
+    let unprepared = |errno: Errno| ConnectError::Socket(errno.into());
+    let address = SocketAddrUnix::new(path).map_err(failed)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let socket = socket.map_err(unprepared)?;
+    let begin = Instant::now();
+    loop {
+        let left = patience.saturating_sub(begin.elapsed());
+        if left.is_zero() {
+            return Err(ConnectError::NotAccepted { path: path.to_path_buf(), patience });
+        }
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(left)).map_err(unprepared)?;
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => break,
+            // A signal: the queue may still empty in the time that is left.
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+    }
+    // The bound was for connecting; what is written later has its own.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, None).map_err(unprepared)?;
+    Ok(socket.into())
+}
+
 /// A lock whose holder panicked is taken all the same: every critical section here leaves the state whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -116,9 +160,7 @@ impl Client {
     /// # Errors
     /// When nobody listens, the daemon refuses, or no version is common.
     pub fn connect(path: &Path, program: &str) -> Result<Client, ConnectError> {
-        let socket =
-            UnixStream::connect(path).map_err(|source| ConnectError::Connect { path: path.to_path_buf(), source })?;
-        Client::over(socket, program)
+        Client::over(connect_socket(path, CONNECT_PATIENCE)?, program)
     }
 
     /// Exchanges hellos over a socket that is connected already.

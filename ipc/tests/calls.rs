@@ -6,17 +6,21 @@ mod rig;
 use std::{
     io::{Read, Write},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use api::{Call, ErrorCode, Event, remote};
 use ipc::{
     ConnError,
-    client::{CallError, Client, ConnectError},
+    client::{CallError, Client, ConnectError, connect_socket},
     codec,
     server::Limits,
 };
 use rig::{Daemon, LONG, by_id, hello, id_of, release};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+};
 
 #[test]
 fn answers_find_their_callers_in_any_order() {
@@ -82,6 +86,39 @@ fn the_limit_of_connections_is_an_error_at_once_and_places_come_back() {
     });
     assert!(served);
     daemon.end();
+}
+
+#[test]
+fn a_daemon_that_accepts_nothing_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("stopped.sock");
+    let address = SocketAddrUnix::new(&path).unwrap();
+    let socket = |flags| rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+    let listener = socket(SocketFlags::CLOEXEC);
+    rustix::net::bind(&listener, &address).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    // The queue is full when the kernel takes no further connection that cannot wait.
+    let mut queued = Vec::new();
+    loop {
+        let another = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+        match rustix::net::connect(&another, &address) {
+            Ok(()) => queued.push(another),
+            Err(error) => break assert_eq!(error, Errno::AGAIN),
+        }
+    }
+    let patience = Duration::from_millis(200);
+    let begin = Instant::now();
+    let late = connect_socket(&path, patience).unwrap_err();
+    assert!(matches!(late, ConnectError::NotAccepted { .. }), "{late:?}");
+    assert_eq!(late.to_string(), format!("{} has not accepted a connection for 0.2 seconds", path.display()));
+    assert!(begin.elapsed() >= patience);
+    // Once there is room, who waits gets it, and the socket writes without a deadline again.
+    let connected = thread::scope(|scope| {
+        let waiting = scope.spawn(|| connect_socket(&path, LONG));
+        rustix::net::accept(&listener).unwrap();
+        waiting.join().unwrap().unwrap()
+    });
+    assert_eq!(connected.write_timeout().unwrap(), None);
 }
 
 #[test]

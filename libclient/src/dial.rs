@@ -17,7 +17,7 @@ use std::{
 use api::{Error, ErrorCode, ErrorDomain};
 use ipc::{
     ConnError,
-    client::{Client, ConnectError},
+    client::{CONNECT_PATIENCE, Client, ConnectError, connect_socket},
     paths::{Instance, Mode, ROOT_VARIABLE},
     programs::{NotFound, Search, is_program},
 };
@@ -86,9 +86,7 @@ impl Dialer {
 
     /// The same without a word to the daemon: a socket for somebody else to speak on.
     pub(crate) fn dial_socket(&self) -> Result<UnixStream> {
-        self.reach(|path| {
-            UnixStream::connect(path).map_err(|source| ConnectError::Connect { path: path.to_path_buf(), source })
-        })
+        self.reach(|path| connect_socket(path, CONNECT_PATIENCE))
     }
 
     fn reach<T>(&self, connect: impl Fn(&Path) -> Result<T, ConnectError>) -> Result<T> {

@@ -26,6 +26,9 @@ pub(crate) fn no_connection(error: ConnectError, instance: &Instance) -> Error {
                 None => error,
             }
         }
+        ConnectError::NotAccepted { .. } => new(ErrorCode::OPERATION_TIMEOUT, "failed to connect to qemud")
+            .with_cause(error)
+            .with_hint("qemud is stopped or stuck: continue it (kill -CONT) or restart it, which no guest notices"),
         ConnectError::Socket(_) => new(ErrorCode::SYSTEM_ERROR, "failed to connect to qemud").with_cause(error),
         ConnectError::Hello(_) => new(ErrorCode::RPC, "failed to connect to qemud")
             .with_cause(error)

@@ -131,8 +131,8 @@ impl Target {
     }
 }
 
-/// Connects to an instance's qemud, for a process that may not: what comes back goes to [`Driven::qemu`]. Starting a daemon
-/// takes as long as that takes; with [`Start::Never`] nothing is waited for.
+/// Connects to an instance's qemud, for a process that may not: what comes back goes to [`Driven::qemu`]. This
+/// waits for a daemon's start, and up to half a minute for one that accepts no connection.
 ///
 /// # Errors
 /// When nobody listens, the caller may not connect, or the daemon does not start.

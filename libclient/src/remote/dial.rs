@@ -10,7 +10,10 @@ use std::{
 };
 
 use api::{Error, ErrorCode, ErrorDomain};
-use ipc::paths::{Instance, Mode, PathsError, ROOT_VARIABLE, root_from};
+use ipc::{
+    client::{CONNECT_PATIENCE, ConnectError, connect_socket},
+    paths::{Instance, Mode, PathsError, ROOT_VARIABLE, root_from},
+};
 use rustix::io::Errno;
 use thiserror::Error as ThisError;
 use wire::{
@@ -52,6 +55,8 @@ pub(super) enum DialError {
         #[source]
         source: io::Error,
     },
+    #[error(transparent)]
+    NotAccepted(ConnectError),
     #[error("the host '{host}' is not known")]
     Resolve {
         host: String,
@@ -141,14 +146,18 @@ fn connect_local(sockets: &Sockets, names: &[String]) -> Result<(PathBuf, UnixSt
 pub(super) fn connect_first(paths: Vec<PathBuf>) -> Result<(PathBuf, UnixStream), DialError> {
     let mut failure = None;
     for path in paths {
-        match UnixStream::connect(&path) {
+        match connect_socket(&path, CONNECT_PATIENCE) {
             Ok(socket) => return Ok((path, socket)),
-            Err(source) => {
+            Err(ConnectError::Connect { path, source }) => {
                 let left_behind = source.kind() == io::ErrorKind::ConnectionRefused;
                 failure.get_or_insert(DialError::Socket { path, source });
                 if !left_behind {
                     break;
                 }
+            }
+            Err(other) => {
+                failure.get_or_insert(DialError::NotAccepted(other));
+                break;
             }
         }
     }
@@ -264,6 +273,9 @@ fn hint(failure: &DialError) -> Option<&'static str> {
             }
             _ => None,
         },
+        DialError::NotAccepted(_) => {
+            Some("the daemon there is stopped or stuck: continue it (kill -CONT) or restart it")
+        }
         DialError::Connect { source, .. } => match Errno::from_io_error(source)? {
             Errno::CONNREFUSED => {
                 Some("does the daemon listen on the network there? libvirt's do so only when told to")

@@ -35,6 +35,8 @@ mod reconfigure;
 mod start;
 mod stats;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -204,6 +206,9 @@ pub struct Control {
     /// The listeners, until every guest that can be found has been found.
     doors: Vec<(UnixListener, u8)>,
     host: host::Host,
+    /// How far the tests have put the clock forward.
+    #[cfg(test)]
+    ahead: Duration,
 }
 
 /// What the launcher handed over.
@@ -301,6 +306,8 @@ impl Control {
             leaving: false,
             doors,
             host,
+            #[cfg(test)]
+            ahead: Duration::ZERO,
         })
     }
 
@@ -375,8 +382,16 @@ impl Control {
     }
 
     /// The present moment.
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "a test's clock is its own")]
     fn now(&self) -> Instant {
         Instant::now()
+    }
+
+    /// The present moment, as far ahead as the test has put it.
+    #[cfg(test)]
+    fn now(&self) -> Instant {
+        Instant::now() + self.ahead
     }
 
     /// Does `then` at a moment unless it is cancelled before.
@@ -416,7 +431,7 @@ impl Control {
 
     /// Writes why a client was dropped, but not more lines for one user than a reader of the log can bear.
     fn report_dropped(&mut self, peer: Peer, why: &ConnError) {
-        match self.dropped.count(&peer.uid, Instant::now()) {
+        match self.dropped.count(&peer.uid, self.now()) {
             Verdict::Write { suppressed } => {
                 if suppressed > 0 {
                     tracing::info!("{suppressed} more clients of uid {} were dropped", peer.uid);

@@ -139,6 +139,29 @@ impl Store {
         }
     }
 
+    /// Whether something is under way.
+    #[cfg(test)]
+    pub fn is_busy(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Waits until the threads have done what they have been given.
+    #[cfg(test)]
+    pub fn drain(&self) {
+        let (done, finished) = channel();
+        let tell = || {
+            let done = done.clone();
+            move || drop(done)
+        };
+        let (a, b, c, d) = (tell(), tell(), tell(), tell());
+        let _ = self.definitions.jobs.send(Box::new(move |_| a()));
+        let _ = self.lines.jobs.send(Box::new(move |_| b()));
+        let _ = self.lookout.jobs.send(Box::new(move |()| c()));
+        let _ = self.descriptors.jobs.send(Box::new(move |()| d()));
+        drop(done);
+        let _: Result<(), _> = finished.recv();
+    }
+
     fn next_number(&mut self) -> u64 {
         self.number += 1;
         self.number

@@ -186,6 +186,8 @@ pub struct Server {
     accept_more: Vec<usize>,
     /// When to try again to accept after the process ran out of descriptors.
     accept_again: Option<Instant>,
+    /// How far its clock is ahead of the host's.
+    ahead: Duration,
     /// Users that may have the reserve.
     privileged: Vec<u32>,
 }
@@ -214,6 +216,7 @@ impl Server {
             closed: VecDeque::new(),
             accept_more: Vec::new(),
             accept_again: None,
+            ahead: Duration::ZERO,
             privileged: vec![0, rustix::process::geteuid().as_raw()],
         }
     }
@@ -284,6 +287,16 @@ impl Server {
     #[must_use]
     pub fn held(&self, resource: Resource) -> usize {
         self.budgets.held(resource)
+    }
+
+    /// Puts its clock forward, for a test that does not wait for deadlines. Give [`Server::flush`] the same clock.
+    #[doc(hidden)]
+    pub fn put_forward(&mut self, time: Duration) {
+        self.ahead += time;
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now() + self.ahead
     }
 
     /// Takes note of one event of the poll.
@@ -420,7 +433,7 @@ impl Server {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
                     // Out of descriptors or memory. The poll tells only of new arrivals, so those that wait need a timer.
-                    self.accept_again = Some(Instant::now() + Duration::from_millis(100));
+                    self.accept_again = Some(self.now() + Duration::from_millis(100));
                     return;
                 }
             }
@@ -568,6 +581,7 @@ impl Server {
 
     /// The clock of what a peer owes starts when the debt does, and is not wound back by a byte now and then.
     fn set_deadline(&mut self, slot: usize) {
+        let now = self.now();
         let Some(Some(connection)) = self.connections.get_mut(slot) else { return };
         let pressed = self.users.get(&connection.peer.uid).is_some_and(|user| user.pressed);
         let owes = connection.owes(&self.limits, pressed);
@@ -577,7 +591,7 @@ impl Server {
         if let Some(at) = connection.deadline.take() {
             self.deadlines.remove(&(at, slot));
         } else {
-            let at = Instant::now() + self.limits.patience;
+            let at = now + self.limits.patience;
             connection.deadline = Some(at);
             self.deadlines.insert((at, slot));
         }

@@ -300,7 +300,7 @@ impl Client {
         }
     }
 
-    /// Reads one frame and hands it to whom it belongs. `wait`: how long to wait for it at most (`None`: the silence that a
+    /// Reads one frame, and what came with it, and hands each to whom it belongs. `wait`: how long to wait for it at most (`None`: the silence that a
     /// call allows; `Some(None)`: for ever).
     fn read_for_all<'a>(
         &'a self,
@@ -309,19 +309,24 @@ impl Client {
     ) -> Result<MutexGuard<'a, State>, CallError> {
         state.reading = true;
         drop(state);
-        let frame = {
+        let mut rest = Vec::new();
+        let (frame, behind) = {
             let mut reader = lock(&self.reader);
-            match wait {
+            let frame = match wait {
                 None => recv(&mut reader, &self.look).map(Some),
                 Some(left) => recv_within(&mut reader, left),
-            }
+            };
+            let came = matches!(frame, Ok(Some(_)));
+            (frame, if came { take_whole(&mut reader, &mut rest) } else { Ok(()) })
         };
         let mut state = lock(&self.state);
         state.reading = false;
         self.arrived.notify_all();
         match frame {
-            Ok(Some(frame)) => state.deliver(frame).map_err(|error| CallError::Lost(state.lose(error)))?,
-            Ok(None) => {}
+            Ok(frame) => {
+                let delivered = frame.into_iter().chain(rest).try_for_each(|frame| state.deliver(frame));
+                delivered.and(behind).map_err(|error| CallError::Lost(state.lose(error)))?;
+            }
             Err(ConnError::Timeout) => return Err(CallError::Silent(SILENCE)),
             Err(error) => return Err(CallError::Lost(state.lose(error))),
         }
@@ -359,7 +364,8 @@ impl State {
 }
 
 impl AsFd for Client {
-    /// The socket, for an event loop: when it is readable, [`Client::wait_events`] with no time has something to do.
+    /// The socket, for an event loop: when it is readable, [`Client::wait_events`] with no time has something to do. Events
+    /// that came with an answer are not told: [`Client::take_events`] after each call.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -375,6 +381,14 @@ fn recv(reader: &mut Conn, look: &Look) -> Result<Incoming, ConnError> {
         reader.next_frame()
     })?;
     found.map_or_else(|| reader.recv(), Ok)
+}
+
+/// Takes the frames that are here whole: the socket does not show them any more to whoever polls it.
+fn take_whole(reader: &mut Conn, frames: &mut Vec<Incoming>) -> Result<(), ConnError> {
+    while let Some(frame) = reader.next_frame()? {
+        frames.push(frame);
+    }
+    Ok(())
 }
 
 fn recv_within(reader: &mut Conn, left: Option<Duration>) -> Result<Option<Incoming>, ConnError> {

@@ -2,24 +2,19 @@
 
 use std::{
     fmt,
-    os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use api::{Error, ErrorCode, ErrorDomain};
 use uuid::Uuid;
 
 use crate::{
     Connection, DomainEvent, Result,
     connection::WeakConnection,
-    event::{self, EventImpl, HandleEvents, HandleId, TimeoutId},
+    event::{self, EventImpl, HandleEvents, HandleId},
     link::EventSource,
     stream::event_of,
 };
-
-/// The first and the longest time between two tries to find a daemon again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Names a callback of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,7 +39,10 @@ struct Entry {
 pub(crate) struct Callbacks {
     connection: WeakConnection,
     events: &'static dyn EventImpl,
-    feed: Mutex<Feed>,
+    /// Its descriptor stays the same one, and tells of a daemon that is gone as well as of events.
+    source: Mutex<Box<dyn EventSource>>,
+    /// Where the loop watches that descriptor.
+    watched: Mutex<Option<HandleId>>,
     entries: Mutex<Entries>,
 }
 
@@ -52,23 +50,6 @@ pub(crate) struct Callbacks {
 struct Entries {
     last_id: u64,
     list: Vec<Entry>,
-}
-
-/// What the loop watches: the source's descriptor while there is a connection, a timer while there is none.
-struct Feed {
-    source: Box<dyn EventSource>,
-    watched: Option<Watched>,
-    timer: Option<(TimeoutId, Duration)>,
-    /// There is no connection, and the timer's next try comes later than its last.
-    lost: bool,
-}
-
-/// A descriptor that the loop watches.
-struct Watched {
-    generation: u64,
-    handle: HandleId,
-    /// Open for as long as the loop watches it, whatever becomes of the source's.
-    _fd: OwnedFd,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -79,21 +60,28 @@ impl Callbacks {
     /// Subscribes and has the event loop watch.
     pub(crate) fn begin(connection: &Connection) -> Result<Arc<Callbacks>> {
         let events = event::registered()?;
-        let feed = Feed { source: connection.link().events(None)?, watched: None, timer: None, lost: false };
         let callbacks = Arc::new(Callbacks {
             connection: connection.downgrade(),
             events,
-            feed: Mutex::new(feed),
+            source: Mutex::new(connection.link().events(None)?),
+            watched: Mutex::default(),
             entries: Mutex::default(),
         });
-        {
-            let weak = Arc::downgrade(&callbacks);
-            let mut feed = lock(&callbacks.feed);
-            feed.watch(events, &weak)?;
-            // Events may have come with the answer to the subscription, and the descriptor does not tell of those.
-            feed.look_in(events, weak, Duration::ZERO);
-        }
+        callbacks.watch()?;
         Ok(callbacks)
+    }
+
+    fn watch(self: &Arc<Callbacks>) -> Result<()> {
+        let weak = Arc::downgrade(self);
+        let dispatch = move |_| {
+            if let Some(callbacks) = weak.upgrade() {
+                callbacks.dispatch();
+            }
+        };
+        let handle =
+            self.events.add_handle(lock(&self.source).poll_fd(), HandleEvents::READABLE, Box::new(dispatch))?;
+        *lock(&self.watched) = Some(handle);
+        Ok(())
     }
 
     pub(crate) fn add(&self, domain: Option<Uuid>, callback: Box<dyn FnMut(&DomainEvent) + Send>) -> CallbackId {
@@ -120,13 +108,8 @@ impl Callbacks {
     fn dispatch(self: &Arc<Callbacks>) {
         let Some(connection) = self.connection.upgrade() else { return };
         loop {
-            let next = {
-                let mut feed = lock(&self.feed);
-                let next = feed.source.next(Some(Duration::ZERO));
-                feed.settle(self, next.is_err());
-                next
-            };
-            // Without a connection the timer tries again; the source knows where to go on.
+            let next = lock(&self.source).next(Some(Duration::ZERO));
+            // Without a connection the source tells when there is something to do for it, and knows where to go on.
             let Ok(Some(event)) = next else { return };
             if let Some(event) = event_of(&connection, event) {
                 self.tell(&event);
@@ -151,82 +134,12 @@ impl Callbacks {
     }
 }
 
-impl Feed {
-    /// Has the loop watch what there is to watch now.
-    fn settle(&mut self, callbacks: &Arc<Callbacks>, lost: bool) {
-        let weak = Arc::downgrade(callbacks);
-        // A loop that cannot watch the new connection is tried again by the timer.
-        if lost || self.watch(callbacks.events, &weak).is_err() {
-            self.unwatch(callbacks.events);
-            let step = if self.lost { self.timer.map_or(RETRY.0, |(_, last)| last * 2) } else { RETRY.0 };
-            self.lost = true;
-            self.look_in(callbacks.events, weak, step.clamp(RETRY.0, RETRY.1));
-        } else {
-            self.lost = false;
-            self.stop_looking(callbacks.events);
-        }
-    }
-
-    fn watch(&mut self, events: &'static dyn EventImpl, weak: &Weak<Callbacks>) -> Result<()> {
-        let generation = self.source.generation();
-        if self.watched.as_ref().is_some_and(|watched| watched.generation == generation) {
-            return Ok(());
-        }
-        self.unwatch(events);
-        if let Some(fd) = self.source.poll_fd() {
-            let weak = Weak::clone(weak);
-            let dispatch = move |_| {
-                if let Some(callbacks) = weak.upgrade() {
-                    callbacks.dispatch();
-                }
-            };
-            let fd = fd.try_clone_to_owned().map_err(|source| {
-                Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::EVENT, "cannot watch a connection").with_cause(source)
-            })?;
-            let handle = events.add_handle(fd.as_fd(), HandleEvents::READABLE, Box::new(dispatch))?;
-            self.watched = Some(Watched { generation, handle, _fd: fd });
-        }
-        Ok(())
-    }
-
-    fn unwatch(&mut self, events: &dyn EventImpl) {
-        if let Some(watched) = self.watched.take() {
-            events.remove_handle(watched.handle);
-        }
-    }
-
-    /// Has the timer look what there is, every `interval`.
-    fn look_in(&mut self, events: &dyn EventImpl, weak: Weak<Callbacks>, interval: Duration) {
-        match &mut self.timer {
-            Some((_, present)) if *present == interval => {}
-            Some((timeout, present)) => {
-                *present = interval;
-                events.update_timeout(*timeout, Some(interval));
-            }
-            None => {
-                let dispatch = move || {
-                    if let Some(callbacks) = weak.upgrade() {
-                        callbacks.dispatch();
-                    }
-                };
-                // A loop without room for a timer leaves the callbacks silent; nobody can be told from here.
-                self.timer = events.add_timeout(Some(interval), Box::new(dispatch)).ok().map(|id| (id, interval));
-            }
-        }
-    }
-
-    fn stop_looking(&mut self, events: &dyn EventImpl) {
-        if let Some((timeout, _)) = self.timer.take() {
-            events.remove_timeout(timeout);
-        }
-    }
-}
-
 impl Drop for Callbacks {
     fn drop(&mut self) {
-        let feed = self.feed.get_mut().unwrap_or_else(PoisonError::into_inner);
-        feed.unwatch(self.events);
-        feed.stop_looking(self.events);
+        // Before the source goes, and its descriptor with it.
+        if let Some(handle) = self.watched.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            self.events.remove_handle(handle);
+        }
     }
 }
 
@@ -234,13 +147,14 @@ impl Drop for Callbacks {
 mod tests {
     use super::*;
     use crate::{
-        event::{HandleCallback, TimeoutCallback},
+        Error, ErrorCode, ErrorDomain,
+        event::{HandleCallback, TimeoutCallback, TimeoutId},
         link::Numbered,
     };
     use std::{
         fs,
         io::{PipeReader, pipe},
-        os::fd::{AsRawFd, BorrowedFd},
+        os::fd::{AsFd, AsRawFd, BorrowedFd},
         path::PathBuf,
     };
 
@@ -276,12 +190,11 @@ mod tests {
         fn remove_timeout(&self, _: TimeoutId) {}
     }
 
-    /// Events of a daemon that goes away.
-    struct Going(Option<PipeReader>);
+    /// Events of a daemon that is gone.
+    struct Gone(PipeReader);
 
-    impl EventSource for Going {
+    impl EventSource for Gone {
         fn next(&mut self, _: Option<Duration>) -> Result<Option<Numbered>> {
-            self.0 = None;
             Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, "gone"))
         }
 
@@ -293,12 +206,8 @@ mod tests {
             0
         }
 
-        fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-            self.0.as_ref().map(AsFd::as_fd)
-        }
-
-        fn generation(&self) -> u64 {
-            1
+        fn poll_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
         }
     }
 
@@ -307,15 +216,17 @@ mod tests {
         let events: &'static OwnLoop = Box::leak(Box::default());
         let connection = Connection::open("test:///default").unwrap();
         let (reader, _writer) = pipe().unwrap();
-        let feed = Feed { source: Box::new(Going(Some(reader))), watched: None, timer: None, lost: false };
         let callbacks = Arc::new(Callbacks {
             connection: connection.downgrade(),
             events,
-            feed: Mutex::new(feed),
+            source: Mutex::new(Box::new(Gone(reader))),
+            watched: Mutex::default(),
             entries: Mutex::default(),
         });
-        lock(&callbacks.feed).watch(events, &Arc::downgrade(&callbacks)).unwrap();
+        callbacks.watch().unwrap();
         callbacks.dispatch();
+        assert_eq!(*lock(&events.removed), 0, "a daemon that is gone is waited for");
+        drop(callbacks);
         assert_eq!(*lock(&events.removed), 1);
     }
 }

@@ -75,6 +75,11 @@ impl Dialer {
         Dialer { instance, read_only, starter }
     }
 
+    /// The same way for a listener, which must not start a daemon that somebody has stopped.
+    pub(crate) fn never_starting(&self) -> Dialer {
+        Dialer { instance: self.instance.clone(), read_only: self.read_only, starter: None }
+    }
+
     fn socket(&self) -> PathBuf {
         if self.read_only { self.instance.read_only_socket() } else { self.instance.socket() }
     }
@@ -103,14 +108,17 @@ impl Dialer {
                     starts += 1;
                     starter.start(&self.instance)?;
                 }
-                _ => return Err(error::no_connection(failure, &self.instance)),
+                _ => return Err(error::no_connection(failure, &self.instance, self.starter.is_some())),
             }
         }
     }
 
-    /// Notices a socket that appears from now on.
-    pub(crate) fn watch(&self) -> Watch {
-        Watch::new(self.instance.runtime_dir()).unwrap_or(Watch(None))
+    /// Readable once something has appeared beside the socket; none where that cannot be noticed.
+    pub(crate) fn notice(&self) -> Option<OwnedFd> {
+        let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
+        let wanted = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+        inotify::add_watch(&fd, self.instance.runtime_dir(), wanted).ok()?;
+        Some(fd)
     }
 }
 
@@ -134,27 +142,6 @@ fn is_absent(failure: &ConnectError) -> bool {
         }
         ConnectError::Hello(ConnError::Closed | ConnError::Io(Errno::CONNRESET | Errno::PIPE)) => true,
         _ => false,
-    }
-}
-
-/// A directory where a socket may appear.
-#[derive(Debug)]
-pub(crate) struct Watch(Option<OwnedFd>);
-
-impl Watch {
-    fn new(dir: &Path) -> io::Result<Watch> {
-        let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&fd, dir, inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO)?;
-        Ok(Watch(Some(fd)))
-    }
-
-    /// Waits until something has appeared since the watch was made, `time` at most.
-    pub(crate) fn wait(&self, time: Duration) {
-        // A wait that fails is a short one: the caller tries again and has a deadline.
-        let _ = match &self.0 {
-            Some(fd) => wait::readable(std::os::fd::AsFd::as_fd(fd), Deadline::after(Some(time))).map(|_| ()),
-            None => wait::pause(time),
-        };
     }
 }
 
@@ -549,5 +536,26 @@ mod tests {
         fs::remove_file(world.instance.socket()).unwrap();
         let _again = world.hidden();
         open().unwrap();
+    }
+
+    #[test]
+    fn a_listener_starts_no_daemon_and_finds_the_one_that_a_call_has_started() {
+        let world = World::new();
+        let fake = world.hidden();
+        let starts = world.root.path().join("starts");
+        let starter = world.starter(&format!("echo x >> '{}'; {APPEAR}", starts.display()));
+        let connection = Connection::over(Box::new(QemuLink::open(world.dialer(Some(starter))).unwrap()), false);
+        let mut stream = connection.subscribe(None).unwrap();
+        fs::remove_file(&starts).unwrap();
+        drop(fake);
+        fs::remove_file(world.instance.socket()).unwrap();
+        let again = world.hidden();
+        let error = stream.next(Some(Duration::from_millis(100))).unwrap_err();
+        assert_eq!(error.message, "failed to connect to qemud", "{error:?}");
+        assert!(error.hint.as_deref().is_some_and(|hint| hint.contains("the next command starts it")), "{error:?}");
+        assert!(!starts.exists(), "it was started by a listener");
+        connection.invoke(api::remote::ConnectOpenArgs { name: None, flags: 0 }).unwrap();
+        assert!(stream.next(Some(Duration::from_millis(500))).unwrap().is_none());
+        assert_eq!(again.accepted(), 2);
     }
 }

@@ -12,14 +12,14 @@ use rustix::io::Errno;
 
 use crate::driven::Lost;
 
-/// Why there is no connection to the daemon of an instance.
-pub(crate) fn no_connection(error: ConnectError, instance: &Instance) -> Error {
+/// Why there is no connection to the daemon of an instance. `started`: this side would have started it.
+pub(crate) fn no_connection(error: ConnectError, instance: &Instance, started: bool) -> Error {
     let new = |code, message: &str| Error::new(code, ErrorDomain::RPC, message.to_owned());
     match error {
         // The daemon's own words say more than any wrapping of them.
         ConnectError::Refused(reason) => reason,
         ConnectError::Connect { ref source, .. } => {
-            let hint = connect_hint(source, instance.mode());
+            let hint = connect_hint(source, instance.mode(), started);
             let error = new(ErrorCode::SYSTEM_ERROR, "failed to connect to qemud").with_cause(error);
             match hint {
                 Some(hint) => error.with_hint(hint),
@@ -45,10 +45,13 @@ pub(crate) fn no_place(error: PathsError, mode: Mode) -> Error {
     Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::RPC, message).with_cause(error)
 }
 
-fn connect_hint(source: &std::io::Error, mode: Mode) -> Option<&'static str> {
+fn connect_hint(source: &std::io::Error, mode: Mode, started: bool) -> Option<&'static str> {
     match (Errno::from_io_error(source)?, mode) {
         (Errno::NOENT | Errno::CONNREFUSED, Mode::System) => {
             Some("qemud is not running: start its service, or use qemu:///session for guests of your own")
+        }
+        (Errno::NOENT | Errno::CONNREFUSED, Mode::Session) if !started => {
+            Some("qemud is not running: the next command starts it")
         }
         (Errno::ACCESS | Errno::PERM, Mode::System) => Some(
             "this user may not change the host's guests: connect read-only, use qemu:///session, or ask the administrator",

@@ -63,7 +63,7 @@
 //!
 //! # Threads and loops
 //! Everything is synchronous and may be used by several threads at once; no thread is started behind the caller's back but
-//! for the echo of the mock hypervisor's consoles. A
+//! for the echo of the mock hypervisor's consoles and while a listener connects again. A
 //! program with an event loop of its own hands it in as an [`event::EventImpl`]; one without uses
 //! [`event::DefaultLoop`]; one that only waits for events uses [`Connection::subscribe`].
 #![forbid(unsafe_code)]
@@ -100,6 +100,7 @@ mod fake_qemud;
 mod libvirt_conf;
 mod link;
 mod qemu;
+mod redial;
 mod remote;
 mod sources;
 mod stream;
@@ -107,6 +108,7 @@ mod test_driver;
 mod types;
 mod uri;
 mod wait;
+mod watch;
 
 /// What every call gives: a value or an [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -98,8 +98,9 @@ impl Numbered {
 
 /// Where a driver's events come from, one listener's share.
 pub(crate) trait EventSource: Send {
-    /// The next event; `None` when there was none for `timeout`. A source that has lost its daemon connects again and
-    /// goes on behind the last event that it gave; it fails when that cannot be done within `timeout`.
+    /// The next event; `None` when there was none for `timeout`. A source that has lost its daemon connects again, without
+    /// ever starting it, and goes on behind the last event that it gave; it fails when that cannot be done within `timeout`,
+    /// and returns by then.
     fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Numbered>>;
 
     /// Whether events were asked for that are no longer to be had.
@@ -108,9 +109,7 @@ pub(crate) trait EventSource: Send {
     /// The number of the first event that had not happened yet when the source was made.
     fn first_new(&self) -> u64;
 
-    /// What becomes readable when [`EventSource::next`] has something to do; nothing while there is no connection.
-    fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
-
-    /// Changes whenever [`EventSource::poll_fd`] is another one.
-    fn generation(&self) -> u64;
+    /// What is readable while [`EventSource::next`] has something to do: an event to give, or a step towards a connection.
+    /// The same one for as long as the source lives.
+    fn poll_fd(&self) -> BorrowedFd<'_>;
 }

@@ -2,12 +2,13 @@
 
 use std::{
     collections::VecDeque,
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use api::{Call, Event, Op, Operation, Reply, bulkhead};
+use api::{Call, Error, ErrorCode, ErrorDomain, Event, Op, Operation, Reply, bulkhead};
 use ipc::client::{CallError, Client};
 
 use crate::{
@@ -15,11 +16,15 @@ use crate::{
     dial::Dialer,
     error,
     link::{EventSource, Link, Numbered},
+    redial::{Attempt, Redial},
     wait::{self, Deadline},
+    watch::Watch,
 };
 
 /// How long a listener waits for a daemon that is being restarted, when its caller would wait for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest time between two tries to find it again, where its socket's appearance is not noticed.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// A connection to qemud that is made again when it was lost: the call that was under way fails, the next one dials.
 pub(crate) struct QemuLink {
@@ -67,17 +72,7 @@ impl Link for QemuLink {
     }
 
     fn events(&self, since: Option<u64>) -> Result<Box<dyn EventSource>> {
-        let mut source = QemuEvents {
-            dialer: Arc::clone(&self.dialer),
-            client: None,
-            last: since,
-            lost: false,
-            queue: VecDeque::new(),
-            first_new: None,
-            generation: 0,
-        };
-        source.subscribe()?;
-        Ok(Box::new(source))
+        Ok(Box::new(QemuEvents::begin(&self.dialer, since)?))
     }
 
     fn takes_files(&self) -> bool {
@@ -88,54 +83,87 @@ impl Link for QemuLink {
 /// One listener. It has a connection of its own: a listener that is slow to read fills its own socket only and delays no
 /// call, and what is sent again after a reconnection reaches nobody who has it already.
 struct QemuEvents {
+    /// Never starts a daemon: one that was stopped stays so until somebody calls.
     dialer: Arc<Dialer>,
+    watch: Watch,
     client: Option<Client>,
+    redial: Redial<Subscribed>,
     /// The last event that has arrived.
     last: Option<u64>,
     lost: bool,
     queue: VecDeque<Numbered>,
     /// The number of the first event after the first subscription.
     first_new: Option<u64>,
-    generation: u64,
+}
+
+/// A connection on which events flow, and what the daemon said of its log.
+type Subscribed = (Client, bulkhead::EventsSubscribeRet);
+
+fn subscribe(client: Client, since: Option<u64>) -> Result<Subscribed> {
+    let op = bulkhead::EventsSubscribeArgs::OP;
+    let call = bulkhead::EventsSubscribeArgs { since }.into_call();
+    let (reply, _) = client.call(&call, Vec::new()).map_err(|failure| error::no_answer(failure, op))?;
+    let ret = bulkhead::EventsSubscribeArgs::ret_of(reply)
+        .ok_or_else(|| error::strange_answer(op, "it is of another call"))?;
+    Ok((client, ret))
 }
 
 impl QemuEvents {
-    fn subscribe(&mut self) -> Result<()> {
-        let op = bulkhead::EventsSubscribeArgs::OP;
-        let client = self.dialer.dial()?;
-        let call = bulkhead::EventsSubscribeArgs { since: self.last }.into_call();
-        let (reply, _) = client.call(&call, Vec::new()).map_err(|failure| error::no_answer(failure, op))?;
-        let reply = bulkhead::EventsSubscribeArgs::ret_of(reply)
-            .ok_or_else(|| error::strange_answer(op, "it is of another call"))?;
+    fn begin(dialer: &Dialer, since: Option<u64>) -> Result<QemuEvents> {
+        // To listen is a call like any other, which starts the daemon; what comes later is not.
+        let subscribed = subscribe(dialer.dial()?, since)?;
+        let watch = Watch::new().map_err(unwatched)?;
+        let redial = Redial::new(&watch, "qemud", LONGEST_REST, |_| false).map_err(unwatched)?;
+        let mut source = QemuEvents {
+            dialer: Arc::new(dialer.never_starting()),
+            watch,
+            client: None,
+            redial,
+            last: since,
+            lost: false,
+            queue: VecDeque::new(),
+            first_new: None,
+        };
+        source.take_client(subscribed)?;
+        source.watch.ring(!source.queue.is_empty());
+        Ok(source)
+    }
+
+    /// Takes a connection on which events flow.
+    fn take_client(&mut self, (client, ret): Subscribed) -> Result<()> {
+        self.watch.add(&client).map_err(unwatched)?;
         // A log that ends before the last event that we have seen is another log, begun anew.
-        let newest = reply.next.saturating_sub(1);
+        let newest = ret.next.saturating_sub(1);
         let restarted = self.last.is_some_and(|last| newest < last);
-        self.lost |= reply.lost || restarted;
+        self.lost |= ret.lost || restarted;
         if self.last.is_none() || restarted {
             self.last = Some(newest);
         }
+        self.first_new.get_or_insert(ret.next);
+        // What has come with the answer, the socket does not show any more.
+        self.take(client.take_events());
         self.client = Some(client);
-        self.first_new.get_or_insert(reply.next);
-        self.generation += 1;
         Ok(())
     }
 
-    /// Subscribes again as soon as a daemon is there.
+    /// Subscribes again as soon as a daemon is there, as far as that is possible until the deadline.
     fn resubscribe(&mut self, deadline: Deadline) -> Result<()> {
-        let mut step = Duration::from_millis(20);
-        loop {
-            // The watch begins before the try, so that a socket that appears in between ends the wait.
-            let watch = self.dialer.watch();
-            match self.subscribe() {
-                Ok(()) => return Ok(()),
-                Err(error) if deadline.passed() => return Err(error),
-                Err(_) => {}
-            }
-            // A new socket is seen before it listens; the step bounds what is waited for that.
-            let time = deadline.left().map_or(step, |left| left.min(step));
-            watch.wait(time);
-            step = (step * 2).min(Duration::from_secs(1));
+        let (dialer, since) = (&self.dialer, self.last);
+        let attempt = || {
+            // The notice begins before the try, so that a socket that appears in between brings the next one forward.
+            let news = dialer.notice();
+            let dialer = Arc::clone(dialer);
+            Attempt { connect: Box::new(move || subscribe(dialer.dial()?, since)), news }
+        };
+        let subscribed = self.redial.until(deadline, &self.watch, attempt)?;
+        self.take_client(subscribed).map_err(|error| self.redial.failed(error))
+    }
+
+    fn lose(&mut self) {
+        if let Some(client) = self.client.take() {
+            self.watch.remove(&client);
         }
+        self.redial.lost();
     }
 
     fn take(&mut self, events: Vec<Event>) {
@@ -147,11 +175,8 @@ impl QemuEvents {
             }
         }
     }
-}
 
-impl EventSource for QemuEvents {
-    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Numbered>> {
-        let deadline = Deadline::after(timeout);
+    fn next_until(&mut self, timeout: Option<Duration>, deadline: Deadline) -> Result<Option<Numbered>> {
         loop {
             if let Some(event) = self.queue.pop_front() {
                 return Ok(Some(event));
@@ -163,10 +188,22 @@ impl EventSource for QemuEvents {
             match client.wait_events(deadline.left()) {
                 Ok(events) if events.is_empty() && deadline.passed() => return Ok(None),
                 Ok(events) => self.take(events),
-                Err(CallError::Lost(_)) => self.client = None,
+                Err(CallError::Lost(_)) => self.lose(),
                 Err(failure) => return Err(error::no_answer(failure, Op::BulkheadEventsSubscribe)),
             }
         }
+    }
+}
+
+fn unwatched(source: io::Error) -> Error {
+    Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::RPC, "cannot watch a connection").with_cause(source)
+}
+
+impl EventSource for QemuEvents {
+    fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Numbered>> {
+        let next = self.next_until(timeout, Deadline::after(timeout));
+        self.watch.ring(!self.queue.is_empty());
+        next
     }
 
     fn lost(&self) -> bool {
@@ -177,12 +214,8 @@ impl EventSource for QemuEvents {
         self.first_new.unwrap_or_default()
     }
 
-    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.client.as_ref().map(AsFd::as_fd)
-    }
-
-    fn generation(&self) -> u64 {
-        self.generation
+    fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
     }
 }
 
@@ -190,15 +223,16 @@ impl EventSource for QemuEvents {
 mod tests {
     use super::*;
     use crate::{
-        Connection, CreateFlags, Error, ErrorCode, ErrorDomain, EventKind,
+        Connection, CreateFlags, EventKind,
         fake_qemud::{FakeLog, FakeQemud, Step},
     };
     use api::remote;
     use ipc::paths::{Instance, Mode};
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
     use std::{
         fs,
         io::{Read, Write},
-        os::unix::net::UnixStream,
+        os::{fd::AsRawFd, unix::net::UnixStream},
         path::PathBuf,
         sync::atomic::{AtomicUsize, Ordering},
         time::Instant,
@@ -403,12 +437,17 @@ mod tests {
         for _ in 0..50 {
             world.log.emit(2);
         }
-        wait::readable(stream.poll_fd().unwrap(), Deadline::after(LONG)).unwrap();
-        let mut seen = 0;
-        while stream.next(Some(Duration::ZERO)).unwrap().is_some() {
-            seen += 1;
+        assert!(told(&stream, LONG));
+        for left in (0..50).rev() {
+            assert!(stream.next(Some(Duration::ZERO)).unwrap().is_some());
+            assert_eq!(told(&stream, Some(Duration::ZERO)), left > 0, "{left} wait");
         }
-        assert_eq!(seen, 50);
+        assert!(stream.next(Some(Duration::ZERO)).unwrap().is_none());
+    }
+
+    /// Whether the stream's descriptor tells that there is something to do.
+    fn told(stream: &crate::EventStream, patience: Option<Duration>) -> bool {
+        wait::readable(stream.poll_fd(), Deadline::after(patience)).unwrap()
     }
 
     /// The loop of the program is one for all; this is the only unit test that uses it.
@@ -453,13 +492,14 @@ mod tests {
         let mut stream = connection.subscribe(None).unwrap();
         world.log.emit(2);
         assert_eq!(kinds(&mut stream, 1), [(2, EventKind::Started)]);
+        let polled = stream.poll_fd().as_raw_fd();
         drop(first);
         // While nobody serves.
         world.log.emit(3);
         world.log.emit(4);
         let error = stream.next(Some(Duration::from_millis(50))).unwrap_err();
         assert_eq!(error.code, ErrorCode::SYSTEM_ERROR);
-        assert!(stream.poll_fd().is_none());
+        assert!(told(&stream, LONG), "the next try's time comes");
         let waiting = std::thread::spawn(move || {
             let seen = kinds(&mut stream, 3);
             (stream, seen)
@@ -469,7 +509,58 @@ mod tests {
         let (stream, seen) = waiting.join().unwrap();
         assert_eq!(seen, [(3, EventKind::Suspended), (4, EventKind::Resumed), (5, EventKind::Stopped)]);
         assert!(!stream.lost());
-        assert!(stream.poll_fd().is_some());
+        assert_eq!(stream.poll_fd().as_raw_fd(), polled);
+    }
+
+    #[test]
+    fn who_polls_is_told_when_the_daemon_is_back() {
+        let world = World::new();
+        let first = world.qemud(hostname);
+        let mut stream = world.connect().subscribe(None).unwrap();
+        assert!(!told(&stream, Some(Duration::ZERO)));
+        drop(first);
+        assert!(told(&stream, LONG));
+        assert!(stream.next(Some(Duration::ZERO)).is_err());
+        let _second = world.qemud(hostname);
+        world.log.emit(2);
+        let event = loop {
+            assert!(told(&stream, LONG), "nothing tells of a step");
+            if let Ok(Some(event)) = stream.next(Some(Duration::ZERO)) {
+                break event;
+            }
+        };
+        assert_eq!((event.sequence, event.kind), (1, EventKind::Started));
+        assert!(!told(&stream, Some(Duration::ZERO)));
+    }
+
+    #[test]
+    fn a_daemon_that_accepts_nothing_holds_up_no_listener() {
+        let world = World::new();
+        let first = world.qemud(hostname);
+        let mut stream = world.connect().subscribe(None).unwrap();
+        drop(first);
+        // As a daemon that is stopped: somebody listens, and the queue is full.
+        fs::remove_file(world.instance.socket()).unwrap();
+        let address = SocketAddrUnix::new(world.instance.socket()).unwrap();
+        let socket = |flags| rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        let listener = socket(SocketFlags::CLOEXEC);
+        rustix::net::bind(&listener, &address).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let mut queued = Vec::new();
+        loop {
+            let another = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+            match rustix::net::connect(&another, &address) {
+                Ok(()) => queued.push(another),
+                Err(_) => break,
+            }
+        }
+        let begin = Instant::now();
+        for timeout in [Duration::ZERO, Duration::from_millis(50)] {
+            let error = stream.next(Some(timeout)).unwrap_err();
+            assert_eq!(error.code, ErrorCode::OPERATION_TIMEOUT, "{error:?}");
+            assert_eq!(error.message, "the connection to qemud is being made again");
+        }
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     }
 
     #[test]

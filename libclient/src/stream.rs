@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What happens to domains, in order. It survives its daemon: when that is restarted, the stream connects again and goes on
-/// behind the last event that it gave.
+/// behind the last event that it gave. It waits for a daemon that was stopped and does not start it; the next call does.
 pub struct EventStream {
     connection: Connection,
     source: Box<dyn EventSource>,
@@ -28,7 +28,7 @@ impl EventStream {
     ///
     /// # Errors
     /// When the daemon is gone and does not come back within `timeout`, a minute at most. The stream is as good as before:
-    /// the next call tries again, and no event is lost.
+    /// the next call goes on trying, and no event is lost.
     pub fn next(&mut self, timeout: Option<Duration>) -> Result<Option<DomainEvent>> {
         let deadline = Deadline::after(timeout);
         let mut left = timeout;
@@ -56,11 +56,10 @@ impl EventStream {
     }
 
     /// What to watch for reading in an event loop of one's own; call [`EventStream::next`] with no time when it is
-    /// readable. That it is for events that have come already, too, and when the far side is to be asked for a sign of life.
-    /// It is another one after a reconnection, and none while the daemon is gone: ask again after each
-    /// [`EventStream::next`].
+    /// readable. That it is for events that have come already, too, when the far side is to be asked for a sign of life, and
+    /// while the daemon is gone for each step towards it. It is the same one for as long as the stream lives.
     #[must_use]
-    pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+    pub fn poll_fd(&self) -> BorrowedFd<'_> {
         self.source.poll_fd()
     }
 }

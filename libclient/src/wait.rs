@@ -42,11 +42,6 @@ pub(crate) fn ready(fd: BorrowedFd<'_>, how: PollFlags, deadline: Deadline) -> i
     poll(&mut [PollFd::from_borrowed_fd(fd, how)], deadline)
 }
 
-/// Lets the time pass.
-pub(crate) fn pause(time: Duration) -> io::Result<()> {
-    poll(&mut [], Deadline::after(Some(time))).map(|_| ())
-}
-
 /// Whether the peer of a stream socket has closed its end: asked of the kernel, without reading.
 pub(crate) fn hung_up(socket: &impl AsFd) -> bool {
     // A hang-up is told unasked. Half a hang-up is not one: it may be our own.

@@ -61,10 +61,8 @@ impl TestDriven {
 
     fn subscribe(&mut self, args: &bulkhead::EventsSubscribeArgs) -> Result<(Reply, Vec<OwnedFd>)> {
         let events = TestEvents::begin(&self.link, args.since)?;
-        if let Some(bell) = events.poll_fd() {
-            epoll::add(&self.watch, bell, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
-                .map_err(|errno| failed("cannot watch for events", errno))?;
-        }
+        epoll::add(&self.watch, events.poll_fd(), epoll::EventData::new_u64(0), epoll::EventFlags::IN)
+            .map_err(|errno| failed("cannot watch for events", errno))?;
         let ret = bulkhead::EventsSubscribeRet { next: events.first_new(), lost: events.lost() };
         self.events = Some(events);
         Ok((Reply::BulkheadEventsSubscribe(ret), Vec::new()))

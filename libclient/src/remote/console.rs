@@ -18,11 +18,12 @@ use api::{bulkhead, consts::ConsoleFlags, remote};
 use rustix::{event::PollFlags, fs::OFlags};
 use wire::client::{CallError, Piece, StreamHandle};
 
-use super::{Session, lock, watch::Watch};
+use super::{Session, lock};
 use crate::{
     ConsoleStream, Error, ErrorCode, Result,
     api::ErrorDomain,
     wait::{self, Deadline},
+    watch::Watch,
 };
 
 /// The most that one write hands over: less than a socket that can be written to has room for.
@@ -68,7 +69,9 @@ pub(super) fn open(session: Session, args: bulkhead::DomainOpenConsoleArgs) -> R
 
 impl StreamConsole {
     fn new(stream: StreamHandle, session: Session, read_only: bool) -> io::Result<StreamConsole> {
-        let watch = Watch::new(stream.client())?;
+        let watch = Watch::new()?;
+        watch.add(stream.client())?;
+        watch.add(stream.client().alarm())?;
         let console = StreamConsole {
             stream,
             _session: session,

@@ -5,9 +5,9 @@
 
 use std::{
     collections::VecDeque,
+    io,
     os::fd::{AsFd, BorrowedFd},
-    sync::{Arc, mpsc},
-    thread,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -18,34 +18,31 @@ use api::{
 };
 use wire::client::CallError;
 
-use super::{AUTH_REFUSED, Dialer, FOREIGN, OPEN_PATIENCE, OURS, Session, is_final, watch::Watch};
+use super::{AUTH_REFUSED, Dialer, FOREIGN, OPEN_PATIENCE, OURS, Session, is_final};
 use crate::{
     Result,
     link::{EventSource, Numbered},
-    wait::{self, Deadline},
+    redial::{Attempt, Redial},
+    wait::Deadline,
+    watch::Watch,
 };
 
 /// How long a listener waits for a daemon that is being restarted, when its caller would wait for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The first and the longest time between two tries to find it again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// The longest time between two tries to find it again.
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
 /// One listener with a connection of its own.
 pub(super) struct RemoteEvents {
     dialer: Arc<Dialer>,
-    session: Option<(Session, Watch)>,
+    watch: Watch,
+    session: Option<Session>,
+    redial: Redial<Subscribed>,
     /// The number of the last event that has arrived; what has none is counted on from here.
     last: Option<u64>,
     lost: bool,
     queue: VecDeque<Numbered>,
     first_new: Option<u64>,
-    generation: u64,
-    /// A connection is being made.
-    redial: Option<Redial>,
-    /// How long the next try waits before it begins.
-    step: Duration,
-    /// Why the last try failed.
-    failure: Option<Error>,
 }
 
 /// A connection on which events flow, and what a daemon of ours said of its log.
@@ -74,79 +71,64 @@ fn subscribe(session: Session, since: Option<u64>) -> Result<Subscribed> {
     }
 }
 
-/// Whether trying again is of no use.
+/// Whether trying again is of no use: neither a wrong password nor a wrong name gets better by itself.
 fn is_refusal(error: &Error) -> bool {
     AUTH_REFUSED.contains(&error.code) || error.code == ErrorCode::INVALID_ARG
 }
 
-/// A connection that is being made by a thread of its own. Left alone, the thread ends by the patience of each of its steps.
-struct Redial(mpsc::Receiver<Result<Subscribed>>);
-
-impl Redial {
-    fn begin(dialer: &Arc<Dialer>, since: Option<u64>, after: Duration) -> Result<Redial> {
-        let (sender, receiver) = mpsc::channel();
-        let dialer = Arc::clone(dialer);
-        let work = move || {
-            // A wait that fails is a short one.
-            let _ = wait::pause(after);
-            // Nobody may be there any more to take it.
-            let _ = sender.send(dialer.redial().and_then(|session| subscribe(session, since)));
-        };
-        let spawned = thread::Builder::new().name("bulkhead-redial".into()).spawn(work);
-        spawned.map(|_| Redial(receiver)).map_err(|source| {
-            Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::RPC, "cannot connect again").with_cause(source)
-        })
-    }
-
-    /// What came of it, or itself when nothing has until the deadline.
-    fn wait(self, deadline: Deadline) -> std::result::Result<Result<Subscribed>, Redial> {
-        let received = match deadline.left() {
-            Some(left) => self.0.recv_timeout(left),
-            None => self.0.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
-        };
-        match received {
-            Ok(result) => Ok(result),
-            Err(mpsc::RecvTimeoutError::Timeout) => Err(self),
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                Ok(Err(Error::new(ErrorCode::INTERNAL_ERROR, ErrorDomain::RPC, "the thread that connects again died")))
-            }
-        }
-    }
-}
-
 impl RemoteEvents {
     pub(super) fn begin(dialer: &Arc<Dialer>, since: Option<u64>) -> Result<RemoteEvents> {
+        let subscribed = subscribe(dialer.dial()?, since)?;
+        let watch = Watch::new().map_err(unwatched)?;
+        let redial = Redial::new(&watch, dialer.address.uri.clone(), LONGEST_REST, is_refusal).map_err(unwatched)?;
         let mut source = RemoteEvents {
             dialer: Arc::clone(dialer),
+            watch,
             session: None,
+            redial,
             last: since,
             lost: false,
             queue: VecDeque::new(),
             first_new: None,
-            generation: 0,
-            redial: None,
-            step: Duration::ZERO,
-            failure: None,
         };
-        source.take_session(subscribe(dialer.dial()?, since)?)?;
+        source.take_session(subscribed)?;
+        source.watch.ring(!source.queue.is_empty());
         Ok(source)
     }
 
     /// Takes a connection on which events flow.
     fn take_session(&mut self, (session, ret): Subscribed) -> Result<()> {
-        let watch = Watch::new(&session.client).map_err(|source| {
-            Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::RPC, "cannot watch a connection").with_cause(source)
-        })?;
+        for fd in [session.client.as_fd(), session.client.alarm()] {
+            self.watch.add(fd).map_err(unwatched)?;
+        }
         match ret {
             Some(ret) => self.resume(&ret),
             None => self.count(),
         }
         // What has come with the answer, the socket does not show any more.
         self.take(session.client.take_events());
-        watch.ring(!self.queue.is_empty());
-        self.session = Some((session, watch));
-        self.generation += 1;
+        self.session = Some(session);
         Ok(())
+    }
+
+    /// Subscribes again as soon as a daemon is there, as far as that is possible until the deadline.
+    fn resubscribe(&mut self, deadline: Deadline) -> Result<()> {
+        let (dialer, since) = (&self.dialer, self.last);
+        let attempt = || {
+            let dialer = Arc::clone(dialer);
+            let connect = move || dialer.redial().and_then(|session| subscribe(session, since));
+            Attempt { connect: Box::new(connect), news: None }
+        };
+        let subscribed = self.redial.until(deadline, &self.watch, attempt)?;
+        self.take_session(subscribed).map_err(|error| self.redial.failed(error))
+    }
+
+    fn lose(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.watch.remove(&session.client);
+            self.watch.remove(session.client.alarm());
+        }
+        self.redial.lost();
     }
 
     /// Goes on in a log with numbers.
@@ -166,39 +148,6 @@ impl RemoteEvents {
         self.lost |= self.last.is_some();
         let last = *self.last.get_or_insert(0);
         self.first_new.get_or_insert(last.saturating_add(1));
-    }
-
-    /// Subscribes again as soon as a daemon is there, as far as that is possible until the deadline. A host may take long
-    /// to say nothing: the tries are made by a thread, so that who has no time is not held up.
-    fn resubscribe(&mut self, deadline: Deadline) -> Result<()> {
-        loop {
-            let redial = match self.redial.take() {
-                Some(redial) => redial,
-                None => Redial::begin(&self.dialer, self.last, self.step)?,
-            };
-            match redial.wait(deadline) {
-                Ok(Ok(subscribed)) => {
-                    self.step = Duration::ZERO;
-                    return self.take_session(subscribed);
-                }
-                Ok(Err(error)) => {
-                    self.step = (self.step * 2).clamp(RETRY.0, RETRY.1);
-                    // Neither a wrong password nor a wrong name gets better by itself.
-                    let hopeless = is_refusal(&error);
-                    self.failure = Some(error.clone());
-                    if hopeless || deadline.passed() {
-                        return Err(error);
-                    }
-                }
-                Err(under_way) => {
-                    self.redial = Some(under_way);
-                    return Err(self.failure.clone().unwrap_or_else(|| {
-                        let text = format!("the connection to {} is being made again", self.dialer.address.uri);
-                        Error::new(ErrorCode::OPERATION_TIMEOUT, ErrorDomain::RPC, text)
-                    }));
-                }
-            }
-        }
     }
 
     fn take(&mut self, events: Vec<Event>) {
@@ -226,14 +175,14 @@ impl RemoteEvents {
             if let Some(event) = self.queue.pop_front() {
                 return Ok(Some(event));
             }
-            let Some((session, _)) = &self.session else {
+            let Some(session) = &self.session else {
                 self.resubscribe(if timeout.is_some() { deadline } else { Deadline::after(Some(PATIENCE)) })?;
                 continue;
             };
             match session.client.wait_events(deadline.left()) {
                 Ok(events) if events.is_empty() && deadline.passed() => return Ok(None),
                 Ok(events) => self.take(events),
-                Err(CallError::Lost(_)) => self.session = None,
+                Err(CallError::Lost(_)) => self.lose(),
                 Err(failure) => return Err(session.no_answer(failure, Op::BulkheadEventsSubscribe)),
             }
         }
@@ -269,6 +218,10 @@ impl RemoteEvents {
     }
 }
 
+fn unwatched(source: io::Error) -> Error {
+    Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::RPC, "cannot watch a connection").with_cause(source)
+}
+
 /// libvirt's number of the lifecycle events.
 fn lifecycle() -> i32 {
     let event = Op::DomainEventCallbackLifecycle.info().event;
@@ -278,9 +231,7 @@ fn lifecycle() -> i32 {
 impl EventSource for RemoteEvents {
     fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Numbered>> {
         let next = self.next_until(timeout, Deadline::after(timeout));
-        if let Some((_, watch)) = &self.session {
-            watch.ring(!self.queue.is_empty());
-        }
+        self.watch.ring(!self.queue.is_empty());
         next
     }
 
@@ -292,11 +243,7 @@ impl EventSource for RemoteEvents {
         self.first_new.unwrap_or_default()
     }
 
-    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.session.as_ref().map(|(_, watch)| watch.as_fd())
-    }
-
-    fn generation(&self) -> u64 {
-        self.generation
+    fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
     }
 }

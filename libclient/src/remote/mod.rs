@@ -15,7 +15,6 @@ mod gssapi;
 mod helper;
 mod pki;
 mod ssh;
-mod watch;
 
 use std::{
     os::fd::OwnedFd,

@@ -162,12 +162,8 @@ impl EventSource for TestEvents {
         self.first_new
     }
 
-    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.bell.0.as_fd())
-    }
-
-    fn generation(&self) -> u64 {
-        0
+    fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.bell.0.as_fd()
     }
 }
 

@@ -52,6 +52,9 @@ pub struct Record {
     /// Its balloon was told to take memory from it, or to give some back.
     #[serde(default)]
     pub ballooned: bool,
+    /// It lives for the connection that started it, and so not longer than the control that had it.
+    #[serde(default)]
+    pub autodestroy: bool,
 }
 
 /// When a supervisor is dialled again.
@@ -219,6 +222,7 @@ impl Control {
             kvm: guest.kvm,
             tainted: guest.tainted,
             ballooned: guest.ballooned,
+            autodestroy: guest.owner.is_some(),
         };
         let text = serde_json::to_string(&record).unwrap_or_default();
         let kept = move |_: &mut Control, reply: SupervisorReply| {
@@ -248,7 +252,11 @@ impl Control {
                 if guest.disks.is_empty() {
                     guest.disks = record.disks;
                 }
+                let orphan = record.autodestroy && guest.owner.is_none();
                 self.identify(id, uuid, &name);
+                if orphan {
+                    self.end_run(id);
+                }
             }
             Err(error) => tracing::error!(run = id, guest = guest.name, "its record cannot be read: {error}"),
         }

@@ -99,7 +99,7 @@ impl Control {
             control.autostart.running = control.autostart.running.saturating_sub(1);
             control.note(&uuid.to_string(), Control::autostart_more);
         };
-        self.start_defined(&uuid, Start { paused: false, given: Vec::new(), then: Box::new(then) });
+        self.start_defined(&uuid, Start { paused: false, owner: None, given: Vec::new(), then: Box::new(then) });
     }
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use api::{Answer, Error, Outcome, Reply, remote};
 use model::{
     Capabilities, DomainType, OsType,
-    capabilities::{Cell, GuestArch, GuestFeature, Host, HostCpu, Machine},
+    capabilities::{GuestArch, GuestFeature, Host, HostCpu, Machine},
 };
 use supervisor::protocol::Abilities;
 
@@ -75,7 +75,7 @@ impl Control {
                     }),
                     ..HostCpu::default()
                 },
-                cells: vec![Cell { id: 0, memory_kib: host.memory_kib, cpus: Vec::new() }],
+                cells: host.cells.clone(),
                 ..Host::default()
             },
             guests: found.iter().map(|(installed, abilities)| guest(installed, abilities)).collect(),

@@ -6,16 +6,24 @@
 use std::time::Duration;
 
 use api::{Answer, Outcome, Reply, remote};
+use ipc::server::PeerKey;
 use registry::Destroy;
 use supervisor::protocol::Request;
 use uuid::Uuid;
 
-use super::{Control, driver::Asked, errors};
+use super::{
+    Control,
+    driver::Asked,
+    errors,
+    guests::{GuestError, SupervisorReply},
+};
 
 /// How long a supervisor may take to end its guest before it is killed with it.
 const POLITE: Duration = Duration::from_secs(2);
 /// How long processes that were killed may take to end. They wait for the kernel then, for a disk that does not answer.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long QEMU may take to end when it is only asked to.
+const GRACE: Duration = Duration::from_secs(15);
 
 impl Control {
     /// Ends a guest at once. Waits for no job: it is what helps when a job does not end.
@@ -30,6 +38,40 @@ impl Control {
         Ok(Outcome::Pending)
     }
 
+    /// Asks QEMU to end, which writes back what it has in memory of its disks. One that does not do so in time is not killed.
+    pub(super) fn destroy_gracefully(
+        &mut self,
+        cx: &Asked,
+        dom: &remote::Domain,
+        reply: fn(()) -> Reply,
+    ) -> Answer<()> {
+        let run = self.running(dom)?;
+        let name = self.guests.get(&run).map(|guest| guest.name.clone()).unwrap_or_default();
+        let asked = cx.later();
+        let then = move |control: &mut Control, said: SupervisorReply| match said {
+            Ok(_) => control.answer_when_gone(asked, run, reply),
+            // It is gone, and with it whoever could have said so.
+            Err(GuestError::Unreachable | GuestError::Gone(_)) if !control.guests.contains_key(&run) => {
+                control.answer(&asked, Ok((reply(()), Vec::new())));
+            }
+            Err(error) => control.answer(&asked, Err(errors::guest("destroy", &name, &error))),
+        };
+        let within_ms = u32::try_from(GRACE.as_millis()).unwrap_or(u32::MAX);
+        let request = Request::End { graceful: true, within_ms };
+        self.ask_guest_within(run, &request, Vec::new(), GRACE + POLITE, Box::new(then));
+        Ok(Outcome::Pending)
+    }
+
+    fn answer_when_gone(&mut self, asked: Asked, run: u32, reply: fn(()) -> Reply) {
+        let Some(guest) = self.guests.get(&run) else { return self.answer(&asked, Ok((reply(()), Vec::new()))) };
+        let late = errors::undying(&guest.name, PATIENCE);
+        let due = self.due(asked, PATIENCE, late);
+        let over = move |control: &mut Control, ()| control.answer_due(&due, Ok(reply(())));
+        if let Some(guest) = self.guests.get_mut(&run) {
+            guest.on_end.push(Box::new(over));
+        }
+    }
+
     /// Answers when the run or start is over, or when it has had its time.
     fn answer_at_end(&mut self, cx: &Asked, uuid: Uuid, how: Destroy, reply: fn(()) -> Reply) {
         let name = self.objects.get(&uuid).map(registry::Object::name).unwrap_or_default();
@@ -42,6 +84,13 @@ impl Control {
                 Some(guest) => guest.on_end.push(Box::new(over)),
                 None => over(self, ()),
             },
+        }
+    }
+
+    /// Ends the runs that lived for a connection which is over.
+    pub(super) fn end_runs_of(&mut self, owner: PeerKey) {
+        for run in self.owned.remove(&owner).unwrap_or_default() {
+            self.end_run(run);
         }
     }
 

@@ -207,9 +207,7 @@ impl Control {
         if let Some(guest) = self.active(&uuid)
             && (defined.is_none() || !flags.contains(XmlFlags::INACTIVE))
         {
-            let silent =
-                || errors::guest("describe", &guest.name, &GuestError::Gone(Some("not yet heard from".into())));
-            let domain = guest.domain.as_ref().ok_or_else(silent)?;
+            let domain = guest.domain.as_ref().ok_or_else(|| errors::unheard("describe", &guest.name))?;
             let xml = domain.to_xml(&DumpOptions { live: Some(Live { id: guest.id }), secrets });
             return Ok(remote::DomainGetXmlDescRet { xml }.into());
         }
@@ -345,9 +343,9 @@ impl Control {
         sources: Vec<bulkhead::Source>,
         reply: impl FnOnce(remote::Domain) -> Reply + 'static,
     ) -> Answer<R> {
-        let paused = paused(flags, "virDomainCreateWithFlags")?;
+        let flags = create_flags(flags, "virDomainCreateWithFlags")?;
         let uuid = self.known(dom)?;
-        let start = self.start_for(cx, paused, sources, reply)?;
+        let start = self.start_for(cx, flags, sources, reply)?;
         self.start_defined(&uuid, start);
         Ok(Outcome::Pending)
     }
@@ -361,10 +359,10 @@ impl Control {
         sources: Vec<bulkhead::Source>,
         reply: impl FnOnce(remote::Domain) -> Reply + 'static,
     ) -> Answer<R> {
-        let paused = paused(flags, "virDomainCreateXML")?;
+        let flags = create_flags(flags, "virDomainCreateXML")?;
         let mut domain = parse(xml)?;
         domain.forget_live();
-        let start = self.start_for(cx, paused, sources, reply)?;
+        let start = self.start_for(cx, flags, sources, reply)?;
         self.start_document(domain, start);
         Ok(Outcome::Pending)
     }
@@ -373,7 +371,7 @@ impl Control {
     fn start_for(
         &self,
         cx: &mut Asked,
-        paused: bool,
+        flags: CreateFlags,
         sources: Vec<bulkhead::Source>,
         reply: impl FnOnce(remote::Domain) -> Reply + 'static,
     ) -> Result<Start, Error> {
@@ -392,7 +390,8 @@ impl Control {
             });
             control.answer(&asked, result);
         };
-        Ok(Start { paused, given, then: Box::new(then) })
+        let owner = flags.contains(CreateFlags::AUTODESTROY).then_some(cx.key);
+        Ok(Start { paused: flags.contains(CreateFlags::PAUSED), owner, given, then: Box::new(then) })
     }
 
     /// The run of a domain that must be running.
@@ -469,11 +468,15 @@ fn parse(xml: &str) -> Result<Domain, Error> {
     Domain::parse(xml).map(|parsed| parsed.value).map_err(|error| errors::xml(&error))
 }
 
-fn paused(flags: u32, operation: &str) -> Result<bool, Error> {
+fn create_flags(flags: u32, operation: &str) -> Result<CreateFlags, Error> {
     // Nothing is saved for a guest here, so a start is always a fresh one.
-    let known = CreateFlags::PAUSED | CreateFlags::FORCE_BOOT | CreateFlags::BYPASS_CACHE | CreateFlags::VALIDATE;
+    let known = CreateFlags::PAUSED
+        | CreateFlags::AUTODESTROY
+        | CreateFlags::FORCE_BOOT
+        | CreateFlags::BYPASS_CACHE
+        | CreateFlags::VALIDATE;
     match flags & !known.bits() {
-        0 => Ok(CreateFlags::from_bits_truncate(flags).contains(CreateFlags::PAUSED)),
+        0 => Ok(CreateFlags::from_bits_truncate(flags)),
         unknown => Err(errors::unknown_flags(unknown, operation)),
     }
 }

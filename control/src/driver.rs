@@ -521,8 +521,10 @@ impl Driver for Control {
     }
 
     fn domain_destroy_flags(&mut self, cx: &mut Asked, args: remote::DomainDestroyFlagsArgs) -> Answer<()> {
-        // A guest is always ended at once here; whoever wants less asks for a shutdown.
-        only(args.flags, DestroyFlags::empty().bits(), "virDomainDestroyFlags")?;
+        only(args.flags, DestroyFlags::GRACEFUL.bits(), "virDomainDestroyFlags")?;
+        if DestroyFlags::from_bits_truncate(args.flags).contains(DestroyFlags::GRACEFUL) {
+            return self.destroy_gracefully(cx, &args.dom, Reply::DomainDestroyFlags);
+        }
         self.destroy(cx, &args.dom, Reply::DomainDestroyFlags)
     }
 

@@ -13,6 +13,9 @@ use qemud::edge::Refusal;
 
 use crate::qemu::plan::PlanError;
 
+/// How this driver words what the registry refuses.
+pub const ERRORS: registry::Errors = registry::Errors::of_domains(ErrorDomain::QEMU);
+
 fn qemu(code: ErrorCode, message: impl Into<String>) -> Error {
     Error::new(code, ErrorDomain::QEMU, message)
 }
@@ -174,6 +177,8 @@ pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
         GuestError::Busy | GuestError::Full | GuestError::Unreachable | GuestError::Failure(Failure::Busy(_)) => {
             ErrorCode::OPERATION_TIMEOUT
         }
+        // What libvirt's clients look for before they ask again without mercy.
+        GuestError::Failure(Failure::StillThere(_)) => ErrorCode::SYSTEM_ERROR,
         GuestError::Gone(_) | GuestError::Failure(Failure::Exited { .. }) => ErrorCode::OPERATION_FAILED,
         GuestError::Old => ErrorCode::OPERATION_UNSUPPORTED,
         GuestError::Quarantined(_) => ErrorCode::OPERATION_FAILED,
@@ -184,6 +189,9 @@ pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
         GuestError::Failure(Failure::Deadline { .. }) => known.with_hint(format!(
             "QEMU is stopped or waits for its storage; if it does not come back, 'bulkhead destroy {name}' ends it"
         )),
+        GuestError::Failure(Failure::StillThere(_)) => {
+            known.with_hint("it goes on; 'bulkhead destroy' without --graceful kills it")
+        }
         GuestError::Unreachable => known.with_hint(
             "the guest itself may be well: its supervisor is dialled again and again; 'bulkhead destroy' ends it all the same",
         ),
@@ -214,12 +222,17 @@ pub fn undying(name: &str, waited: std::time::Duration) -> Error {
 
 /// A job is refused.
 pub fn job(refusal: registry::jobs::JobRefusal) -> Error {
-    refusal.error(&registry::Errors::of_domains(ErrorDomain::QEMU))
+    refusal.error(&ERRORS)
 }
 
 /// The registry refuses something.
 pub fn refusal(refusal: &registry::Refusal) -> Error {
-    registry::Errors::of_domains(ErrorDomain::QEMU).refused(refusal)
+    ERRORS.refused(refusal)
+}
+
+/// A guest's supervisor has not said yet what the call is about.
+pub fn unheard(doing: &str, name: &str) -> Error {
+    guest(doing, name, &GuestError::Gone(Some("not yet heard from".into())))
 }
 
 /// An emulator is not there.

@@ -17,7 +17,7 @@ use api::{
     consts::{DomainEventId, DomainState, LifecycleEvent, ShutoffReason, StoppedDetail},
     notice::Parts,
 };
-use ipc::ConnError;
+use ipc::{ConnError, server::PeerKey};
 use model::Domain;
 use qemud::{chain, edge::ToLauncher};
 use registry::{Effect, Run, State};
@@ -89,6 +89,8 @@ pub struct Guest {
     pub start: Option<PendingStart>,
     /// A client has asked for its end: its stop is no crash.
     pub destroyed: bool,
+    /// The connection that it lives for.
+    pub owner: Option<PeerKey>,
     /// Why its supervisor is not listened to, if it is quarantined.
     pub quarantine: Option<String>,
     /// When it is dialled again.
@@ -130,6 +132,7 @@ impl Guest {
             on_end: Vec::new(),
             start: None,
             destroyed: false,
+            owner: None,
             quarantine: None,
             redial: Redial::default(),
             jobs: Jobs::default(),
@@ -285,6 +288,9 @@ impl Control {
         self.journal.retire(id);
         self.launcher.tell(&ToLauncher::Retire { run: id });
         let Some(mut guest) = self.guests.remove(&id) else { return };
+        if let Some(owned) = guest.owner.and_then(|owner| self.owned.get_mut(&owner)) {
+            owned.remove(&id);
+        }
         self.answer_jobs(&mut guest.jobs);
         if let Some(PendingStart { then, failed }) = guest.start {
             let error = failed.unwrap_or_else(|| {

@@ -1,8 +1,11 @@
 //! What the host is: read once, before control gives up the right to read it.
 
-use std::{collections::HashSet, fs, os::unix::fs::MetadataExt};
+use std::{collections::HashSet, fs, os::unix::fs::MetadataExt, path::Path};
 
 use api::remote::NodeGetInfoRet;
+use model::capabilities::{Cell, CellCpu};
+
+use super::node::cpu_list;
 
 /// The host's facts.
 pub struct Host {
@@ -20,6 +23,8 @@ pub struct Host {
     pub mhz: u32,
     /// NUMA nodes.
     pub nodes: u32,
+    /// The nodes, each with its memory and CPUs.
+    pub cells: Vec<Cell>,
     /// Sockets of a node.
     pub sockets: u32,
     /// Cores of a socket.
@@ -52,6 +57,7 @@ impl Host {
             cpus,
             mhz: first(&cpuinfo, "cpu MHz").and_then(|mhz| mhz.split('.').next()?.parse().ok()).unwrap_or_default(),
             nodes,
+            cells: cells(Path::new("/sys/devices/system"), memory_kib()),
             sockets,
             cores,
             threads,
@@ -97,6 +103,43 @@ fn memory_kib() -> u64 {
     first(&meminfo, "MemTotal").and_then(|v| v.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
+/// The nodes below a `/sys/devices/system`. A host without nodes is one, with all memory and CPUs.
+fn cells(system: &Path, memory_kib: u64) -> Vec<Cell> {
+    let read = |path: &Path| fs::read_to_string(path).ok();
+    let cpus = |list: &Path| cpu_list(&read(list)?);
+    let described = |ids: Vec<u32>| ids.into_iter().map(|id| cell_cpu(system, id)).collect();
+    let node = |entry: fs::DirEntry| {
+        let id = entry.file_name().to_str()?.strip_prefix("node")?.parse().ok()?;
+        let meminfo = read(&entry.path().join("meminfo"))?;
+        let total = meminfo.lines().find_map(|line| line.split_once("MemTotal:"))?.1;
+        let memory_kib = total.split_ascii_whitespace().next()?.parse().ok()?;
+        Some(Cell { id, memory_kib, cpus: described(cpus(&entry.path().join("cpulist"))?) })
+    };
+    let mut cells: Vec<Cell> =
+        fs::read_dir(system.join("node")).into_iter().flatten().flatten().filter_map(node).collect();
+    cells.sort_by_key(|cell| cell.id);
+    if cells.is_empty() {
+        let online = cpus(&system.join("cpu/online")).unwrap_or_default();
+        cells.push(Cell { id: 0, memory_kib, cpus: described(online) });
+    }
+    cells
+}
+
+/// Where a CPU is. What the kernel does not tell is counted as if each CPU were a core of one socket.
+fn cell_cpu(system: &Path, id: u32) -> CellCpu {
+    let topology = system.join(format!("cpu/cpu{id}/topology"));
+    let text = |file: &str| fs::read_to_string(topology.join(file)).ok().map(|text| text.trim().to_owned());
+    // A kernel that does not know says -1.
+    let number = |file: &str| text(file).and_then(|text| text.parse::<u32>().ok());
+    CellCpu {
+        id,
+        socket_id: number("physical_package_id").unwrap_or_default(),
+        die_id: number("die_id").unwrap_or_default(),
+        core_id: number("core_id").unwrap_or(id),
+        siblings: text("thread_siblings_list").filter(|list| !list.is_empty()).unwrap_or_else(|| id.to_string()),
+    }
+}
+
 fn count_dirs(dir: &str, prefix: &str) -> u32 {
     let numbered = |name: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.parse::<u32>().is_ok());
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -136,4 +179,51 @@ fn host_uuid() -> Option<uuid::Uuid> {
 fn kvm_identity(kernel: &str) -> Option<String> {
     let node = fs::metadata("/dev/kvm").ok()?;
     Some(format!("{kernel} {} {:o} {} {}", node.rdev(), node.mode(), node.uid(), node.gid()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(root: &Path, file: &str, text: &str) {
+        let path = root.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn each_node_has_its_memory_and_its_cpus() {
+        let dir = tempfile::tempdir().unwrap();
+        for (node, list) in [(1, "2-3\n"), (0, "0-1\n")] {
+            write(dir.path(), &format!("node/node{node}/cpulist"), list);
+            write(dir.path(), &format!("node/node{node}/meminfo"), &format!("Node {node} MemTotal:   {node}00 kB\n"));
+        }
+        write(dir.path(), "node/online", "0-1");
+        for (cpu, package) in [(0, 0), (1, 0), (2, 1)] {
+            let topology = format!("cpu/cpu{cpu}/topology");
+            write(dir.path(), &format!("{topology}/physical_package_id"), &format!("{package}\n"));
+            write(dir.path(), &format!("{topology}/die_id"), "-1\n");
+            write(dir.path(), &format!("{topology}/core_id"), "0\n");
+            write(dir.path(), &format!("{topology}/thread_siblings_list"), "0-1\n");
+        }
+        let cells = cells(dir.path(), 7);
+        assert_eq!(cells.iter().map(|cell| (cell.id, cell.memory_kib)).collect::<Vec<_>>(), [(0, 0), (1, 100)]);
+        let cpu = |id, socket_id, core_id, siblings: &str| CellCpu {
+            id,
+            socket_id,
+            die_id: 0,
+            core_id,
+            siblings: siblings.into(),
+        };
+        assert_eq!(cells[1].cpus, [cpu(2, 1, 0, "0-1"), cpu(3, 0, 3, "3")], "the last has no topology");
+    }
+
+    #[test]
+    fn a_host_without_nodes_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "cpu/online", "0,2\n");
+        let cells = cells(dir.path(), 7);
+        assert_eq!((cells.len(), cells[0].memory_kib), (1, 7));
+        assert_eq!(cells[0].cpus.iter().map(|cpu| cpu.id).collect::<Vec<_>>(), [0, 2]);
+    }
 }

@@ -39,7 +39,7 @@ mod store;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -188,6 +188,8 @@ pub struct Control {
     dropped: LogLimiter<u32>,
     /// What is known besides of each run that is not gone, by its number.
     guests: BTreeMap<u32, Guest>,
+    /// The runs that live for a connection.
+    owned: HashMap<PeerKey, HashSet<u32>>,
     /// The starts that have no run yet.
     starts: HashMap<Ticket, Starting>,
     probes: Probes,
@@ -294,6 +296,7 @@ impl Control {
             subscribers: Subscribers::default(),
             dropped: LogLimiter::new(Rate::default()),
             guests: BTreeMap::new(),
+            owned: HashMap::new(),
             starts: HashMap::new(),
             probes: Probes::default(),
             links: Links::default(),
@@ -421,6 +424,7 @@ impl Control {
                 Happening::Call { key, frame, ticket } => self.take_call(key, frame, ticket),
                 Happening::Closed { key, peer, why } => {
                     self.subscribers.forget(key);
+                    self.end_runs_of(key);
                     if !matches!(why, ConnError::Closed) {
                         self.report_dropped(peer, &why);
                     }

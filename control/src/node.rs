@@ -177,7 +177,7 @@ fn cpu_stats(text: &str, cpu: i32) -> Option<[(&'static str, u64); 4]> {
 }
 
 /// The kernel's lists of CPUs: `0-3,8`.
-fn cpu_list(text: &str) -> Option<Vec<u32>> {
+pub(super) fn cpu_list(text: &str) -> Option<Vec<u32>> {
     const MOST: u32 = 1 << 16;
     let mut cpus = Vec::new();
     for part in text.trim().split(',').filter(|part| !part.is_empty()) {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use api::{Error, consts::DomainState};
+use ipc::server::PeerKey;
 use model::{Domain, DomainType, DumpOptions, LifecycleAction};
 use qemud::edge::{FromLauncher, Launch, Purpose, Refusal, ToLauncher};
 use registry::{Run, State, Ticket};
@@ -64,6 +65,8 @@ pub type Started = Result<u32, Error>;
 pub struct Start {
     /// Leave the virtual CPUs stopped.
     pub paused: bool,
+    /// The connection that it lives for, if it is to be destroyed with it.
+    pub owner: Option<PeerKey>,
     /// What the client opened.
     pub given: Vec<Given>,
     /// What is done in the end.
@@ -92,6 +95,7 @@ struct Steps {
     domain: Domain,
     uuid: Uuid,
     paused: bool,
+    owner: Option<PeerKey>,
     given: Vec<Given>,
 }
 
@@ -108,6 +112,7 @@ struct Launching {
     domain: Domain,
     uuid: Uuid,
     kvm: bool,
+    owner: Option<PeerKey>,
     link: Link,
 }
 
@@ -119,12 +124,12 @@ impl Control {
             Err(refusal) => return (start.then)(self, Err(errors::refusal(&refusal))),
         };
         let name = self.objects.get(uuid).map(|object| object.name().to_owned()).unwrap_or_default();
-        let Start { paused, given, then } = start;
+        let Start { paused, owner, given, then } = start;
         self.begin(ticket, name.clone(), then);
         let uuid = *uuid;
         let read = move |definitions: &mut Definitions| definitions.read(&uuid);
         self.hand_within(store::of_definitions, store::PATIENCE, read, move |control, read| match read {
-            Some(Ok(domain)) => control.complete(Steps { ticket, domain, uuid, paused, given }),
+            Some(Ok(domain)) => control.complete(Steps { ticket, domain, uuid, paused, owner, given }),
             Some(Err(error)) => control.not_started(ticket, errors::store("read", &name, &error)),
             None => control.not_started(ticket, errors::disk_silent("start", &name, store::PATIENCE)),
         });
@@ -133,11 +138,11 @@ impl Control {
     /// Starts a document: a domain that is gone when it stops, or for once another form of a defined one.
     pub(super) fn start_document(&mut self, mut domain: Domain, start: Start) {
         let uuid = domain.ensure_uuid();
-        let Start { paused, given, then } = start;
+        let Start { paused, owner, given, then } = start;
         match self.objects.begin_create(&domain.name, uuid, State::UNKNOWN) {
             Ok(ticket) => {
                 self.begin(ticket, domain.name.clone(), then);
-                self.complete(Steps { ticket, domain, uuid, paused, given });
+                self.complete(Steps { ticket, domain, uuid, paused, owner, given });
             }
             Err(refusal) => then(self, Err(errors::refusal(&refusal))),
         }
@@ -275,9 +280,10 @@ impl Control {
     }
 
     fn launch(&mut self, gathering: Gathering, disks: Vec<DiskInUse>) {
-        let Gathering { steps: Steps { ticket, domain, uuid, paused, .. }, plan, files } = gathering;
+        let Gathering { steps: Steps { ticket, domain, uuid, paused, owner, .. }, plan, files } = gathering;
         let name = domain.name.clone();
-        let boot = self.boot_request(&domain, &plan, paused, &disks).map_err(|error| qemud::chain(&error));
+        let boot =
+            self.boot_request(&domain, &plan, (paused, owner.is_some()), &disks).map_err(|error| qemud::chain(&error));
         let pair = UnixStream::pair().map_err(|error| error.to_string());
         let prepared =
             pair.and_then(|(ours, theirs)| Ok((Link::new(ours).map_err(|error| qemud::chain(&error))?, theirs)));
@@ -297,7 +303,7 @@ impl Control {
         if let Some(starting) = self.starts.get_mut(&ticket) {
             (starting.disks, starting.launching) = (disks, true);
         }
-        let launching = Launching { ticket, domain, uuid, kvm: plan.kvm, link };
+        let launching = Launching { ticket, domain, uuid, kvm: plan.kvm, owner, link };
         let launched = move |control: &mut Control, done: Done| control.launched(launching, done);
         let late = move |control: &mut Control, refusal| control.launch_is_late(ticket, &refusal);
         self.ask_launcher_however_long(
@@ -320,7 +326,7 @@ impl Control {
     }
 
     fn launched(&mut self, launching: Launching, done: Done) {
-        let Launching { ticket, domain, uuid, kvm, link } = launching;
+        let Launching { ticket, domain, uuid, kvm, owner, link } = launching;
         let (run, pid, uid) = match done {
             Ok((FromLauncher::Launched { run, pid, uid }, _)) => (run, pid, uid),
             Ok(_) => {
@@ -335,7 +341,12 @@ impl Control {
         guest.domain = Some(domain);
         guest.on_end = starting.on_end;
         guest.start = starting.then.map(|then| PendingStart { then, failed: None });
-        guest.destroyed = starting.unwanted;
+        // Its connection may be over by now.
+        let unwanted = starting.unwanted || owner.is_some_and(|owner| self.server.peer(owner).is_none());
+        (guest.destroyed, guest.owner) = (unwanted, owner);
+        if let Some(owner) = owner.filter(|_| !unwanted) {
+            self.owned.entry(owner).or_default().insert(run);
+        }
         self.guests.insert(run, guest);
         if let Err(refusal) = self.objects.launched(ticket, Run(run)) {
             // A run is never turned away, whatever the books say.
@@ -346,7 +357,7 @@ impl Control {
             tracing::error!(run, "its supervisor cannot be heard: {}", qemud::chain(&error));
             self.redial_later(run);
         }
-        if starting.unwanted {
+        if unwanted {
             return self.kill_run(run);
         }
         self.begin_start_job(run, BOOT_PATIENCE);
@@ -357,11 +368,11 @@ impl Control {
         &self,
         domain: &Domain,
         plan: &Plan,
-        paused: bool,
+        (paused, autodestroy): (bool, bool),
         disks: &[DiskInUse],
     ) -> Result<Request, PayloadError> {
         let xml = domain.to_xml(&DumpOptions::stored());
-        let record = Record { xml, disks: disks.to_vec(), kvm: plan.kvm, ..Record::default() };
+        let record = Record { xml, disks: disks.to_vec(), kvm: plan.kvm, autodestroy, ..Record::default() };
         let copy = |copy: &supervisor::protocol::Copy| CopySpec { file: copy.file, name: copy.name.clone() };
         let spec = Payload::new(&BootSpec {
             argv: plan.argv.clone(),

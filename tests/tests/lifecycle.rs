@@ -25,7 +25,7 @@ fn pauses_have_their_states_and_reasons() {
     instance.ok(&["resume", "a"]);
     instance.ok(&["reset", "a"]);
     assert_eq!(instance.domain("a").state, "running");
-    instance.ok(&["destroy", "a"]);
+    instance.ok(&["destroy", "--graceful", "a"]);
     instance.fails(&["domstate", "a"], 3);
 }
 

@@ -83,6 +83,8 @@ pub struct Process {
     /// It reads nothing and says nothing, as when it is stopped.
     pub stopped: bool,
     pub boots: Manner,
+    /// Its QEMU ends when it is asked to.
+    pub ends_when_asked: bool,
     leaving: bool,
     /// Its orders, until it obeys them. They outlive the connection that they came by.
     orders: Option<(u64, Request)>,
@@ -397,6 +399,7 @@ impl Launcher {
             alive: true,
             stopped: false,
             boots: self.boots,
+            ends_when_asked: true,
             leaving: false,
             orders: None,
             log: EventLog::new(Some(log)),
@@ -527,6 +530,11 @@ impl Process {
             Request::Suspend => self.report(Kind::SUSPENDED_PAUSED, State::PAUSED_USER),
             Request::Resume => self.report(Kind::RESUMED_UNPAUSED, State::RUNNING_UNPAUSED),
             Request::Destroy => {
+                self.report(Kind::STOPPED_DESTROYED, State::SHUTOFF_DESTROYED);
+                self.leaving = true;
+            }
+            Request::End { within_ms, .. } if !self.ends_when_asked => return Err(Failure::StillThere(within_ms)),
+            Request::End { .. } => {
                 self.report(Kind::STOPPED_DESTROYED, State::SHUTOFF_DESTROYED);
                 self.leaving = true;
             }

@@ -9,7 +9,7 @@ use std::{sync::mpsc::channel, time::Duration};
 
 use api::{
     Call, ErrorCode, Reply,
-    consts::{DomainState, LifecycleEvent, ListDomains, StoppedDetail},
+    consts::{CreateFlags, DestroyFlags, DomainState, LifecycleEvent, ListDomains, StoppedDetail},
 };
 use api::{Event, bulkhead, remote};
 use bed::{AGES, Bed, Manner};
@@ -338,6 +338,49 @@ fn a_domain_without_a_definition_goes_with_its_run() {
     bed.rest();
     assert_eq!(bed.listed("a"), None);
     assert!(!bed.instance().definitions_dir().join("a.xml").exists());
+}
+
+#[test]
+fn a_guest_that_lives_for_a_connection_ends_with_it() {
+    let autodestroy = CreateFlags::AUTODESTROY.bits();
+    let create = Call::DomainCreateXml(remote::DomainCreateXmlArgs { xml_desc: document("a"), flags: autodestroy });
+    let mut bed = Bed::new();
+    let client = bed.client();
+    bed.ask(client, &create).unwrap();
+    bed.clients.clear();
+    bed.later(Duration::from_secs(5));
+    assert_eq!((bed.listed("a"), bed.launcher.runs.len()), (None, 0));
+    // Its connection goes while it is being started.
+    let client = bed.client();
+    bed.launcher.launches = Manner::Later;
+    bed.call(client, &create);
+    bed.rest();
+    bed.clients.clear();
+    bed.rest();
+    bed.launcher.launches = Manner::Well;
+    bed.launcher.go_on();
+    bed.later(Duration::from_secs(5));
+    assert_eq!((bed.listed("a"), bed.launcher.runs.len()), (None, 0));
+    // Control is killed, and all connections with it.
+    let client = bed.client();
+    bed.ask(client, &create).unwrap();
+    bed.restart();
+    bed.later(Duration::from_secs(5));
+    assert_eq!((bed.listed("a"), bed.launcher.runs.len()), (None, 0));
+}
+
+#[test]
+fn a_guest_that_is_asked_to_end_is_not_killed() {
+    let (mut bed, client) = with_running_a();
+    let graceful = DestroyFlags::GRACEFUL.bits();
+    let ask = Call::DomainDestroyFlags(remote::DomainDestroyFlagsArgs { dom: dom("a"), flags: graceful });
+    bed.process("a").ends_when_asked = false;
+    assert_eq!(bed.ask(client, &ask).unwrap_err().code, ErrorCode::SYSTEM_ERROR);
+    assert_eq!(bed.state("a"), DomainState::Running);
+    bed.process("a").ends_when_asked = true;
+    bed.ask(client, &ask).unwrap();
+    assert_eq!((bed.state("a"), bed.launcher.runs.len()), (DomainState::Shutoff, 0));
+    assert_eq!(bed.ask(client, &ask).unwrap_err().code, ErrorCode::OPERATION_INVALID);
 }
 
 #[test]

@@ -6,7 +6,13 @@ use std::{
 };
 
 use libclient::Question;
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    termios::{LocalModes, OptionalActions},
+};
+
+use crate::terminal::{Asked, Mode};
 
 /// The longest answer that is read.
 const LONGEST: u64 = 4096;
@@ -19,22 +25,50 @@ pub(crate) fn ask(question: Question<'_>) -> Option<String> {
         _ => return None,
     };
     let terminal = File::options().read(true).write(true).open("/dev/tty").ok()?;
-    answer(&terminal, &text, secret).ok().filter(|answer| !answer.is_empty())
+    let answer = if secret { hidden(&terminal, &text) } else { shown(&terminal, &text) };
+    answer.ok().filter(|answer| !answer.is_empty())
 }
 
-fn answer(terminal: &File, text: &str, secret: bool) -> io::Result<String> {
-    (&mut &*terminal).write_all(text.as_bytes())?;
-    if !secret {
-        return line(terminal);
+fn shown(terminal: &File, text: &str) -> io::Result<String> {
+    print(terminal, text)?;
+    line(terminal)
+}
+
+/// Without echo. A signal that ends the program, ^C for one, ends it here, after the terminal is as it was.
+fn hidden(terminal: &File, text: &str) -> io::Result<String> {
+    // What was typed before the question is no answer to it.
+    let mode = Mode::take(terminal, OptionalActions::Flush, |mode| {
+        mode.local_modes.remove(LocalModes::ECHO);
+        mode.local_modes.insert(LocalModes::ECHONL);
+    })?;
+    print(terminal, text)?;
+    loop {
+        let mut fds = [PollFd::new(terminal, PollFlags::IN), PollFd::from_borrowed_fd(mode.signals(), PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(errno) => return Err(errno.into()),
+        }
+        let [typed, signals] = fds.map(|fd| !fd.revents().is_empty());
+        if signals {
+            match mode.asked()? {
+                Asked::Nothing => {}
+                Asked::GoOn => print(terminal, text)?,
+                Asked::End(number) => {
+                    drop(mode);
+                    print(terminal, "\n")?;
+                    signal_hook::low_level::emulate_default_handler(number)?;
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+            }
+        } else if typed {
+            return line(terminal);
+        }
     }
-    let found = tcgetattr(terminal)?;
-    let mut silent = found.clone();
-    silent.local_modes.remove(LocalModes::ECHO);
-    silent.local_modes.insert(LocalModes::ECHONL);
-    tcsetattr(terminal, OptionalActions::Flush, &silent)?;
-    let answer = line(terminal);
-    tcsetattr(terminal, OptionalActions::Flush, &found)?;
-    answer
+}
+
+fn print(mut terminal: &File, text: &str) -> io::Result<()> {
+    terminal.write_all(text.as_bytes())
 }
 
 fn line(terminal: &File) -> io::Result<String> {

@@ -21,7 +21,7 @@ pub(crate) enum End {
     Closed,
     /// Nobody reads our output any more.
     OutputGone,
-    /// The signal descriptor became readable.
+    /// A signal came that should end it.
     Signalled,
 }
 
@@ -39,8 +39,17 @@ pub(crate) struct Near<'a, O> {
     pub(crate) escape: Option<u8>,
     /// Bytes are looked at for the escape, and go nowhere.
     pub(crate) read_only: bool,
-    /// Readable when a signal should end the attachment.
-    pub(crate) signals: Option<BorrowedFd<'a>>,
+    /// Signals that have to be looked at.
+    pub(crate) signals: Option<Signals<'a>>,
+}
+
+/// Signals at the near side.
+#[derive(Clone, Copy)]
+pub(crate) struct Signals<'a> {
+    /// Readable when one has come.
+    pub(crate) fd: BorrowedFd<'a>,
+    /// Looks at what has come; true when it should end the attachment.
+    pub(crate) ends: &'a dyn Fn() -> io::Result<bool>,
 }
 
 /// Copies until one side ends. The end of the input is no end: the guest's output still matters.
@@ -49,7 +58,10 @@ pub(crate) fn attach<S: Read + Write + AsFd, O: Write>(near: Near<'_, O>, consol
     let mut copier = Copier { near, pending: Vec::new(), input_open: true, chunk: vec![0; CHUNK] };
     loop {
         let ready = copier.wait(console.as_fd())?;
-        if ready.signals {
+        if ready.signals
+            && let Some(signals) = copier.near.signals
+            && (signals.ends)()?
+        {
             return Ok(End::Signalled);
         }
         // The guest's output first: its last words come together with its end.
@@ -100,7 +112,7 @@ impl<O: Write> Copier<'_, O> {
             fds.len() - 1
         });
         let signals = self.near.signals.map(|signals| {
-            fds.push(PollFd::from_borrowed_fd(signals, PollFlags::IN));
+            fds.push(PollFd::from_borrowed_fd(signals.fd, PollFlags::IN));
             fds.len() - 1
         });
         match poll(&mut fds, None) {
@@ -320,7 +332,7 @@ mod tests {
             output_fd: screen.as_fd(),
             escape: None,
             read_only: false,
-            signals: Some(signals.as_fd()),
+            signals: Some(Signals { fd: signals.as_fd(), ends: &|| Ok(true) }),
         };
         assert_eq!(attach(near, &mut console).unwrap(), End::Signalled);
     }

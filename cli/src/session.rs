@@ -74,9 +74,14 @@ impl Session {
         Ok(())
     }
 
+    /// Whether there are notes at all.
+    pub(crate) fn has_notes(&self) -> bool {
+        !self.global.quiet && !self.out.is_json()
+    }
+
     /// Something the person should know beside the result.
     pub(crate) fn note(&self, text: impl Display) {
-        if !self.global.quiet && !self.out.is_json() {
+        if self.has_notes() {
             tell(text);
         }
     }

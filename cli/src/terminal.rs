@@ -1,21 +1,43 @@
-//! The terminal while a console is attached to it: raw mode, given back on every way out.
+//! The terminal in a mode of this program's own, raw for a console or without echo for a password: given back on every way
+//! out, and while the program is stopped.
 
-use std::io::{self, Stdin};
+use std::fs;
+use std::io::{self, Read, Stdin};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcsetattr};
-use signal_hook::SigId;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+use signal_hook::low_level::{emulate_default_handler, pipe};
 
-/// Raw mode of the terminal at the standard input. Dropping it restores the mode that it found: at the end, with an
-/// error, in a panic. A signal becomes readable at [`RawMode::signals`] instead of ending the process in raw mode.
-pub(crate) struct RawMode {
-    stdin: Stdin,
+/// The signals that end a program.
+const ENDS: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
+
+/// Raw mode of the terminal at the standard input.
+pub(crate) type RawMode = Mode<Stdin>;
+
+/// A mode of a terminal. Dropping it restores the mode that it found: at the end, with an error, in a panic. A signal becomes
+/// readable at [`Mode::signals`] instead of ending or stopping the process in this mode.
+pub(crate) struct Mode<T: AsFd> {
+    terminal: T,
     found: Termios,
+    own: Termios,
+    /// What becomes of bytes that were typed before the mode changes.
+    typed: OptionalActions,
     signals: Signals,
+}
+
+/// What signals ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Nothing any more.
+    Nothing,
+    /// The program was stopped and goes on; the mode was taken again.
+    GoOn,
+    /// To end, by this signal.
+    End(i32),
 }
 
 impl RawMode {
@@ -25,60 +47,168 @@ impl RawMode {
         if !isatty(&stdin) {
             return Ok(None);
         }
+        // Drain, not flush: what was typed after the escape belongs to the shell.
+        Mode::take(stdin, OptionalActions::Drain, Termios::make_raw).map(Some)
+    }
+}
+
+impl<T: AsFd> Mode<T> {
+    /// Changes the terminal's mode.
+    pub(crate) fn take(terminal: T, typed: OptionalActions, change: impl FnOnce(&mut Termios)) -> io::Result<Self> {
         // The signals first: one that comes in between must find the handler.
         let signals = Signals::catch()?;
-        let found = tcgetattr(&stdin)?;
-        let mut raw = found.clone();
-        raw.make_raw();
-        tcsetattr(&stdin, OptionalActions::Drain, &raw)?;
-        Ok(Some(Self { stdin, found, signals }))
+        let found = tcgetattr(&terminal)?;
+        let mut own = found.clone();
+        change(&mut own);
+        tcsetattr(&terminal, typed, &own)?;
+        Ok(Self { terminal, found, own, typed, signals })
     }
 
-    /// Readable as soon as a signal has come that should end the program.
+    /// Readable as soon as a signal has come that [`Mode::asked`] has to look at.
     pub(crate) fn signals(&self) -> BorrowedFd<'_> {
-        self.signals.woken.as_fd()
+        self.signals.0.woken.as_fd()
     }
 
-    /// The signal that has come.
-    pub(crate) fn signal(&self) -> Option<i32> {
-        i32::try_from(self.signals.number.load(Ordering::Acquire)).ok().filter(|number| *number != 0)
+    /// Does what signals ask for, but for ending the program: that is for the caller, after the mode is given back.
+    pub(crate) fn asked(&self) -> io::Result<Asked> {
+        let caught = &self.signals.0;
+        caught.drain();
+        if let Some(number) = caught.take_number() {
+            return Ok(Asked::End(number));
+        }
+        if caught.stop.swap(false, Ordering::AcqRel) {
+            tcsetattr(&self.terminal, self.typed, &self.found)?;
+            // Returns when the process is continued.
+            emulate_default_handler(SIGTSTP)?;
+        }
+        if caught.continued.swap(false, Ordering::AcqRel) {
+            // Who has stopped and continued us may have left another mode. In the background this stops us once more.
+            tcsetattr(&self.terminal, OptionalActions::Drain, &self.own)?;
+            return Ok(Asked::GoOn);
+        }
+        Ok(Asked::Nothing)
     }
 }
 
-impl Drop for RawMode {
+impl<T: AsFd> Drop for Mode<T> {
     fn drop(&mut self) {
-        // Drain, not flush: what was typed after the escape belongs to the shell.
-        let _ = tcsetattr(&self.stdin, OptionalActions::Drain, &self.found);
+        let _ = tcsetattr(&self.terminal, self.typed, &self.found);
     }
 }
 
-/// The signals that end a program, turned into a readable descriptor.
-struct Signals {
-    woken: UnixStream,
+/// While this is there, signals are noted and told by a descriptor; without it they do what they always do.
+struct Signals(Arc<Caught>);
+
+/// What the handlers share. They stay once they are there, since removing one would leave its signal without any effect.
+struct Caught {
+    /// Nobody looks at signals, so they take effect by themselves.
+    idle: Arc<AtomicBool>,
+    /// The signal that came, if it should end the program.
     number: Arc<AtomicUsize>,
-    actions: Vec<SigId>,
+    stop: Arc<AtomicBool>,
+    continued: Arc<AtomicBool>,
+    woken: UnixStream,
 }
+
+static CAUGHT: Mutex<Option<Arc<Caught>>> = Mutex::new(None);
 
 impl Signals {
     fn catch() -> io::Result<Self> {
-        let (woken, wake) = UnixStream::pair()?;
-        let number = Arc::new(AtomicUsize::new(0));
-        let mut signals = Self { woken, number, actions: Vec::new() };
-        for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
-            let value = usize::try_from(signal).map_err(io::Error::other)?;
-            // In this order: whoever is woken finds the number.
-            let note = signal_hook::flag::register_usize(signal, Arc::clone(&signals.number), value)?;
-            signals.actions.push(note);
-            signals.actions.push(signal_hook::low_level::pipe::register(signal, wake.try_clone()?)?);
-        }
-        Ok(signals)
+        let mut kept = CAUGHT.lock().unwrap_or_else(PoisonError::into_inner);
+        let caught = match &*kept {
+            Some(caught) => Arc::clone(caught),
+            None => Arc::clone(kept.insert(Arc::new(Caught::register()?))),
+        };
+        // Left over from when nobody looked.
+        caught.drain();
+        caught.stop.store(false, Ordering::Release);
+        caught.continued.store(false, Ordering::Release);
+        caught.idle.store(false, Ordering::Release);
+        Ok(Self(caught))
     }
 }
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        for action in self.actions.drain(..) {
-            signal_hook::low_level::unregister(action);
+        self.0.idle.store(true, Ordering::Release);
+        // One that came after the last look.
+        if let Some(number) = self.0.take_number() {
+            let _ = emulate_default_handler(number);
         }
+    }
+}
+
+impl Caught {
+    fn register() -> io::Result<Self> {
+        let (woken, wake) = UnixStream::pair()?;
+        woken.set_nonblocking(true)?;
+        let flag = |on| Arc::new(AtomicBool::new(on));
+        let (idle, stop, continued) = (flag(true), flag(false), flag(false));
+        let number = Arc::new(AtomicUsize::new(0));
+        let ignored = ignored_signals();
+        let is_ignored = |signal: i32| ignored & 1u64.wrapping_shl(signal.unsigned_abs().saturating_sub(1)) != 0;
+        // What was ignored when the program was started stays so, as with nohup.
+        for signal in ENDS.into_iter().filter(|signal| !is_ignored(*signal)) {
+            let value = usize::try_from(signal).map_err(io::Error::other)?;
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&idle))?;
+            // In this order: whoever is woken finds the number.
+            signal_hook::flag::register_usize(signal, Arc::clone(&number), value)?;
+            pipe::register(signal, wake.try_clone()?)?;
+        }
+        // Where nobody could continue us, the kernel ignores this one, but not the stop that stands in for it here.
+        if !is_ignored(SIGTSTP) && has_job_control() {
+            signal_hook::flag::register_conditional_default(SIGTSTP, Arc::clone(&idle))?;
+            signal_hook::flag::register(SIGTSTP, Arc::clone(&stop))?;
+            pipe::register(SIGTSTP, wake.try_clone()?)?;
+        }
+        signal_hook::flag::register(SIGCONT, Arc::clone(&continued))?;
+        pipe::register(SIGCONT, wake)?;
+        Ok(Self { idle, number, stop, continued, woken })
+    }
+
+    fn take_number(&self) -> Option<i32> {
+        i32::try_from(self.number.swap(0, Ordering::AcqRel)).ok().filter(|number| *number != 0)
+    }
+
+    fn drain(&self) {
+        let mut buffer = [0; 64];
+        while (&self.woken).read(&mut buffer).is_ok_and(|length| length > 0) {}
+    }
+}
+
+/// The signals that this process ignores, as the kernel's mask; none where that cannot be seen.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Whether a shell has this process's group as a job: an ancestor in the same session has a group of its own.
+fn has_job_control() -> bool {
+    let Some(own) = Family::of("self") else { return false };
+    let mut parent = own.parent;
+    while let Some(ancestor) = Family::of(&parent.to_string()).filter(|ancestor| ancestor.session == own.session) {
+        if ancestor.group != own.group {
+            return true;
+        }
+        parent = ancestor.parent;
+    }
+    false
+}
+
+/// Where a process stands.
+struct Family {
+    parent: u32,
+    group: u32,
+    session: u32,
+}
+
+impl Family {
+    fn of(process: &str) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        // Behind the name, which may contain anything, and the state.
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(1).map(str::parse);
+        let mut next = || fields.next()?.ok();
+        Some(Self { parent: next()?, group: next()?, session: next()? })
     }
 }

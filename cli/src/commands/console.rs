@@ -1,5 +1,6 @@
 //! `console`, and the console of a guest that was just started.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -9,12 +10,13 @@ use clap::Args;
 use clap_complete::ArgValueCompleter;
 use libclient::{ConsoleFlags, ConsoleStream, CreateFlags, Domain, ErrorCode, EventKind, State};
 
-use crate::attach::{End, Near, attach};
+use crate::attach::{End, Near, Signals, attach};
 use crate::commands::lifecycle::failed;
 use crate::complete;
 use crate::error::CliError;
+use crate::output::tell;
 use crate::session::Session;
-use crate::terminal::RawMode;
+use crate::terminal::{Asked, RawMode};
 
 /// How long a guest's end may be behind the end of its console before it counts as running on.
 const END_DEADLINE: Duration = Duration::from_secs(2);
@@ -108,18 +110,18 @@ impl Attachment {
         let failed = |source| CliError::Attach { name: domain.name().to_owned(), source };
         session.out.flush()?;
         let entered = RawMode::enter();
+        let greeting = format!("Connected to '{}'; {} detaches\r", domain.name(), shown_key(self.escape));
         if matches!(entered, Ok(Some(_))) {
-            let key = shown_key(self.escape);
-            session.note(format_args!("Connected to '{}'; {key} detaches\r", domain.name()));
+            session.note(&greeting);
         }
         // A terminal that refuses is no reason to leave a guest stopped that was asked to run.
         begin()?;
         let mut raw = entered.map_err(failed)?;
-        let end = self.copy(session, raw.as_ref(), &mut stream);
-        let signal = raw.as_ref().and_then(RawMode::signal);
+        let signal = Cell::new(0);
+        let end = self.copy(session, raw.as_ref(), (&greeting, &signal), &mut stream);
         let on_terminal = raw.take().is_some();
         match end.map_err(failed)? {
-            End::Signalled => Err(CliError::Signal { number: signal.unwrap_or(0) }),
+            End::Signalled => Err(CliError::Signal { number: signal.get() }),
             End::OutputGone => Ok(()),
             End::Detached => {
                 let newline = if on_terminal { "\n" } else { "" };
@@ -135,10 +137,32 @@ impl Attachment {
         }
     }
 
-    fn copy(&self, session: &mut Session, raw: Option<&RawMode>, stream: &mut ConsoleStream) -> io::Result<End> {
+    /// Copies until the end; `signal` gets the number of the one that was it. The greeting is for who has stopped the program
+    /// and lets it go on.
+    fn copy(
+        &self,
+        session: &mut Session,
+        raw: Option<&RawMode>,
+        (greeting, signal): (&str, &Cell<i32>),
+        stream: &mut ConsoleStream,
+    ) -> io::Result<End> {
         // Not `io::stdin()`: its buffer would hold bytes back that `poll` knows nothing of.
         let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         let stdout = io::stdout();
+        let notes = session.has_notes();
+        let ends = || match raw.map(RawMode::asked).transpose()? {
+            Some(Asked::End(number)) => {
+                signal.set(number);
+                Ok(true)
+            }
+            Some(Asked::GoOn) => {
+                if notes {
+                    tell(greeting);
+                }
+                Ok(false)
+            }
+            _ => Ok(false),
+        };
         let near = Near {
             input: Box::new(&input),
             input_fd: input.as_fd(),
@@ -146,7 +170,7 @@ impl Attachment {
             output_fd: stdout.as_fd(),
             escape: raw.map(|_| self.escape),
             read_only: self.read_only,
-            signals: raw.map(RawMode::signals),
+            signals: raw.map(|raw| Signals { fd: raw.signals(), ends: &ends }),
         };
         attach(near, stream)
     }

@@ -37,11 +37,18 @@ impl Bench {
 
     /// The program, connected to the mock hypervisor unless the arguments say otherwise.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bulkhead"));
+        self.wrapped(&[], arguments)
+    }
+
+    /// The same by another program, which gets these arguments, the program and its arguments.
+    pub fn wrapped(&self, by: &[&str], arguments: &[&str]) -> Command {
+        let mut words = by.iter().chain(&[env!("CARGO_BIN_EXE_bulkhead")]).chain(arguments);
+        let mut command = Command::new(words.next().unwrap());
         command
-            .args(arguments)
+            .args(words)
             .current_dir(self.dir.path())
             .env_clear()
+            .env("PATH", "/usr/bin:/bin")
             .env("HOME", self.dir.path())
             .env("BULKHEAD_ROOT", self.dir.path().join("root"))
             .env("BULKHEAD_URI", "test:///default")

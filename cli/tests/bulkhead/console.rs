@@ -1,93 +1,12 @@
 //! Consoles: at a terminal that belongs to the test, and with pipes.
 
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::Stdio;
 
 use crate::common::{Bench, Run, text};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
-
-/// Longer than anything here takes; a test that waits for so long has failed.
-const PATIENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
-
-/// A terminal with the program at it, and the test in the place of the person.
-struct Terminal {
-    person: OwnedFd,
-    line: OwnedFd,
-    child: Child,
-    found: Termios,
-    seen: String,
-}
-
-impl Terminal {
-    fn start(bench: &Bench, arguments: &[&str]) -> Self {
-        let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&person).unwrap();
-        unlockpt(&person).unwrap();
-        let name = ptsname(&person, Vec::new()).unwrap();
-        let line = rustix::fs::open(
-            name.as_c_str(),
-            rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY,
-            rustix::fs::Mode::empty(),
-        )
-        .unwrap();
-        // Not the default, so that a program that restored a default instead of what it found would be noticed.
-        let mut mode = tcgetattr(&line).unwrap();
-        mode.local_modes.remove(LocalModes::ECHOE);
-        tcsetattr(&line, OptionalActions::Now, &mode).unwrap();
-        // Before the program runs: it is quick.
-        let found = tcgetattr(&line).unwrap();
-        let end = || Stdio::from(line.try_clone().unwrap());
-        let child = bench.command(arguments).stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
-        Self { person, line, child, found, seen: String::new() }
-    }
-
-    fn type_(&self, bytes: &[u8]) {
-        assert_eq!(rustix::io::write(&self.person, bytes).unwrap(), bytes.len());
-    }
-
-    /// Reads what the program prints until these words have come.
-    fn wait_for(&mut self, words: &str) {
-        while !self.seen.contains(words) {
-            let mut fds = [PollFd::new(&self.person, PollFlags::IN)];
-            assert_ne!(poll(&mut fds, Some(&PATIENCE)).unwrap(), 0, "no '{words}' in {:?}", self.seen);
-            let mut buffer = [0; 4096];
-            let length = rustix::io::read(&self.person, &mut buffer).unwrap();
-            self.seen.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
-        }
-    }
-
-    fn is_raw(&self) -> bool {
-        let modes = tcgetattr(&self.line).unwrap().local_modes;
-        !modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
-    }
-
-    /// Waits for the end of the program, and checks that the terminal is as it was.
-    fn end(mut self) -> (ExitStatus, String) {
-        let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).unwrap();
-        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-        assert_ne!(poll(&mut fds, Some(&PATIENCE)).unwrap(), 0, "does not end: {:?}", self.seen);
-        let status = self.child.wait().unwrap();
-        let left = tcgetattr(&self.line).unwrap();
-        assert_eq!(
-            (left.input_modes, left.output_modes, left.control_modes, left.local_modes),
-            (self.found.input_modes, self.found.output_modes, self.found.control_modes, self.found.local_modes)
-        );
-        (status, std::mem::take(&mut self.seen))
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // After a failed assertion only; a process that has ended is not there any more.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::terminal::Terminal;
+use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
 fn the_escape_detaches_and_the_terminal_is_as_it_was() {
@@ -149,6 +68,44 @@ fn a_signal_restores_the_terminal_and_is_the_cause_of_death() {
         kill_process(Pid::from_child(&terminal.child), signal).unwrap();
         assert_eq!(terminal.end().0.signal(), Some(signal.as_raw()));
     }
+}
+
+#[test]
+fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
+    let bench = Bench::new();
+    let script = r#"trap '' HUP TERM; exec "$0" console test"#;
+    let mut terminal = Terminal::with(bench.wrapped(&["sh", "-c", script], &[]));
+    terminal.wait_for("detaches\r\n");
+    for signal in [Signal::HUP, Signal::TERM] {
+        kill_process(Pid::from_child(&terminal.child), signal).unwrap();
+    }
+    terminal.type_(b"still here");
+    terminal.wait_for("still here");
+    terminal.type_(b"\x1d");
+    terminal.wait_for("Detached");
+    assert_eq!(terminal.end().0.code(), Some(0));
+}
+
+#[test]
+fn a_console_that_is_stopped_gives_the_terminal_back_until_it_goes_on() {
+    let bench = Bench::new();
+    let script = r#"set -m; sh -c 'echo "pid $$ "; exec "$0" console test' "$0"; echo "status $?"; read x; fg; echo "status $?"; read x"#;
+    let mut terminal = Terminal::controlling(&bench, script, &[]);
+    terminal.wait_for("detaches\r\n");
+    assert!(terminal.is_raw());
+    let pid = terminal.seen.split_once("pid ").unwrap().1.split_once(' ').unwrap().0.parse().unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::TSTP).unwrap();
+    terminal.wait_for("status 147\r\n");
+    terminal.is_as_found();
+    terminal.seen.clear();
+    terminal.type_(b"\n");
+    terminal.wait_for("Connected to 'test'; ^] detaches\r\n");
+    assert!(terminal.is_raw());
+    terminal.type_(b"\x1d");
+    terminal.wait_for("status 0\r\n");
+    terminal.is_as_found();
+    terminal.type_(b"\n");
+    terminal.gone();
 }
 
 #[test]

@@ -11,6 +11,8 @@ mod completion;
 mod connect;
 mod console;
 mod event;
+mod password;
 mod run;
+mod terminal;
 mod usage;
 mod verbs;

@@ -19,11 +19,12 @@ use ipc::{
     server::{PeerKey, Ticket},
 };
 use supervisor::protocol::Request;
+use tracing::Span;
 use uuid::Uuid;
 
 use registry::{Object, Run};
 
-use super::{Control, domains::handle, errors};
+use super::{Control, client_span, domains::handle, errors};
 
 /// libvirt's own word for what this driver is.
 const DRIVER_NAME: &str = "QEMU";
@@ -40,6 +41,8 @@ pub struct Asked {
     pub fds: Vec<OwnedFd>,
     /// What it counts for its user until it has been answered.
     ticket: Ticket,
+    /// In which lines about it are written.
+    pub span: Span,
 }
 
 impl Asked {
@@ -51,6 +54,7 @@ impl Asked {
             read_only: self.read_only,
             fds: Vec::new(),
             ticket: self.ticket.clone(),
+            span: self.span.clone(),
         }
     }
 }
@@ -61,7 +65,8 @@ impl Control {
         let Some(peer) = self.server.peer(key) else { return };
         self.served = true;
         let read_only = self.authority.read_only(peer);
-        let mut asked = Asked { key, serial: frame.serial, read_only, fds: frame.fds, ticket };
+        let client = self.clients.entry(key).or_insert_with(|| client_span(peer)).clone();
+        let mut asked = Asked { key, serial: frame.serial, read_only, fds: frame.fds, ticket, span: client };
         let call = match codec::decode_call(&frame.body) {
             Ok(call) => call,
             Err(CodecError::UnknownOperation { program, procedure }) => {
@@ -71,6 +76,12 @@ impl Control {
             Err(error) => return self.server.drop_peer(key, ConnError::Codec(error)),
         };
         let op = call.op();
+        let span = tracing::debug_span!(parent: &asked.span, "call", %op, serial = asked.serial);
+        if !span.is_disabled() {
+            asked.span = span;
+        }
+        let within = asked.span.clone();
+        let _within = within.enter();
         if !op.info().fds_in.allows(asked.fds.len()) {
             let text = format!("{op} came with {} file descriptors", asked.fds.len());
             return self.answer(&asked, Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, text)));

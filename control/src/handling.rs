@@ -42,6 +42,7 @@ impl InHand {
 impl Control {
     /// Does something with what a run's supervisor has written. If control dies of it, the launcher knows at which run.
     pub(super) fn with_in_hand<T>(&mut self, run: u32, work: impl FnOnce(&mut Control) -> T) -> T {
+        let _within = tracing::debug_span!("run", run).entered();
         let before = self.in_hand.take(run);
         let done = work(self);
         self.in_hand.take(before);

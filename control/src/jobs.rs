@@ -291,6 +291,7 @@ impl Control {
 
     /// A supervisor reports a job of its guest.
     pub(super) fn take_job(&mut self, id: u32, job: &protocol::Job) {
+        let _within = tracing::debug_span!("job", run = id, job = job.id).entered();
         let number = JobId(job.id);
         let progress = Progress { done: job.done, total: job.total, ..Progress::default() };
         match outcome(job) {
@@ -322,6 +323,7 @@ impl Control {
     }
 
     fn adopt_job(&mut self, id: u32, job: &protocol::Job) {
+        let _within = tracing::debug_span!("job", run = id, job = job.id).entered();
         let now = self.job_time();
         let kind = match job.kind {
             protocol::JobKind::BOOT => JobKind::Start,

@@ -11,7 +11,7 @@ use ipc::{
     edge::{Channel, Message},
 };
 
-use super::{Control, Then};
+use super::{Control, Then, in_the_same_name};
 use qemud::edge::{FromLauncher, Refusal, ToLauncher};
 
 /// How long the launcher may take for one request.
@@ -78,7 +78,8 @@ impl LauncherLink {
     /// Sends a request and keeps what waits for its answer.
     fn ask(&mut self, request: &ToLauncher, fds: Vec<OwnedFd>, waiting: Waiting) {
         self.serial += 1;
-        self.waiting.insert(self.serial, waiting);
+        let Waiting { then, timer } = waiting;
+        self.waiting.insert(self.serial, Waiting { then: in_the_same_name(then), timer });
         self.queue(self.serial, request, fds);
     }
 

@@ -52,13 +52,13 @@ use ipc::{
     ConnError, Kind,
     codec::{self, CodecError},
     edge::Channel,
-    log_limit::{LogLimiter, Rate, Verdict},
     paths::{Instance, Mode},
     server::{Happening, Limits, Peer, PeerKey, Server},
 };
 use mio::{Events, Interest, Poll, Registry, Token, Waker, unix::SourceFd};
 use sandbox::rlimit::{self, Resource};
 use thiserror::Error as ThisError;
+use tracing::Span;
 use uuid::Uuid;
 
 use self::{
@@ -169,6 +169,23 @@ fn load(summaries: Vec<(Summary, bool)>, journal: &Journal) -> registry::Registr
     objects
 }
 
+/// In whose name lines are written. The number of lines that one user can cause is bounded by it.
+fn client_span(peer: Peer) -> Span {
+    tracing::info_span!("client", uid = peer.uid, pid = peer.pid)
+}
+
+/// What is done later is done in the name in which it is asked for now.
+fn in_the_same_name<T: 'static>(then: Then<T>) -> Then<T> {
+    let span = Span::current();
+    if span.is_none() {
+        return then;
+    }
+    Box::new(move |control, value| {
+        let _within = span.entered();
+        then(control, value);
+    })
+}
+
 /// The whole state of the process.
 pub struct Control {
     instance: Instance,
@@ -184,8 +201,8 @@ pub struct Control {
     subscribers: Subscribers,
     /// Which domains there are, and how far the run of each has come.
     objects: registry::Registry<Domains>,
-    /// Counts the lines about dropped clients.
-    dropped: LogLimiter<u32>,
+    /// In whose name lines are written.
+    clients: HashMap<PeerKey, Span>,
     /// What is known besides of each run that is not gone, by its number.
     guests: BTreeMap<u32, Guest>,
     /// The runs that live for a connection.
@@ -294,7 +311,7 @@ impl Control {
             journal,
             telling: Telling::default(),
             subscribers: Subscribers::default(),
-            dropped: LogLimiter::new(Rate::default()),
+            clients: HashMap::new(),
             guests: BTreeMap::new(),
             owned: HashMap::new(),
             starts: HashMap::new(),
@@ -399,6 +416,7 @@ impl Control {
 
     /// Does `then` at a moment unless it is cancelled before.
     fn after(&mut self, wait: Duration, then: Then<()>) -> (Instant, u64) {
+        let then = in_the_same_name(then);
         self.timer_count += 1;
         let key = (self.now() + wait, self.timer_count);
         self.timers.insert(key, then);
@@ -423,26 +441,16 @@ impl Control {
             match happening {
                 Happening::Call { key, frame, ticket } => self.take_call(key, frame, ticket),
                 Happening::Closed { key, peer, why } => {
-                    self.subscribers.forget(key);
-                    self.end_runs_of(key);
-                    if !matches!(why, ConnError::Closed) {
-                        self.report_dropped(peer, &why);
-                    }
+                    let span = self.clients.remove(&key).unwrap_or_else(|| client_span(peer));
+                    span.in_scope(|| {
+                        self.subscribers.forget(key);
+                        self.end_runs_of(key);
+                        if !matches!(why, ConnError::Closed) {
+                            tracing::info!("client dropped: {}", qemud::chain(&why));
+                        }
+                    });
                 }
             }
-        }
-    }
-
-    /// Writes why a client was dropped, but not more lines for one user than a reader of the log can bear.
-    fn report_dropped(&mut self, peer: Peer, why: &ConnError) {
-        match self.dropped.count(&peer.uid, self.now()) {
-            Verdict::Write { suppressed } => {
-                if suppressed > 0 {
-                    tracing::info!("{suppressed} more clients of uid {} were dropped", peer.uid);
-                }
-                tracing::info!("client pid {} uid {} dropped: {}", peer.pid, peer.uid, qemud::chain(why));
-            }
-            Verdict::Suppress => {}
         }
     }
 
@@ -490,6 +498,10 @@ impl Control {
 
     /// Answers a call.
     fn answer(&mut self, asked: &Asked, result: Result<(Reply, Vec<OwnedFd>), Error>) {
+        let _within = asked.span.enter();
+        if let Err(error) = &result {
+            tracing::debug!("refused: {}", error.full_text());
+        }
         let sent = match result {
             Ok((reply, fds)) => {
                 self.send(asked.key, Kind::Reply, asked.serial, fds, |out| codec::encode_reply(&reply, out))

@@ -17,7 +17,7 @@ use ipc::{Caps, ConnError, OutputLimit, edge::Channel};
 use mio::{Interest, Token, unix::SourceFd};
 use supervisor::protocol::{Answer, Excess, Failure, Happening, Message, News, PAYLOADS_SINCE, Request};
 
-use super::{Control, FIRST_SUPERVISOR, Then};
+use super::{Control, FIRST_SUPERVISOR, Then, in_the_same_name};
 
 /// Messages of one supervisor that are taken before others have their turn.
 const MESSAGES_A_TURN: usize = 64;
@@ -223,7 +223,7 @@ impl Control {
         let Some(serial) = self.links.by_run.get_mut(&run).map(Link::next_serial) else { return };
         let timer = self.after(wait, Box::new(move |control, ()| control.give_up_on(run, serial, wait)));
         let Some(link) = self.links.by_run.get_mut(&run) else { return };
-        link.waiting.insert(serial, Waiting { then, timer });
+        link.waiting.insert(serial, Waiting { then: in_the_same_name(then), timer });
         let queued = link.channel.queue(serial, request, fds);
         self.links.sending(run);
         if let Err(error) = queued {

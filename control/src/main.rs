@@ -23,7 +23,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    qemud::log::start();
+    logging::start();
     let mode = if arguments.system { Mode::System } else { Mode::Session };
     match control::run(mode, arguments.idle_timeout) {
         Ok(()) => ExitCode::SUCCESS,

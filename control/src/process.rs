@@ -3,12 +3,21 @@
 //! All of it is what the kernel tells everybody in `/proc`; nothing here can do anything to the process, and nothing of it
 //! comes from the guest but the names of its threads, which can only make its own figures wrong.
 
-use std::{cell::RefCell, collections::BTreeMap, fs, os::fd::OwnedFd};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    fs,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 /// No more is read of a file in `/proc`.
 const LINE_MAX: usize = 4096;
-/// More threads are not looked at: QEMU has one for each virtual CPU and a few more.
-const THREADS_MAX: usize = 4096;
+/// More threads are not looked at: QEMU has one for each virtual CPU and a few more, and one that was taken over may make as
+/// many as it likes.
+const THREADS_MAX: usize = 1024;
+/// How often threads are looked for at most, however many virtual CPUs are asked about and have none.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A guest's QEMU. Control's filter has no call that could do anything to it.
 pub struct Process {
@@ -17,6 +26,8 @@ pub struct Process {
     _pidfd: OwnedFd,
     /// The thread of each virtual CPU, as far as they have been looked for.
     vcpus: RefCell<BTreeMap<u32, i32>>,
+    /// When they were looked for last.
+    looked: Cell<Option<Instant>>,
 }
 
 /// What a process has used.
@@ -44,7 +55,7 @@ impl Process {
     pub fn new(fds: Vec<OwnedFd>) -> Option<Process> {
         let pidfd = fds.into_iter().next()?;
         let pid = sandbox::pidfd::pid(&pidfd).ok()?;
-        Some(Process { pid, _pidfd: pidfd, vcpus: RefCell::new(BTreeMap::new()) })
+        Some(Process { pid, _pidfd: pidfd, vcpus: RefCell::default(), looked: Cell::default() })
     }
 
     /// The processor time that it has used, in nanoseconds.
@@ -89,12 +100,17 @@ impl Process {
         affinity(self.pid)
     }
 
-    /// Looks at a virtual CPU's thread, and for the threads when it is not known or no longer there.
+    /// Looks at a virtual CPU's thread, and for the threads when it is not known or no longer there. One that was just looked
+    /// for and not found is not looked for again at once.
     fn of_vcpu<T>(&self, vcpu: u32, look: impl Fn(i32, i32) -> Option<T>) -> Option<T> {
         let known = self.vcpus.borrow().get(&vcpu).copied();
         if let Some(seen) = known.and_then(|tid| look(self.pid, tid)) {
             return Some(seen);
         }
+        if self.looked.get().is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
+            return None;
+        }
+        self.looked.set(Some(Instant::now()));
         *self.vcpus.borrow_mut() = vcpu_threads(self.pid);
         let tid = self.vcpus.borrow().get(&vcpu).copied()?;
         look(self.pid, tid)

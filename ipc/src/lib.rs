@@ -15,7 +15,6 @@
 //! | [`server`] | the mio side: listeners, connections, limits, deadlines |
 //! | [`conf`] | the daemons' configuration files |
 //! | [`lock`] | lock files |
-//! | [`log_limit`] | how many log lines one user can cause |
 //! | [`paths`] | where an instance keeps its sockets, definitions, run-time state and caches |
 //! | [`programs`] | where a program of the suite is looked for, and whose it must be |
 //!
@@ -36,7 +35,6 @@ pub mod edge;
 pub mod frame;
 pub mod hello;
 pub mod lock;
-pub mod log_limit;
 pub mod paths;
 pub mod programs;
 pub mod server;

@@ -16,7 +16,6 @@ pub mod background;
 pub mod config;
 pub mod edge;
 pub mod launcher;
-pub mod log;
 pub mod opener;
 
 /// An error and its causes in one line, for the log.

@@ -46,7 +46,7 @@ enum Role {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    qemud::log::start();
+    logging::start();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

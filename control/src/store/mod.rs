@@ -27,7 +27,7 @@ use api::{Error, Reply};
 pub use lines::{Condition, Lines};
 use mio::Waker;
 
-use super::{Control, Then, driver::Asked, errors};
+use super::{Control, Then, driver::Asked, errors, in_the_same_name};
 use definitions::Definitions;
 
 /// How long a call waits for a disk.
@@ -218,7 +218,7 @@ impl Control {
                 then(control, value);
             }
         };
-        self.store.waiting.insert(number, Box::new(then));
+        self.store.waiting.insert(number, in_the_same_name(Box::new(then)));
         if place(&self.store).jobs.send(Box::new(job)).is_err() {
             // A thread ends only with the process.
             tracing::error!("a thread of the store is gone");

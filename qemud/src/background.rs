@@ -6,6 +6,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -56,7 +57,7 @@ pub enum BackgroundError {
 ///
 /// # Errors
 /// When the daemon does not start; its own words are in the error.
-pub fn ensure_running(instance: &Instance, arguments: &[String]) -> Result<(), BackgroundError> {
+pub fn ensure_running(instance: &Instance, arguments: &[OsString]) -> Result<(), BackgroundError> {
     let opened = |path: PathBuf| move |source| BackgroundError::Open { path, source };
     let runtime = instance.runtime_dir();
     let mode = if instance.mode() == ipc::paths::Mode::System { 0o755 } else { 0o700 };
@@ -80,7 +81,7 @@ pub fn hold_starters(instance: &Instance) -> Option<File> {
     lock::try_lock(&instance.runtime_dir().join(TURN)).ok().flatten()
 }
 
-fn start(arguments: &[String], stderr: File) -> Result<(), BackgroundError> {
+fn start(arguments: &[OsString], stderr: File) -> Result<(), BackgroundError> {
     let program = env::current_exe().map_err(BackgroundError::Start)?;
     let mut child = Command::new(program)
         .args(arguments)

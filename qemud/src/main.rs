@@ -1,7 +1,7 @@
 //! The `qemud` program: a thin front of the crate's library.
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
 use ipc::paths::{Instance, Mode};
@@ -107,13 +107,33 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     })?)
 }
 
-fn passed_on(arguments: &Arguments, instance: &Instance) -> Vec<String> {
-    let mut passed = vec![format!("--{}", instance.mode().name())];
+fn passed_on(arguments: &Arguments, instance: &Instance) -> Vec<OsString> {
+    let mut passed = vec![format!("--{}", instance.mode().name()).into()];
     if let Some(root) = instance.root() {
-        passed.push(format!("--root={}", root.display()));
+        // Byte by byte: a path need not be text.
+        let mut option = OsString::from("--root=");
+        option.push(root);
+        passed.push(option);
     }
     if let Some(seconds) = arguments.idle_timeout {
-        passed.push(format!("--idle-timeout={seconds}"));
+        passed.push(format!("--idle-timeout={seconds}").into());
     }
     passed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn a_root_that_is_no_text_is_passed_on_as_it_is() {
+        let root = std::path::Path::new(std::ffi::OsStr::from_bytes(b"/srv/\xff"));
+        let arguments = Arguments::parse_from(["qemud", "--session"]);
+        let instance = Instance::at(Mode::Session, Some(root.to_path_buf()));
+        let passed = passed_on(&arguments, &instance);
+        let again = Arguments::parse_from([OsString::from("qemud")].into_iter().chain(passed));
+        assert!(again.session);
+        assert_eq!(again.root.as_deref(), Some(root));
+    }
 }

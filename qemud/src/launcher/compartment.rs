@@ -14,7 +14,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ipc::paths::{Instance, Mode, ROOT_VARIABLE};
+use ipc::{
+    paths::{Instance, Mode, ROOT_VARIABLE},
+    programs::Search,
+};
 use rustix::fs::{Mode as FileMode, OFlags, open};
 use sandbox::{
     Signal,
@@ -129,7 +132,7 @@ impl Compartments {
     /// Opens the supervisor's program, which is installed beside this one.
     ///
     /// # Errors
-    /// When it is not there.
+    /// As [`open_program`].
     pub fn new(instance: &Instance, config: &Config) -> Result<Compartments, LauncherError> {
         let program = open_program("qemu-supervisor")?;
         let own_uid = rustix::process::getuid().as_raw();
@@ -295,14 +298,19 @@ impl Compartments {
     }
 }
 
-/// Opens a program that is installed beside this one, once, so that an upgrade of the file does not mix two releases.
+/// Opens a program of the suite, once, so that an upgrade of the file does not mix two releases.
 ///
 /// # Errors
-/// When it is not there.
+/// When it is not there, or others than the launcher's user and root could have put it there.
 pub fn open_program(name: &str) -> Result<OwnedFd, LauncherError> {
-    let path = env::current_exe().unwrap_or_default().with_file_name(name);
+    find_and_open(&env::current_exe().map_err(LauncherError::OwnProgram)?, name)
+}
+
+fn find_and_open(own: &Path, name: &str) -> Result<OwnedFd, LauncherError> {
+    // The caller's PATH has no say in what the launcher runs.
+    let path = Search { beside: Some(own), path: None }.find(name)?;
     let opened = open(&path, OFlags::PATH | OFlags::CLOEXEC, FileMode::empty());
-    opened.map_err(|error| LauncherError::Program { path: path.display().to_string(), source: error.into() })
+    opened.map_err(|error| LauncherError::Program { path, source: error.into() })
 }
 
 /// Ends a supervisor that serves nobody.
@@ -377,4 +385,31 @@ pub fn start_control(
         }
     }
     spawn.start()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_program_that_others_could_have_put_there_is_not_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("a-supervisor");
+        fs::write(&program, "#!/bin/sh\n").unwrap();
+        let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        mode(&program, 0o755);
+        let open = || find_and_open(&dir.path().join("qemud"), "a-supervisor");
+        open().unwrap();
+        for (path, open_to_others, closed) in [(&program, 0o777, 0o755), (&dir.path().to_path_buf(), 0o1777, 0o700)] {
+            mode(path, open_to_others);
+            let refused = open().unwrap_err().to_string();
+            assert!(refused.contains("is not taken: others than its user and root can change"), "{refused}");
+            mode(path, closed);
+        }
+        mode(&program, 0o644);
+        let refused = open().unwrap_err().to_string();
+        assert!(refused.starts_with("there is no a-supervisor in"), "{refused}");
+    }
 }

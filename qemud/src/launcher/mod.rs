@@ -22,6 +22,7 @@ use std::{
         fd::{AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -77,11 +78,17 @@ pub enum LauncherError {
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ipc::conf::ConfError),
-    /// A program that belongs beside this one is missing.
-    #[error("cannot open the program {path}")]
+    /// Where this program is cannot be found out, so neither where the others are.
+    #[error("cannot find out which program this is")]
+    OwnProgram(#[source] io::Error),
+    /// A program that belongs beside this one is missing, or others could have put it there.
+    #[error(transparent)]
+    NoProgram(#[from] ipc::programs::NotFound),
+    /// It is there and cannot be opened.
+    #[error("cannot open the program {}", path.display())]
     Program {
-        /// Where it should be.
-        path: String,
+        /// Where it is.
+        path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,

@@ -6,6 +6,7 @@
 
 use std::{
     env,
+    error::Error as _,
     ffi::OsStr,
     fmt, fs, io,
     os::unix::fs::MetadataExt,
@@ -77,7 +78,11 @@ struct Refused<'a>(&'a [Untrusted]);
 
 impl fmt::Display for Refused<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|refused| write!(f, "; {refused}"))
+        self.0.iter().try_for_each(|refused| {
+            write!(f, "; {refused}")?;
+            // There may be several, so none of them is this error's source.
+            refused.source().map_or(Ok(()), |source| write!(f, ": {source}"))
+        })
     }
 }
 

@@ -114,3 +114,64 @@ pub(crate) fn strange_answer(op: Op, what: &str) -> Error {
     Error::new(ErrorCode::RPC, ErrorDomain::RPC, format!("the answer to {} makes no sense", op.info().api))
         .with_cause_text(what.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipc::Hello;
+    use std::{error::Error as StdError, io, path::PathBuf, sync::Arc, time::Duration};
+
+    fn chain(error: &dyn StdError) -> Vec<String> {
+        let mut texts = Vec::new();
+        let mut next = Some(error);
+        while let Some(error) = next {
+            texts.push(error.to_string());
+            next = error.source();
+        }
+        texts
+    }
+
+    fn reset() -> ConnError {
+        ConnError::Io(Errno::CONNRESET)
+    }
+
+    fn strange() -> CodecError {
+        CodecError::Trailing { extra: 3 }
+    }
+
+    fn refusal() -> Error {
+        Error::new(ErrorCode::INTERNAL_ERROR, ErrorDomain::RPC, "no").with_cause(reset())
+    }
+
+    #[test]
+    fn the_sources_of_an_error_are_those_of_what_failed() {
+        let path = || PathBuf::from("/run/x");
+        let connect: [fn(PathBuf) -> ConnectError; 5] = [
+            |path| ConnectError::Connect { path, source: io::Error::from(Errno::CONNREFUSED) },
+            |path| ConnectError::NotAccepted { path, patience: Duration::from_secs(30) },
+            |_| ConnectError::Socket(io::Error::from(Errno::MFILE)),
+            |_| ConnectError::Hello(reset()),
+            |_| ConnectError::Version(Hello::new("a", 1, 1).agree(&Hello::new("b", 2, 3)).unwrap_err()),
+        ];
+        for mode in [Mode::System, Mode::Session] {
+            let instance = Instance::at(mode, Some(path()));
+            for make in connect {
+                let error = no_connection(make(path()), &instance, false);
+                assert_eq!(chain(&error)[1..], chain(&make(path())), "{error:?}");
+            }
+            let refused = no_connection(ConnectError::Refused(refusal()), &instance, false);
+            assert_eq!(chain(&refused), chain(&refusal()), "the daemon's own words");
+        }
+        let op = Op::ConnectGetHostname;
+        assert_eq!(chain(&no_answer(CallError::Failed(refusal()), op)), chain(&refusal()));
+        assert_eq!(chain(&no_answer(CallError::Lost(Arc::new(reset())), op))[1..], chain(&reset()));
+        assert_eq!(chain(&no_answer(CallError::Send(reset()), op))[1..], chain(&reset()));
+        assert_eq!(chain(&no_answer(CallError::Answer(strange()), op))[1..], chain(&CallError::Answer(strange())));
+        let silent = || CallError::Silent(Duration::from_secs(120));
+        assert_eq!(chain(&no_answer(silent(), op))[1..], chain(&silent()));
+        let lost = lost_connection(reset());
+        assert_eq!(chain(&lost)[1..], chain(lost.error()));
+        assert_eq!(chain(&lost_during(&lost, op))[1..], chain(lost.error()));
+        assert_eq!(chain(&strange_bytes(strange(), op))[1..], chain(&strange()));
+    }
+}

@@ -57,7 +57,8 @@ pub(crate) fn open_console<L: Link + ?Sized>(link: &L, args: bulkhead::DomainOpe
     let (Some(fd), None) = (fds.next(), fds.next()) else {
         return Err(error::strange_answer(op, "it has the wrong number of file descriptors"));
     };
-    ConsoleStream::new(fd).map_err(|_| error::strange_answer(op, "its file descriptor is no stream socket"))
+    ConsoleStream::new(fd)
+        .map_err(|source| error::strange_answer(op, "its file descriptor is no stream socket").with_cause(source))
 }
 
 /// Something that happened to a domain, by its number in the daemon's log.

@@ -4,6 +4,7 @@
 //! is qemud's by Bulkhead's own protocol or the mock hypervisor's; one with a way goes by libvirt's protocol.
 
 use std::{
+    ffi::OsString,
     fmt,
     path::{Path, PathBuf},
 };
@@ -117,11 +118,14 @@ impl Uri {
     /// asking.
     ///
     /// # Errors
-    /// [`ErrorCode::CONF_SYNTAX`] when `libvirt.conf` is asked and cannot be read.
+    /// [`ErrorCode::INVALID_ARG`] when a variable is set and is no text, [`ErrorCode::CONF_SYNTAX`] when `libvirt.conf` is
+    /// asked and cannot be read.
     pub fn default_text() -> Result<String> {
-        let set = DEFAULTS.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
-        if let Some(text) = set {
-            return Ok(text);
+        for name in DEFAULTS {
+            let set = std::env::var_os(name).filter(|value| !value.is_empty());
+            if let Some(text) = set {
+                return text_of(name, text);
+            }
         }
         let configured = LibvirtConf::load()?.default;
         Ok(configured.unwrap_or_else(|| by_user(rustix::process::geteuid().is_root()).to_owned()))
@@ -215,6 +219,11 @@ impl fmt::Display for Encoded<'_> {
         }
         Ok(())
     }
+}
+
+/// What a variable holds. One that is no text must not lead to another host than it was meant to.
+fn text_of(name: &str, value: OsString) -> Result<String> {
+    value.into_string().map_err(|value| malformed(&value.to_string_lossy(), format!("{name} is not UTF-8")))
 }
 
 /// The URI of a host that a file describes.

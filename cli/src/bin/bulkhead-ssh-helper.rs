@@ -10,6 +10,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     io::{self, Write},
     net::Shutdown,
     os::unix::{net::UnixStream, process::CommandExt},
@@ -18,8 +19,12 @@ use std::{
 };
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    const USAGE: &str = "usage: bulkhead-ssh-helper [--probe] [-r] URI";
+    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    // What is no text is no URI either.
+    let Some(words) = arguments.iter().map(|word| word.to_str()).collect::<Option<Vec<&str>>>() else {
+        return complain(USAGE);
+    };
     let (probe, words) = match words.as_slice() {
         ["--probe", words @ ..] => (true, words),
         words => (false, words),
@@ -27,7 +32,7 @@ fn main() -> ExitCode {
     let (uri, read_only) = match words {
         ["-r", uri] => (*uri, true),
         [uri] if !uri.starts_with('-') => (*uri, false),
-        _ => return complain("usage: bulkhead-ssh-helper [--probe] [-r] URI"),
+        _ => return complain(USAGE),
     };
     match libclient::local_socket(uri, read_only) {
         Ok(_) if probe => ExitCode::SUCCESS,

@@ -1,5 +1,9 @@
 //! Connections that cannot be made.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
+
 use crate::common::{Bench, Run, text};
 
 #[test]
@@ -41,6 +45,19 @@ fn a_relative_root_would_mean_two_places_and_is_refused() {
         let cause = "caused by: BULKHEAD_ROOT is the relative path 'root'; set it to an absolute one";
         assert!(run.stderr.contains(cause), "{run:?}");
     }
+}
+
+#[test]
+fn what_is_no_text_is_no_uri() {
+    let bench = Bench::new();
+    let strange = OsStr::from_bytes(b"test:///\xff");
+    let run = Run::of(&bench.command(&["list"]).env("BULKHEAD_URI", strange).output().unwrap());
+    assert_ne!(run.code, Some(0), "{run:?}");
+    assert!(run.stderr.contains("BULKHEAD_URI is not UTF-8"), "{run:?}");
+    let helper = Command::new(env!("CARGO_BIN_EXE_bulkhead-ssh-helper")).arg(strange).output().unwrap();
+    let run = Run::of(&helper);
+    assert_eq!(run.stderr, "bulkhead-ssh-helper: usage: bulkhead-ssh-helper [--probe] [-r] URI\n");
+    assert_eq!(run.code, Some(1));
 }
 
 #[test]

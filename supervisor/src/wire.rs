@@ -254,7 +254,7 @@ impl Wire {
         }
         for what in recorded {
             match what {
-                Recorded::Event(event) => self.send(0, &Message::Event(event), Vec::new()),
+                Recorded::Event(event) => self.event(&event),
                 Recorded::Notice(notice) => self.notice(notice),
             }
         }
@@ -490,6 +490,25 @@ mod tests {
             other => panic!("{other:?}"),
         });
         assert_eq!(numbers, [1, 0, 4]);
+    }
+
+    #[test]
+    fn a_replay_counts_as_told_and_only_its_own_gaps_are_losses() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut wire, mut peer) = wire(&dir);
+        peer.send(7, &Request::Events { after: 1 }, Vec::new()).unwrap();
+        let mut asked = Vec::new();
+        wire.ready(Part::Control(0), READABLE, &mut asked);
+        let numbered = |sequence| Event { sequence, ..event() };
+        // Number 4 is one that the rate did not allow.
+        wire.replay(asked[0].ticket, 1, [2, 3, 5].map(|sequence| Recorded::Event(numbered(sequence))).into());
+        wire.event(&numbered(6));
+        let heard = [(); 5].map(|()| match peer.recv().unwrap().value {
+            Message::News(News { lost, what: Happening::Event(event) }) => (event.sequence, lost),
+            Message::Answer(Ok(Answer::Done)) => (0, 0),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(heard, [(2, 0), (3, 0), (5, 1), (0, 0), (6, 0)]);
     }
 
     #[test]

@@ -2,14 +2,16 @@
 
 use std::io;
 
+pub use ::caps::Capability;
+
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 /// The highest capability number that the kernel's 64-bit sets can hold.
 const LAST: u32 = 63;
 
-/// CAP_SETPCAP, without which the bounding set can't be changed.
-const SETPCAP: u32 = 8;
+/// Without it the bounding set can't be changed.
+const SETPCAP: u32 = Capability::CAP_SETPCAP as u32;
 
 /// Which step of giving up capabilities failed.
 #[derive(Debug, thiserror::Error)]
@@ -163,37 +165,13 @@ pub fn drop_all() -> Result<(), CapsError> {
     if left.is_empty() { Ok(()) } else { Err(CapsError::Left { left }) }
 }
 
-/// A capability that a privileged process may keep, by the kernel's name and number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Capability {
-    /// Changing owners of files.
-    Chown = 0,
-    /// Passing over file permissions.
-    DacOverride = 1,
-    /// Acting as the owner of files.
-    Fowner = 3,
-    /// Sending signals to processes of other users.
-    Kill = 5,
-    /// Changing groups.
-    Setgid = 6,
-    /// Changing users.
-    Setuid = 7,
-    /// Taking capabilities away from children.
-    Setpcap = 8,
-    /// Mounts and namespaces.
-    SysAdmin = 21,
-    /// Making device nodes.
-    Mknod = 27,
-}
-
 /// Gives up for ever every capability of the calling thread but those: nothing is inheritable or ambient, and the bounding
 /// set holds no more, so not even root's `exec` brings another back. A capability that the thread lacks stays lacking.
 ///
 /// # Errors
 /// As [`drop_all`].
 pub fn keep_only(kept: &[Capability]) -> Result<(), CapsError> {
-    let kept = kept.iter().fold(0u64, |bits, capability| bits | 1 << (*capability as u32));
+    let kept = kept.iter().fold(0, |bits, capability| bits | capability.bitmask());
     let now = Caps::current()?;
     for number in (0..=LAST).filter(|number| now.bounding & !kept & (1 << number) != 0) {
         rustix::thread::remove_capability_from_bounding_set(one(1 << number))
@@ -223,13 +201,13 @@ mod tests {
         }
         // A thread of its own: capabilities are a thread's, and the other tests keep theirs.
         let worker = std::thread::spawn(|| {
-            keep_only(&[Capability::Chown, Capability::Setpcap]).unwrap();
+            keep_only(&[Capability::CAP_CHOWN, Capability::CAP_SETPCAP]).unwrap();
             let caps = Caps::current().unwrap();
             let two = 1 | 1 << 8;
             assert_eq!((caps.effective, caps.permitted, caps.bounding), (two, two, two));
             assert_eq!((caps.inheritable, caps.ambient), (0, 0));
             // Asking for more than there is brings nothing back.
-            keep_only(&[Capability::SysAdmin]).unwrap();
+            keep_only(&[Capability::CAP_SYS_ADMIN]).unwrap();
             assert!(Caps::current().unwrap().is_empty());
         });
         worker.join().unwrap();

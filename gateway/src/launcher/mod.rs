@@ -61,7 +61,7 @@ const POLKIT_DESCRIPTORS: u64 = 4096;
 const WORKER_MEMORY: u64 = 1 << 30;
 
 /// What a root launcher needs: to start processes under other uids and without any capability.
-const CAPABILITIES: [Capability; 3] = [Capability::Setgid, Capability::Setuid, Capability::Setpcap];
+const CAPABILITIES: [Capability; 3] = [Capability::CAP_SETGID, Capability::CAP_SETUID, Capability::CAP_SETPCAP];
 
 /// Why the gateway cannot run.
 #[derive(Debug, Error)]

@@ -119,15 +119,15 @@ pub enum LauncherError {
 /// What a root launcher needs: compartments (mounts, namespaces, device nodes, their owners), processes under other uids
 /// without capabilities, files of other users under the image roots, and an end to a control that misbehaves.
 const CAPABILITIES: [Capability; 9] = [
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::Fowner,
-    Capability::Kill,
-    Capability::Setgid,
-    Capability::Setuid,
-    Capability::Setpcap,
-    Capability::SysAdmin,
-    Capability::Mknod,
+    Capability::CAP_CHOWN,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_FOWNER,
+    Capability::CAP_KILL,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETUID,
+    Capability::CAP_SETPCAP,
+    Capability::CAP_SYS_ADMIN,
+    Capability::CAP_MKNOD,
 ];
 
 /// One run that has not been retired.

@@ -339,7 +339,7 @@ impl Openers {
         let prepare = |what| move |source: io::Error| SpawnError::Prepare { what, source };
         let (ours, theirs) = UnixStream::pair().map_err(prepare("the opener's channel"))?;
         ours.set_nonblocking(true).map_err(prepare("the opener's channel"))?;
-        let kept: &[Capability] = if self.privileged { &[Capability::DacOverride] } else { &[] };
+        let kept: &[Capability] = if self.privileged { &[Capability::CAP_DAC_OVERRIDE] } else { &[] };
         let stderr = io::stderr();
         let Child { pidfd, .. } = Spawn::new(Program::OwnExe, "qemud-opener")
             .arg(opener::OPTION)

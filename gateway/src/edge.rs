@@ -1,7 +1,7 @@
-//! What the three processes say to each other.
+//! What the processes say to each other.
 //!
-//! The worker is where strangers' bytes are read, so what it may say is the least: it asks for a connection to qemud (which
-//! it gets by the rights that the acceptor has noted, whatever it says), for what its client's login needs, and that it has
+//! The worker is where strangers' bytes are read, so what it may say is the least: it asks for a connection to a driver's
+//! daemon (which it gets by the rights that the acceptor has noted, whatever it says), for what its client's login needs, and that it has
 //! finished. Each question has one answer, in order; no serial is needed.
 
 use std::{
@@ -284,6 +284,8 @@ pub enum ToLauncher {
     StartQemud,
     /// Start the process that asks polkit; its end of the channel comes along.
     Polkit,
+    /// Start the mock host; its end of the channel comes along.
+    MockHost,
 }
 
 /// What the launcher tells the acceptor.
@@ -330,7 +332,7 @@ pub enum ToWorker {
     Proved(Option<[u8; 32]>),
     /// To [`FromWorker::Authorize`].
     Authorized(Result<(), Denied>),
-    /// To [`FromWorker::Dial`]: the connection to qemud comes along.
+    /// To [`FromWorker::Dial`]: the connection comes along.
     Dialed,
     /// To the same: there is none.
     NotDialed {
@@ -394,16 +396,41 @@ impl From<Challenge> for sasl::Challenge {
     }
 }
 
+/// A connection that a worker wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dial {
+    /// To whom.
+    pub daemon: Daemon,
+    /// There was a connection before: wait for a daemon that is being restarted.
+    pub again: bool,
+}
+
+/// The process that answers a driver's calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Daemon {
+    /// `qemu:///system` and `qemu:///session`: qemud.
+    Qemud,
+    /// `test:///default`: the gateway's own mock host.
+    MockHost,
+}
+
+/// For logs and errors.
+impl fmt::Display for Daemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Daemon::Qemud => "qemud",
+            Daemon::MockHost => "the mock host",
+        })
+    }
+}
+
 /// What a worker tells the acceptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromWorker {
     /// It is up.
     Ready,
-    /// It wants a connection to qemud, with its client's rights.
-    Dial {
-        /// A connection was there before: qemud is being restarted, and is worth waiting for.
-        again: bool,
-    },
+    /// It wants a connection, with its client's rights.
+    Dial(Dial),
     /// Sign this for its client's TLS handshake; once for a client.
     Sign {
         /// TLS's number of the way to sign.
@@ -461,3 +488,26 @@ pub enum FromPolkit {
         word: Result<(), Denied>,
     },
 }
+
+/// What the acceptor tells the mock host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToMockHost {
+    /// The first message: how many connections there may be.
+    Begin {
+        /// Of all users.
+        connections: usize,
+        /// Of one user.
+        connections_per_user: usize,
+    },
+    /// Serve a client. The far end of its worker's connection comes along.
+    Serve {
+        /// Who the client is.
+        peer: Peer,
+        /// What it may do.
+        rights: Rights,
+    },
+}
+
+/// What the mock host tells the acceptor: nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromMockHost {}

@@ -4,14 +4,15 @@
 //! that into calls of [`api`], gives them to a driver of `libclient`, and turns the answers back. It knows no operation by
 //! name but those of a connection's own life: login, open, close, features, events, streams.
 //!
-//! Four processes of one program:
+//! Five kinds of process of one program:
 //!
 //! | process | runs as | does | never |
 //! |---|---|---|---|
-//! | [`launcher`] | who started it (root: with the capabilities to change identity only) | makes the sockets, starts the other two | accepts, or reads what a worker or a client wrote |
-//! | [`acceptor`] | the same uid without any capability | accepts, stamps who it is, decides the rights, hands the client to a worker; connects to qemud for workers | reads a byte of a client's, opens a file, starts a process |
+//! | [`launcher`] | who started it (root: with the capabilities to change identity only) | makes the sockets, starts the others | accepts, or reads what a worker or a client wrote |
+//! | [`acceptor`] | the same uid without any capability | accepts, stamps who it is, decides the rights, hands the client to a worker; gets workers their connection to a driver's daemon | reads a byte of a client's, opens a file, starts a process |
 //! | [`worker`], one a connection | the service uid (a session: the user), no capability | speaks with one client and one driver | makes, opens or reaches anything that it was not handed |
 //! | [`polkit`], when somebody asks | the launcher's uid without any capability | asks the host's authority who may change things | hears a client or a worker |
+//! | [`mock_host`], when somebody opens `test:///default` | the service uid (a session: the user), no capability | answers for a host that does not exist | touches the one that does |
 //!
 //! [`edge`] is all that they say to each other. The acceptor's uid is root's on a system instance because qemud takes
 //! calls that change something from root only, and the kernel stamps a connection with the uid of who makes it; an empty
@@ -26,6 +27,7 @@ pub mod config;
 pub mod edge;
 pub mod launcher;
 mod log;
+pub mod mock_host;
 pub mod network;
 pub mod polkit;
 mod program;

@@ -6,7 +6,7 @@ use clap::{Parser, ValueEnum};
 use ipc::paths::{Instance, Mode};
 use wire::sasl::Verifier;
 
-use crate::{acceptor, chain, launcher, log, polkit, worker};
+use crate::{acceptor, chain, launcher, log, mock_host, polkit, worker};
 
 /// What a verifier costs whoever tries passwords: the least that RFC 7677 advises.
 const ROUNDS: u32 = 4096;
@@ -45,6 +45,7 @@ enum Role {
     Acceptor,
     Worker,
     Polkit,
+    MockHost,
     #[value(hide = true)]
     Starter,
 }
@@ -80,6 +81,7 @@ fn run(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         Role::Acceptor => acceptor::run()?,
         Role::Worker => worker::run()?,
         Role::Polkit => polkit::run()?,
+        Role::MockHost => mock_host::run()?,
         Role::Starter => return Ok(launcher::start_qemud(mode)),
     }
     Ok(true)
@@ -128,6 +130,7 @@ fn policy(role: Role) -> sandbox::policy::Role {
         Role::Acceptor => sandbox::policy::Role::GatewayAcceptor,
         Role::Worker => sandbox::policy::Role::GatewayWorker,
         Role::Polkit => sandbox::policy::Role::GatewayPolkit,
+        Role::MockHost => sandbox::policy::Role::GatewayMockHost,
     }
 }
 

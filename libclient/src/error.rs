@@ -81,7 +81,7 @@ pub(crate) fn no_answer(error: CallError, op: Op) -> Error {
 
 /// A connection that nobody waits on is over.
 pub(crate) fn lost_connection(source: ConnError) -> Lost {
-    Lost::new(Error::new(ErrorCode::RPC, ErrorDomain::RPC, "the connection to qemud was lost").with_cause(source))
+    Lost::new(Error::new(ErrorCode::RPC, ErrorDomain::RPC, "the connection to the daemon was lost").with_cause(source))
 }
 
 /// The daemon speaks another protocol.
@@ -92,7 +92,7 @@ pub(crate) fn no_common_version(source: NoCommonVersion) -> Lost {
 
 /// What a call was told that was under way then.
 pub(crate) fn lost_during(lost: &Lost, op: Op) -> Error {
-    let message = format!("the connection to qemud was lost during {}", op.info().api);
+    let message = format!("the connection to the daemon was lost during {}", op.info().api);
     let reason = lost.error();
     Error::new(reason.code, reason.domain, message).with_cause(reason).with_hint("whether it took effect is not known")
 }

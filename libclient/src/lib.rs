@@ -23,7 +23,7 @@
 //! | URI | driver |
 //! |---|---|
 //! | `qemu:///system`, `qemu:///session` | every call goes to qemud over one socket; for a session, qemud is started when it is not there |
-//! | `test:///default`, `test:///FILE.xml` | a mock hypervisor in this process with a state of its own for each connection |
+//! | `test:///default`, `test:///FILE.xml` | a mock hypervisor in this process with a state of its own for each connection ([`mock`] is one for many) |
 //! | `DRIVER+WAY://[user@][host][:port]/path?parameters` | any driver of a daemon that speaks libvirt's protocol: libvirt's own, or Bulkhead's gateway |
 //!
 //! | way | parameters |
@@ -84,6 +84,8 @@ pub use stream::EventStream;
 pub use types::{DomainEvent, DomainInfo, DomainRecord, EventDetail, EventKind, GuestInfo, NodeInfo, Reason, State};
 pub use uri::Uri;
 pub use uuid::Uuid;
+
+pub use test_driver::mock;
 
 mod callbacks;
 mod connection;

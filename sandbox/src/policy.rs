@@ -38,12 +38,14 @@ pub enum Role {
     QemuKvm,
     /// QEMU with its code generator, and a QEMU that is asked what it can do: the same, but memory may be written and executed.
     QemuTcg,
-    /// `gateway` acceptor: accepts libvirt's clients, and connects to `qemud` for its workers.
+    /// `gateway` acceptor: accepts libvirt's clients, and hands workers what they need.
     GatewayAcceptor,
-    /// `gateway` worker: one client's bytes, and a connection to `qemud` that it was handed.
+    /// `gateway` worker: one client's bytes, and a connection to its driver's daemon that it was handed.
     GatewayWorker,
     /// `gateway` polkit: a connection to the system's D-Bus, and the start times of processes.
     GatewayPolkit,
+    /// `gateway` mock host: the test driver's calls of all clients, over connections that it was handed.
+    GatewayMockHost,
 }
 
 /// What becomes of a call that no rule names.
@@ -57,7 +59,7 @@ pub enum Otherwise {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Role; 9] = [
+    pub const ALL: [Role; 10] = [
         Role::Launcher,
         Role::Opener,
         Role::Control,
@@ -67,6 +69,7 @@ impl Role {
         Role::GatewayAcceptor,
         Role::GatewayWorker,
         Role::GatewayPolkit,
+        Role::GatewayMockHost,
     ];
 
     /// The role's name in files and on the command line.
@@ -81,6 +84,7 @@ impl Role {
             Role::GatewayAcceptor => "gateway-acceptor",
             Role::GatewayWorker => "gateway-worker",
             Role::GatewayPolkit => "gateway-polkit",
+            Role::GatewayMockHost => "gateway-mock-host",
         }
     }
 
@@ -95,7 +99,8 @@ impl Role {
             | Role::QemuTcg
             | Role::GatewayAcceptor
             | Role::GatewayWorker
-            | Role::GatewayPolkit => Otherwise::Kill,
+            | Role::GatewayPolkit
+            | Role::GatewayMockHost => Otherwise::Kill,
         }
     }
 
@@ -132,7 +137,15 @@ impl Role {
                 gateway::OPENS_NOTHING,
                 gateway::OPENS_NOTHING_ARCH,
                 gateway::WORKER,
-                gateway::WORKER_ARCH,
+            ],
+            Role::GatewayMockHost => &[
+                base::RUNTIME,
+                gateway::ALL,
+                gateway::ALL_ARCH,
+                gateway::OPENS_NOTHING,
+                gateway::OPENS_NOTHING_ARCH,
+                gateway::MOCK_HOST,
+                gateway::MOCK_HOST_ARCH,
             ],
             Role::GatewayPolkit => {
                 &[base::RUNTIME, gateway::ALL, gateway::ALL_ARCH, gateway::POLKIT, gateway::POLKIT_ARCH]

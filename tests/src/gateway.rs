@@ -122,7 +122,8 @@ impl Gateway {
     /// Its living processes.
     #[must_use]
     pub fn processes(&self) -> Vec<Process> {
-        let ours = |process: &Process| matches!(process.role, Role::Gateway | Role::Acceptor | Role::Worker);
+        let roles = [Role::Gateway, Role::Acceptor, Role::Worker, Role::MockHost];
+        let ours = |process: &Process| roles.contains(&process.role);
         processes_of(&self.root).into_iter().filter(ours).collect()
     }
 

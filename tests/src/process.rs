@@ -40,6 +40,8 @@ pub enum Role {
     Acceptor,
     /// `gateway`, one that serves a client.
     Worker,
+    /// `gateway`, the mock host.
+    MockHost,
     /// A client, or something that nobody knows.
     Other,
 }
@@ -103,6 +105,7 @@ fn role_of(arguments: &[String]) -> Role {
         "qemud" if has("--background") => Role::Starter,
         "gateway" if has("--role=acceptor") => Role::Acceptor,
         "gateway" if has("--role=worker") => Role::Worker,
+        "gateway" if has("--role=mock-host") => Role::MockHost,
         "gateway" => Role::Gateway,
         _ => Role::Other,
     }
@@ -214,6 +217,7 @@ mod tests {
         assert_eq!(role("/x/gateway --session --root /r --announce"), Role::Gateway);
         assert_eq!(role("gateway --role=acceptor"), Role::Acceptor);
         assert_eq!(role("gateway --role=worker"), Role::Worker);
+        assert_eq!(role("gateway --role=mock-host"), Role::MockHost);
         assert_eq!(role("/x/bulkhead -c qemu:///session list"), Role::Other);
     }
 

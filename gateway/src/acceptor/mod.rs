@@ -2,14 +2,15 @@
 //!
 //! It accepts, asks the kernel who came, decides the rights, counts, and gives the client to a worker once the client has
 //! said something: who connects and is silent costs a descriptor here until the patience with him ends. It reads no byte of
-//! a client's. What it does for a worker is one thing: it gets it a connection to qemud, by the rights that it has noted itself.
-//! Even that it asks of the launcher: it has root's uid, and so it must not be able to reach a socket.
+//! a client's. What it does for a worker is one thing: it gets it a connection to a daemon, by the rights that it has noted itself.
+//! That to qemud it asks of the launcher: it has root's uid, and so it must not be able to reach a socket.
 //!
 //! One thread around one poll; nothing waits.
 
 mod admission;
 mod dials;
 mod logins;
+mod mock_host;
 mod polkit;
 mod slots;
 mod workers;
@@ -35,12 +36,13 @@ use thiserror::Error;
 use self::{
     admission::{Admission, Entry, Refusal, entry},
     dials::Dials,
+    mock_host::MockHost,
     polkit::Polkit,
     slots::{Key, Slots},
-    workers::Workers,
+    workers::{Wanted, Workers},
 };
 use crate::{
-    edge::{Client, Door, FromLauncher, Login, Network, Peer, Settings, ToLauncher, Way, fds},
+    edge::{Client, Daemon, Door, FromLauncher, Login, Network, Peer, Settings, ToLauncher, Way, fds},
     tls::{Key as TlsKey, TlsError},
 };
 
@@ -49,6 +51,7 @@ const LAUNCHER: Token = Token(0);
 const APPEARED: Token = Token(1);
 /// The process that asks polkit.
 const POLKIT: Token = Token(2);
+const MOCK_HOST: Token = Token(3);
 const LISTENERS: usize = 16;
 const CLIENTS: usize = 1 << 20;
 const WORKERS: usize = 1 << 24;
@@ -138,6 +141,7 @@ struct Acceptor {
     workers: Workers,
     dials: Dials,
     polkit: Polkit,
+    mock_host: MockHost,
     /// Listeners that have more than a batch.
     more: Vec<usize>,
     accept_again: Option<Instant>,
@@ -203,6 +207,7 @@ impl Acceptor {
         let acceptor = Acceptor {
             registry,
             polkit: Polkit::new(POLKIT),
+            mock_host: MockHost::new(MOCK_HOST, &settings.limits),
             launcher,
             listeners,
             admission: Admission::new(&settings),
@@ -257,6 +262,7 @@ impl Acceptor {
                     },
                     APPEARED => self.qemud_may_be_back(),
                     POLKIT => self.hear_polkit(),
+                    MOCK_HOST => self.mock_host.hear(&self.registry),
                     Token(token) if token >= WORKERS => self.hear_worker(token - WORKERS),
                     Token(token) if token >= CLIENTS => self.client_speaks(token - CLIENTS, event),
                     Token(token) => self.more.push(token - LISTENERS),
@@ -444,8 +450,8 @@ impl Acceptor {
         if let Some(peer) = heard.released {
             self.admission.release(peer);
         }
-        if let Some((key, rights, again)) = heard.dial {
-            self.dials.ask(&mut self.launcher, key, rights, again);
+        if let Some(wanted) = heard.dial {
+            self.dial(wanted);
         }
         if let Some(question) = heard.question
             && let Some((key, word)) = self.polkit.ask(&self.registry, &mut self.launcher, question)
@@ -455,6 +461,16 @@ impl Acceptor {
         if let Some(key) = heard.done {
             self.polkit.forget(key);
             self.dials.forget(key);
+        }
+    }
+
+    fn dial(&mut self, Wanted { key, peer, rights, dial }: Wanted) {
+        match dial.daemon {
+            Daemon::Qemud => self.dials.ask(&mut self.launcher, key, rights, dial.again),
+            Daemon::MockHost => match self.mock_host.connect(&self.registry, &mut self.launcher, peer, rights) {
+                Ok(socket) => self.workers.dialed(key, socket),
+                Err(word) => self.workers.not_dialed(key, &word),
+            },
         }
     }
 

@@ -18,7 +18,8 @@ use super::{
 use crate::{
     chain,
     edge::{
-        Client, Denied, FromLauncher, FromWorker, Limits, Login, Peer, Rights, Settings, ToLauncher, ToWorker, Way, Who,
+        Client, Denied, Dial, FromLauncher, FromWorker, Limits, Login, Peer, Rights, Settings, ToLauncher, ToWorker,
+        Way, Who,
     },
     tls::Key as TlsKey,
 };
@@ -98,6 +99,19 @@ pub struct Question {
     pub pidfd: Option<OwnedFd>,
 }
 
+/// A connection that a worker wants, with what its client may do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The worker.
+    pub key: Key,
+    /// Its client.
+    pub peer: Peer,
+    /// What that may do.
+    pub rights: Rights,
+    /// To whom.
+    pub dial: Dial,
+}
+
 /// What a worker has said, as far as it concerns others.
 #[derive(Debug, Default)]
 pub struct Heard {
@@ -105,8 +119,8 @@ pub struct Heard {
     pub known: Option<Peer>,
     /// Its client is gone.
     pub released: Option<Peer>,
-    /// It wants a connection to qemud.
-    pub dial: Option<(Key, Rights, bool)>,
+    /// It wants a connection.
+    pub dial: Option<Wanted>,
     /// It wants to know what polkit says.
     pub question: Option<Question>,
     /// It waits for nobody's answer any more.
@@ -253,7 +267,7 @@ impl Workers {
         }
     }
 
-    /// Hands a worker its connection to qemud.
+    /// Hands a worker its connection.
     pub fn dialed(&mut self, key: Key, socket: OwnedFd) {
         self.answer(key, &ToWorker::Dialed, vec![socket]);
     }
@@ -316,13 +330,17 @@ impl Workers {
                 match (message.value, &mut worker.duty) {
                     (FromWorker::Ready, _) => {}
                     (
-                        FromWorker::Dial { again },
+                        FromWorker::Dial(dial),
                         Duty::Serving {
-                            rights, dialing: dialing @ false, proof: Proof::NotNeeded | Proof::Given, ..
+                            peer,
+                            rights,
+                            dialing: dialing @ false,
+                            proof: Proof::NotNeeded | Proof::Given,
+                            ..
                         },
                     ) => {
                         *dialing = true;
-                        heard.dial = Some((key, *rights, again));
+                        heard.dial = Some(Wanted { key, peer: *peer, rights: *rights, dial });
                     }
                     (
                         FromWorker::Authorize,

@@ -46,6 +46,7 @@ use crate::{
     chain,
     config::Config,
     edge::{Door, FromLauncher, Login, Network, Rights, Settings, ToLauncher, fds},
+    mock_host,
     network::NetworkError,
 };
 
@@ -59,6 +60,8 @@ const WORKER_DESCRIPTORS: u64 = 256;
 const POLKIT_DESCRIPTORS: u64 = 4096;
 /// Memory of a worker: the largest call and the largest answer, several times over.
 const WORKER_MEMORY: u64 = 1 << 30;
+/// Memory of the mock host: what its budgets allow all clients together, and its guests' documents.
+const MOCK_HOST_MEMORY: u64 = 2 << 30;
 
 /// What a root launcher needs: to start processes under other uids and without any capability.
 const CAPABILITIES: [Capability; 3] = [Capability::CAP_SETGID, Capability::CAP_SETUID, Capability::CAP_SETPCAP];
@@ -254,6 +257,7 @@ impl Launcher {
                 },
                 ToLauncher::StartQemud => self.start_qemud(channel),
                 ToLauncher::Polkit => message.fds.into_iter().for_each(|end| self.start_polkit(&end)),
+                ToLauncher::MockHost => message.fds.into_iter().for_each(|end| self.start_mock_host(&end)),
             }
         }
         Ok(())
@@ -274,18 +278,32 @@ impl Launcher {
 
     /// Starts a worker.
     fn start_worker(&mut self, channel: &OwnedFd) {
+        self.start_without_rights("worker", channel, WORKER_DESCRIPTORS, WORKER_MEMORY);
+    }
+
+    /// Starts the mock host.
+    fn start_mock_host(&mut self, channel: &OwnedFd) {
+        let clients = u64::try_from(self.config.limits.connections).unwrap_or_default();
+        let descriptors = mock_host::descriptors(clients);
+        self.start_without_rights("mock-host", channel, descriptors, MOCK_HOST_MEMORY);
+    }
+
+    /// Starts a process that needs no more of this host than its channel.
+    fn start_without_rights(&mut self, role: &'static str, channel: &OwnedFd, descriptors: u64, memory: u64) {
         let stderr = io::stderr();
+        // A child cannot have more than this process may have.
+        let most = rlimit::get(Resource::Nofile).hard.unwrap_or(descriptors);
         let mut spawn = self
-            .spawn("worker")
+            .spawn(role)
             .fd(2, &stderr)
             .fd(fds::CHANNEL, channel)
-            .limit(Limit::fixed(Resource::Nofile, WORKER_DESCRIPTORS))
-            .limit(Limit::fixed(Resource::Data, WORKER_MEMORY));
+            .limit(Limit::fixed(Resource::Nofile, descriptors.min(most)))
+            .limit(Limit::fixed(Resource::Data, memory));
         if rustix::process::geteuid().is_root() && self.instance.mode() == Mode::System {
             let uid = self.config.service_uid;
             spawn = spawn.identity(Identity { uid, gid: uid });
         }
-        self.start_child("worker", spawn);
+        self.start_child(role, spawn);
     }
 
     /// Starts the process that asks polkit, under this process's own uid: polkit tells nobody else.

@@ -9,10 +9,13 @@ use std::{
 };
 
 use api::{Call, Error, ErrorCode, ErrorDomain, Event};
-use libclient::driven::{Done, Driven, Target};
+use libclient::driven::{Done, Driven};
 
-/// A connection to qemud that a session leaves behind in the state in which it got it.
+use crate::edge::{Daemon, Dial};
+
+/// A connection that a session leaves behind in the state in which it got it.
 pub struct Kept {
+    daemon: Daemon,
     driven: Driven,
     read_only: bool,
 }
@@ -34,7 +37,7 @@ struct Queued {
 enum State {
     /// Nothing has been opened.
     Closed,
-    /// qemud, and no connection to it now.
+    /// A driver, and no connection to its daemon now.
     Down,
     /// The acceptor was asked for one.
     Dialing {
@@ -59,12 +62,12 @@ pub enum News {
 pub struct Link {
     state: State,
     read_only: bool,
-    /// The driver is qemud, which can be dialled again.
-    qemud: bool,
+    /// Who answers, once something was opened.
+    daemon: Daemon,
     /// The connection served another session before.
     second_hand: bool,
-    /// The acceptor is to be asked; whether there was a connection before.
-    dial: Option<bool>,
+    /// The acceptor is to be asked.
+    dial: Option<Dial>,
     /// Something was submitted since the last flush.
     unsent: bool,
 }
@@ -72,31 +75,27 @@ pub struct Link {
 impl Link {
     /// Nothing has been opened.
     pub fn new() -> Link {
-        Link { state: State::Closed, read_only: true, qemud: false, second_hand: false, dial: None, unsent: false }
+        Link {
+            state: State::Closed,
+            read_only: true,
+            daemon: Daemon::Qemud,
+            second_hand: false,
+            dial: None,
+            unsent: false,
+        }
     }
 
-    /// Opens the way to qemud.
-    pub fn open_qemud(&mut self, read_only: bool, kept: Option<Kept>) {
+    /// Opens the way to a driver's daemon.
+    pub fn open(&mut self, daemon: Daemon, read_only: bool, kept: Option<Kept>) {
         self.read_only = read_only;
-        self.qemud = true;
-        match kept.filter(|kept| kept.read_only == read_only) {
+        self.daemon = daemon;
+        match kept.filter(|kept| kept.daemon == daemon && kept.read_only == read_only) {
             Some(kept) => {
                 self.second_hand = true;
                 self.state = State::Up(Box::new(kept.driven));
             }
             None => self.dial_now(false),
         }
-    }
-
-    /// Opens the test driver.
-    ///
-    /// # Errors
-    /// When it cannot be.
-    pub fn open_test(&mut self, target: &Target, read_only: bool) -> Result<(), Error> {
-        self.state = State::Up(Box::new(Driven::test(target, read_only)?));
-        self.read_only = read_only;
-        self.qemud = false;
-        Ok(())
     }
 
     /// Forgets what was opened.
@@ -109,6 +108,11 @@ impl Link {
         self.second_hand
     }
 
+    /// Who answers.
+    pub fn daemon(&self) -> Daemon {
+        self.daemon
+    }
+
     /// May the calls only read?
     pub fn read_only(&self) -> bool {
         self.read_only
@@ -119,12 +123,12 @@ impl Link {
         if !matches!(self.state, State::Dialing { .. }) {
             self.state = State::Dialing { queued: Vec::new(), bytes: 0 };
             self.second_hand = false;
-            self.dial = Some(again);
+            self.dial = Some(Dial { daemon: self.daemon, again });
         }
     }
 
     /// The question for the acceptor, once.
-    pub fn take_dial(&mut self) -> Option<bool> {
+    pub fn take_dial(&mut self) -> Option<Dial> {
         self.dial.take()
     }
 
@@ -138,7 +142,7 @@ impl Link {
         }
         match &mut self.state {
             State::Up(driven) => {
-                driven.submit(token, call, fds)?;
+                driven.submit(token, &call, fds)?;
                 self.unsent = true;
                 Ok(())
             }
@@ -161,7 +165,7 @@ impl Link {
         }
         let State::Dialing { queued, .. } = mem::replace(&mut self.state, State::Down) else { return };
         let failed = |token, error: &Error| Done { token, result: Err(error.clone()) };
-        match answer.and_then(|socket| Driven::qemu(socket, self.read_only)) {
+        match answer.and_then(|socket| Driven::new(socket, self.read_only)) {
             Ok(driven) => {
                 self.state = State::Up(Box::new(driven));
                 let first = first.map(|(token, call)| Queued { token, call, fds: Vec::new() });
@@ -207,11 +211,6 @@ impl Link {
         }
     }
 
-    /// Has the driver answers without being ready?
-    pub fn has_done(&self) -> bool {
-        matches!(&self.state, State::Up(driven) if driven.has_done())
-    }
-
     /// Events that have arrived.
     pub fn take_events(&mut self) -> Vec<Event> {
         match &mut self.state {
@@ -240,8 +239,8 @@ impl Link {
     /// The connection, for the next session, if it has nothing under way.
     pub fn keep(self) -> Option<Kept> {
         match self.state {
-            State::Up(driven) if self.qemud && driven.in_flight() == 0 && driven.backlog() == 0 => {
-                Some(Kept { driven: *driven, read_only: self.read_only })
+            State::Up(driven) if driven.in_flight() == 0 && driven.backlog() == 0 => {
+                Some(Kept { daemon: self.daemon, driven: *driven, read_only: self.read_only })
             }
             _ => None,
         }

@@ -2,7 +2,7 @@
 //!
 //! Where strangers' bytes are read, and so the process of the house with the least: no capability, a uid without rights, no
 //! file within its reach, and a filter that allows it to use the descriptors that it was handed and nothing else. The
-//! connection to qemud is handed to it as well, with its client's rights already decided.
+//! connection to its driver's daemon is handed to it as well, with its client's rights already decided.
 //!
 //! One thread around one poll. [`session`] has the rules of the protocol; here is the process around it.
 
@@ -128,7 +128,7 @@ impl Worker {
         }
     }
 
-    /// Waits for something to do, and lets go of a connection to qemud that ends meanwhile.
+    /// Waits for something to do, and lets go of a kept connection that ends meanwhile.
     fn next_duty(&mut self) -> Result<(ToWorker, Vec<OwnedFd>), WorkerError> {
         let kept = &mut self.kept;
         self.acceptor.with(|channel| {
@@ -163,8 +163,8 @@ impl Worker {
                 self.say(&FromWorker::Known)?;
                 continue;
             }
-            if let Some(again) = session.take_dial() {
-                self.say(&FromWorker::Dial { again })?;
+            if let Some(dial) = session.take_dial() {
+                self.say(&FromWorker::Dial(dial))?;
                 continue;
             }
             if session.take_question() {

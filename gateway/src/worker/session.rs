@@ -34,7 +34,7 @@ use super::{
     login::LoginState,
     streams::{self, Broken, Streams},
 };
-use crate::edge::{Client, Denied, KeepaliveSettings, Peer, Rights};
+use crate::edge::{Client, Daemon, Denied, Dial, KeepaliveSettings, Peer, Rights};
 
 /// Calls of one client that wait for their answers. The next ones wait in its socket.
 const IN_FLIGHT: usize = 1024;
@@ -93,9 +93,9 @@ enum Fault {
     Backlog(usize),
     #[error("the client does not read its last answers")]
     Unread,
-    #[error("qemud did not come back, and events may have been missed")]
+    #[error("the driver's daemon did not come back, and events may have been missed")]
     NoEvents,
-    #[error("qemud's log does not reach back to the last event that the client has seen")]
+    #[error("the daemon's log does not reach back to the last event that the client has seen")]
     Missed,
 }
 
@@ -246,9 +246,6 @@ impl Session {
             self.take_done()?;
             self.take_events()?;
             self.take_frames(now)?;
-            if self.link.has_done() {
-                self.drive();
-            }
             let more = self.may_take() && self.conn.may_have_more();
             if more {
                 self.fill(now)?;
@@ -273,8 +270,8 @@ impl Session {
         self.link.keep().filter(|_| clean).or(kept)
     }
 
-    /// A question for the acceptor: a connection to qemud, and whether there was one before.
-    pub fn take_dial(&mut self) -> Option<bool> {
+    /// A question for the acceptor: a connection to a driver's daemon.
+    pub fn take_dial(&mut self) -> Option<Dial> {
         self.link.take_dial()
     }
 
@@ -415,7 +412,7 @@ impl Session {
         match self.link.ready(&mut self.done) {
             News::None => {}
             News::Lost(error) => {
-                tracing::info!("qemud is lost: {}", error.full_text());
+                tracing::info!("{} is lost: {}", self.link.daemon(), error.full_text());
                 self.flow.subscribing = false;
                 // Whoever listens must not have to ask.
                 if self.wants_events() {
@@ -630,17 +627,15 @@ impl Session {
         }
         // Every other bit is a client's private matter.
         let read_only = self.rights == Rights::ReadOnly || args.flags & 1 != 0;
-        match self.target(args.name.as_deref().unwrap_or_default())? {
-            Target::Qemu(_) => self.link.open_qemud(read_only, self.kept.take()),
-            target => self.link.open_test(&target, read_only)?,
-        }
+        let daemon = self.daemon(args.name.as_deref().unwrap_or_default())?;
+        self.link.open(daemon, read_only, self.kept.take());
         if self.link.is_second_hand() {
             // Opened for the session before this one, as for this one.
             if self.link.ready(&mut self.done) == News::None {
                 self.stage = Stage::Open;
                 return Ok(Some(Reply::ConnectOpen(())));
             }
-            // qemud went away between two sessions: this one is none the worse for it.
+            // The daemon went away between two sessions: this one is none the worse for it.
             self.link.dial_now(false);
         }
         self.stage = Stage::Opening;
@@ -652,12 +647,10 @@ impl Session {
         })
     }
 
-    /// Which driver a name stands for.
-    fn target(&self, name: &str) -> Result<Target, Error> {
-        if name.is_empty() {
-            return Ok(Target::Qemu(self.mode));
-        }
-        match Target::of(name)? {
+    /// Whose driver a name stands for.
+    fn daemon(&self, name: &str) -> Result<Daemon, Error> {
+        let target = if name.is_empty() { Target::Qemu(self.mode) } else { Target::of(name)? };
+        match target {
             Target::Qemu(mode) if mode != self.mode => {
                 let text = format!("unexpected QEMU URI path '/{}', try qemu:///{}", mode.name(), self.mode.name());
                 Err(internal(&text))
@@ -668,7 +661,8 @@ impl Session {
                 Err(Error::new(ErrorCode::OPERATION_UNSUPPORTED, ErrorDomain::TEST, text)
                     .with_hint("test:///default is there for everybody"))
             }
-            target => Ok(target),
+            Target::Qemu(_) => Ok(Daemon::Qemud),
+            Target::TestDefault => Ok(Daemon::MockHost),
         }
     }
 

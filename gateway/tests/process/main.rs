@@ -8,6 +8,7 @@ mod faults;
 mod flood;
 mod hostile;
 mod limits;
+mod mock_host;
 mod network;
 mod polkit;
 mod power;

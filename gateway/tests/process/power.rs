@@ -36,15 +36,16 @@ fn launcher(uid: u32, capabilities: u64) -> Row {
     Row { role: "launcher", uid, capabilities, bounding: None, descriptors }
 }
 
-fn acceptor(uid: u32, bounding: Option<u64>, workers: usize) -> Row {
+/// With channels to so many processes that it has started, beside the one to the launcher.
+fn acceptor(uid: u32, bounding: Option<u64>, channels: usize) -> Row {
     let descriptors = vec![
         // 0 and 1.
         ("rw /dev/null", 2),
         // The poll, and the handles on it of the acceptor and of its workers.
         ("rw [eventpoll]", 3),
         ("r inotify", 1),
-        // The channel to the launcher, two listeners, a channel to each worker.
-        ("rw socket", 3 + workers),
+        // The channel to the launcher, two listeners, a channel to each worker and to the mock host.
+        ("rw socket", 3 + channels),
         ("w LOG", 1),
     ];
     Row { role: "acceptor", uid, capabilities: 0, bounding, descriptors }
@@ -53,6 +54,19 @@ fn acceptor(uid: u32, bounding: Option<u64>, workers: usize) -> Row {
 fn worker(uid: u32, bounding: Option<u64>, sockets: usize) -> Row {
     let descriptors = vec![("rw /dev/null", 2), ("rw socket", sockets), ("w LOG", 1)];
     Row { role: "worker", uid, capabilities: 0, bounding, descriptors }
+}
+
+/// What answers for `test:///default`.
+fn mock_host(uid: u32, bounding: Option<u64>, clients: usize) -> Row {
+    let descriptors = vec![
+        ("rw /dev/null", 2),
+        // The poll, the server's handle on it, and what consoles ring at.
+        ("rw [eventpoll]", 3),
+        // The channel to the acceptor, and a connection of each client's worker.
+        ("rw socket", 1 + clients),
+        ("w LOG", 1),
+    ];
+    Row { role: "mock host", uid, capabilities: 0, bounding, descriptors }
 }
 
 /// Root's uid, because polkit speaks of others to root only, and nothing else of root's.
@@ -94,9 +108,16 @@ fn a_system_s_gateway_is_as_the_table_says() {
     compare(&rig, &rig.gateway.acceptor(), &acceptor(0, Some(0), 2));
     for process in rig.gateway.role("worker") {
         let serves = crate::rig::sockets_of(process.pid) > 1;
-        // The channel; with a client, that and the connection to qemud.
+        // The channel; with a client, that and the connection to its driver's daemon.
         compare(&rig, &process, &worker(SERVICE, Some(0), if serves { 3 } else { 1 }));
     }
+    let client = as_user(SOMEBODY, &[], || crate::rig::logged_in(&rig.read_only_socket()));
+    crate::rig::open(&client, "test:///default").unwrap();
+    let found = rig.gateway.role("mock-host");
+    assert_eq!(found.len(), 1, "{}", rig.gateway.log());
+    compare(&rig, &found[0], &mock_host(SERVICE, Some(0), 1));
+    settle(&rig, 3);
+    compare(&rig, &rig.gateway.acceptor(), &acceptor(0, Some(0), 4));
     // What the worker was handed carries its client's rights and no more.
     assert!(rig.gateway.log().is_empty(), "{}", rig.gateway.log());
 }
@@ -117,6 +138,11 @@ fn a_session_s_gateway_is_as_the_table_says() {
         let serves = crate::rig::sockets_of(process.pid) > 1;
         compare(&rig, &process, &worker(uid, none, if serves { 3 } else { 1 }));
     }
+    let client = rig.client();
+    crate::rig::open(&client, "test:///default").unwrap();
+    let found = rig.gateway.role("mock-host");
+    assert_eq!(found.len(), 1, "{}", rig.gateway.log());
+    compare(&rig, &found[0], &mock_host(uid, none, 1));
 }
 
 /// Waits until so many workers are up and have given up what they started with.

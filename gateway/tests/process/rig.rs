@@ -172,7 +172,8 @@ impl Gateway {
 
     /// Ends it politely.
     fn end(&mut self) -> Vec<String> {
-        let children: Vec<_> = ["acceptor", "worker", "polkit"].iter().flat_map(|role| self.role(role)).collect();
+        let children: Vec<_> =
+            ["acceptor", "worker", "polkit", "mock-host"].iter().flat_map(|role| self.role(role)).collect();
         let handles: Vec<_> = children.iter().filter_map(Process::handle).collect();
         if let Some(launcher) = Process::of(self.pid()).and_then(|process| process.handle()) {
             launcher.signal(Signal::TERM);

@@ -445,10 +445,15 @@ impl Server {
 
     fn admit(&mut self, socket: UnixStream, door: Door) {
         let Ok(cred) = rustix::net::sockopt::socket_peercred(&socket) else { return };
+        let (pid, uid, gid) = (cred.pid.as_raw_nonzero().get(), cred.uid.as_raw(), cred.gid.as_raw());
+        self.take_in(socket, Peer { door, pid, uid, gid });
+    }
+
+    /// Serves a connection that somebody else has accepted, or made, and knows the far end of.
+    pub fn take_in(&mut self, socket: UnixStream, peer: Peer) {
         if socket.set_nonblocking(true).is_err() {
             return;
         }
-        let peer = Peer { door, pid: cred.pid.as_raw_nonzero().get(), uid: cred.uid.as_raw(), gid: cred.gid.as_raw() };
         let mut conn = Conn::new(socket, Caps::BEFORE_HELLO);
         let budget = self.budgets.user(peer.uid, self.privileged.contains(&peer.uid));
         let place = match self.place(&conn, peer, &budget) {

@@ -3,50 +3,67 @@
 //! The gateway's worker stands on it: one process that polls its client, its driver and its acceptor. It may not open,
 //! dial or start anything, so it gets the socket to qemud from who may ([`dial`]) and does the rest with what it holds.
 //!
-//! ```
+//! ```no_run
+//! use ipc::paths::{Instance, Mode};
 //! use libclient::{
 //!     api::{Operation, Reply, remote},
-//!     driven::{Driven, Target},
+//!     driven::{Driven, Start, dial},
 //! };
 //!
-//! let mut driver = Driven::test(&Target::of("test:///default")?, false)?;
-//! driver.submit(7, remote::ConnectGetTypeArgs {}.into_call(), Vec::new())?;
+//! let socket = dial(&Instance::from_env(Mode::Session)?, false, Start::IfAbsent)?;
+//! let mut driver = Driven::new(socket, false)?;
+//! driver.submit(7, &remote::ConnectGetTypeArgs {}.into_call(), Vec::new())?;
+//! driver.flush();
+//! // Once its descriptor is readable:
 //! let mut done = Vec::new();
 //! driver.ready(&mut done)?;
-//! assert_eq!(done[0].token, 7);
-//! assert!(matches!(&done[0].result, Ok((Reply::ConnectGetType(ret), _)) if ret.r#type == "TEST"));
-//! # Ok::<(), libclient::Error>(())
+//! assert!(done.iter().all(|done| done.token == 7));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! A pass of the loop: poll what [`Driven::fd`] and [`Driven::interest`] say (level-triggered), [`Driven::ready`] when it
-//! is ready or [`Driven::has_done`], [`Driven::take_events`], then [`Driven::submit`] what came from elsewhere and
-//! [`Driven::flush`]. A call and its answer cost one system call each.
-
-mod qemu;
-mod test;
+//! is ready, [`Driven::take_events`], then [`Driven::submit`] what came from elsewhere and [`Driven::flush`]. A call and its
+//! answer cost one system call each.
 
 use std::{
+    collections::VecDeque,
     os::{
-        fd::{BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::PathBuf,
 };
 
-use api::{Call, Error, ErrorCode, ErrorDomain, Event, Reply};
-use ipc::paths::{Instance, Mode};
+use api::{Call, Error, ErrorCode, ErrorDomain, Event, Op, Reply};
+use ipc::{
+    Caps, Conn, ConnError, Hello, Incoming, Kind,
+    client::VERSIONS,
+    codec, edge,
+    paths::{Instance, Mode},
+};
 use thiserror::Error as ThisError;
 
-use crate::{Result, Uri, dial::Dialer, uri};
+use crate::{Result, Uri, dial::Dialer, error, uri};
 
-/// A driver that is open and never waits.
-pub struct Driven {
-    driver: Driver,
+/// A call that waits.
+struct Waiting {
+    serial: u64,
+    token: u64,
+    op: Op,
 }
 
-enum Driver {
-    Qemu(Box<qemu::QemuDriven>),
-    Test(Box<test::TestDriven>),
+/// A connection to a driver's daemon, which never waits. Calls are answered in any order.
+pub struct Driven {
+    conn: Conn,
+    read_only: bool,
+    hello: Hello,
+    /// The daemon's hello has come and fits.
+    greeted: bool,
+    last_serial: u64,
+    /// Oldest first. Few enough to look through: a worker serves one client, and the oldest is mostly the next answered.
+    waiting: VecDeque<Waiting>,
+    events: Vec<Event>,
+    lost: Option<Lost>,
 }
 
 /// A call that has its answer.
@@ -102,11 +119,12 @@ pub enum Start {
 /// What a name of CONNECT_OPEN stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// The guests of a host or a user: [`Driven::qemu`] over a socket of [`dial`].
+    /// The guests of a host or a user: [`Driven::new`] over a socket of [`dial`].
     Qemu(Mode),
-    /// The mock hypervisor with its built-in host: [`Driven::test`].
+    /// The mock hypervisor with its built-in host: [`Driven::new`] over a socket to who hosts it
+    /// ([`MockHost`](crate::mock::MockHost)).
     TestDefault,
-    /// The mock hypervisor with a host from a file: [`Driven::test`], which reads it.
+    /// The mock hypervisor with a host from a file, which is a file of the client's.
     TestFile(PathBuf),
 }
 
@@ -131,7 +149,7 @@ impl Target {
     }
 }
 
-/// Connects to an instance's qemud, for a process that may not: what comes back goes to [`Driven::qemu`]. This
+/// Connects to an instance's qemud, for a process that may not: what comes back goes to [`Driven::new`]. This
 /// waits for a daemon's start, and up to half a minute for one that accepts no connection.
 ///
 /// # Errors
@@ -141,21 +159,30 @@ pub fn dial(instance: &Instance, read_only: bool, start: Start) -> Result<UnixSt
 }
 
 impl Driven {
-    /// A connection over a socket that is connected to qemud; the hellos are exchanged along the way, and calls may be
-    /// submitted at once. `read_only` holds whichever of the daemon's sockets it is.
+    /// A connection over a socket that is connected to a daemon; the hellos are exchanged along the way, and calls may be
+    /// submitted at once. `read_only` holds whatever the daemon itself allows.
     ///
     /// # Errors
     /// When the socket cannot be made non-blocking.
-    pub fn qemu(socket: UnixStream, read_only: bool) -> Result<Driven> {
-        Ok(Driven { driver: Driver::Qemu(Box::new(qemu::QemuDriven::new(socket, read_only)?)) })
-    }
-
-    /// A mock hypervisor in this process. A target that is qemud's is refused.
-    ///
-    /// # Errors
-    /// When the file cannot be read or is not understood.
-    pub fn test(target: &Target, read_only: bool) -> Result<Driven> {
-        Ok(Driven { driver: Driver::Test(Box::new(test::TestDriven::open(target, read_only)?)) })
+    pub fn new(socket: UnixStream, read_only: bool) -> Result<Driven> {
+        socket.set_nonblocking(true).map_err(|source| {
+            Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::RPC, "cannot set up the connection to the driver")
+                .with_cause(source)
+        })?;
+        let mut conn = Conn::new(socket, Caps::FROM_DAEMON);
+        let hello = Hello::new("libclient", VERSIONS.0, VERSIONS.1);
+        conn.queue_with(Kind::Hello, 0, Vec::new(), |out| codec::encode_into(&hello, out))
+            .map_err(|failure| Error::from(error::lost_connection(failure)))?;
+        Ok(Driven {
+            conn,
+            read_only,
+            hello,
+            greeted: false,
+            last_serial: 0,
+            waiting: VecDeque::new(),
+            events: Vec::new(),
+            lost: None,
+        })
     }
 
     /// Hands a call in. `token` comes back with its answer; two calls under way must not have the same.
@@ -163,19 +190,24 @@ impl Driven {
     /// # Errors
     /// [`ErrorCode::OPERATION_DENIED`] for a call that changes something on a
     /// read-only connection; else when it cannot be sent. It is not under way then.
-    pub fn submit(&mut self, token: u64, call: Call, fds: Vec<OwnedFd>) -> Result<()> {
-        match &mut self.driver {
-            Driver::Qemu(qemu) => qemu.submit(token, &call, fds),
-            Driver::Test(test) => test.submit(token, call),
+    pub fn submit(&mut self, token: u64, call: &Call, fds: Vec<OwnedFd>) -> Result<()> {
+        api::check_access(call, self.read_only)?;
+        if let Some(lost) = &self.lost {
+            return Err(lost.error().clone());
         }
+        let op = call.op();
+        let serial = self.last_serial + 1;
+        self.conn.queue_call(serial, call, fds).map_err(|failure| error::not_sent(failure, op))?;
+        self.last_serial = serial;
+        self.waiting.push_back(Waiting { serial, token, op });
+        Ok(())
     }
 
     /// Sends what was submitted, as much as the socket takes; [`Driven::interest`] tells of the rest. A daemon that is gone
     /// is told by [`Driven::ready`].
     pub fn flush(&mut self) {
-        if let Driver::Qemu(qemu) = &mut self.driver {
-            qemu.flush();
-        }
+        // A failure is told by reading: the daemon may have said why it hangs up.
+        let _ = self.conn.flush();
     }
 
     /// Does what can be done now, and appends the calls that have got their answers.
@@ -183,57 +215,90 @@ impl Driven {
     /// # Errors
     /// When the daemon is gone or makes no sense. Every call under way has been appended as failed.
     pub fn ready(&mut self, done: &mut Vec<Done>) -> Result<(), Lost> {
-        match &mut self.driver {
-            Driver::Qemu(qemu) => qemu.ready(done),
-            Driver::Test(test) => {
-                test.ready(done);
-                Ok(())
+        if let Some(lost) = &self.lost {
+            return Err(lost.clone());
+        }
+        if self.conn.backlog() > 0 {
+            self.flush();
+        }
+        self.read(done).inspect_err(|lost| {
+            for waiting in self.waiting.drain(..) {
+                done.push(Done { token: waiting.token, result: Err(error::lost_during(lost, waiting.op)) });
+            }
+            self.lost = Some(lost.clone());
+        })
+    }
+
+    /// Reads until there is no more.
+    fn read(&mut self, done: &mut Vec<Done>) -> Result<(), Lost> {
+        loop {
+            self.conn.fill_now().map_err(error::lost_connection)?;
+            while let Some(frame) = self.conn.next_frame().map_err(error::lost_connection)? {
+                self.take(frame, done)?;
+            }
+            if !self.conn.may_have_more() {
+                return Ok(());
             }
         }
     }
 
-    /// Whether [`Driven::ready`] has answers without any readiness of [`Driven::fd`].
-    #[must_use]
-    pub fn has_done(&self) -> bool {
-        match &self.driver {
-            Driver::Qemu(_) => false,
-            Driver::Test(test) => test.has_done(),
+    fn take(&mut self, frame: Incoming, done: &mut Vec<Done>) -> Result<(), Lost> {
+        if !self.greeted {
+            return self.greet(&frame);
         }
+        match frame.kind {
+            Kind::Reply | Kind::Error => {
+                // A reply to nothing is dropped, as everywhere.
+                let at = self.waiting.iter().position(|waiting| waiting.serial == frame.serial);
+                if let Some(waiting) = at.and_then(|at| self.waiting.remove(at)) {
+                    done.push(Done { token: waiting.token, result: answer(frame, waiting.op) });
+                }
+                Ok(())
+            }
+            Kind::Event => {
+                let event =
+                    codec::decode_event(&frame.body).map_err(|failure| error::lost_connection(failure.into()))?;
+                self.events.push(event);
+                Ok(())
+            }
+            found @ (Kind::Hello | Kind::Call) => {
+                Err(error::lost_connection(ConnError::Unexpected { found, expected: "a reply or an event" }))
+            }
+        }
+    }
+
+    fn greet(&mut self, frame: &Incoming) -> Result<(), Lost> {
+        if frame.kind == Kind::Error {
+            let reason = codec::decode_error(&frame.body);
+            return Err(reason.map_or_else(|failure| error::lost_connection(failure.into()), Lost::new));
+        }
+        let daemon = edge::decode_hello(frame).map_err(error::lost_connection)?;
+        self.hello.agree(&daemon).map_err(error::no_common_version)?;
+        self.greeted = true;
+        Ok(())
     }
 
     /// Events that have arrived, oldest first. They come after a call `bulkhead.events_subscribe`.
     pub fn take_events(&mut self) -> Vec<Event> {
-        match &mut self.driver {
-            Driver::Qemu(qemu) => qemu.take_events(),
-            Driver::Test(test) => test.take_events(),
-        }
+        std::mem::take(&mut self.events)
     }
 
     /// Calls that have been submitted and have no answer yet.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        match &self.driver {
-            Driver::Qemu(qemu) => qemu.in_flight(),
-            Driver::Test(test) => test.in_flight(),
-        }
+        self.waiting.len()
     }
 
     /// Bytes that wait for the daemon to read.
     #[must_use]
     pub fn backlog(&self) -> usize {
-        match &self.driver {
-            Driver::Qemu(qemu) => qemu.backlog(),
-            Driver::Test(_) => 0,
-        }
+        self.conn.backlog()
     }
 
     /// What to poll; the same one as long as this lives.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
-        match &self.driver {
-            Driver::Qemu(qemu) => qemu.fd(),
-            Driver::Test(test) => test.fd(),
-        }
+        self.conn.as_fd()
     }
 
     /// What to poll it for, now.
@@ -241,6 +306,20 @@ impl Driven {
     pub fn interest(&self) -> Interest {
         Interest { read: true, write: self.backlog() > 0 }
     }
+}
+
+fn answer(frame: Incoming, op: Op) -> Result<(Reply, Vec<OwnedFd>)> {
+    if frame.kind == Kind::Error {
+        return Err(codec::decode_error(&frame.body).unwrap_or_else(|failure| error::strange_bytes(failure, op)));
+    }
+    let reply = codec::decode_reply(&frame.body).map_err(|failure| error::strange_bytes(failure, op))?;
+    if reply.op() != op {
+        return Err(error::strange_answer(op, "it is of another call"));
+    }
+    if !op.info().fds_out.allows(frame.fds.len()) {
+        return Err(error::strange_answer(op, "it has the wrong number of file descriptors"));
+    }
+    Ok((reply, frame.fds))
 }
 
 #[cfg(test)]

@@ -11,6 +11,10 @@ use rustix::{event::epoll, io::Errno, net::SendFlags};
 
 use crate::{ConsoleStream, wait};
 
+/// Read this much at a time, this many times, before other consoles have their turn.
+const READ: usize = 4096;
+const READS: usize = 16;
+
 /// The guest's end of an open console. Dropping it ends the stream and the thread that serves it.
 pub(crate) struct Echo {
     socket: UnixStream,
@@ -23,22 +27,25 @@ enum Served {
     No,
     /// A thread.
     Thread(Option<JoinHandle<()>>),
-    /// Whoever calls [`Echo::pump`]; with what could not be written yet.
+    /// A loop that calls [`Echo::pump`]; with what could not be written yet.
     Loop(Vec<u8>),
 }
 
 impl Echo {
     /// A new console and the end that its user gets. A watched one takes nothing and, as this guest says nothing of its own
-    /// accord, stays silent. With `watch`, an epoll, no thread is started: the console rings there and is pumped.
-    pub(crate) fn open(read_only: bool, watch: Option<&OwnedFd>) -> io::Result<(Echo, OwnedFd)> {
+    /// accord, stays silent. With `watch`, an epoll and a number, no thread is started: the console rings there by its number
+    /// and is pumped.
+    pub(crate) fn open(read_only: bool, watch: Option<(&OwnedFd, u64)>) -> io::Result<(Echo, OwnedFd)> {
         let (socket, user) = UnixStream::pair()?;
+        if let Some((watch, number)) = watch {
+            socket.set_nonblocking(true)?;
+            let edges = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP;
+            epoll::add(watch, &socket, epoll::EventData::new_u64(number), edges | epoll::EventFlags::ET)?;
+        }
         let served = if read_only {
             socket.shutdown(Shutdown::Read)?;
             Served::No
-        } else if let Some(watch) = watch {
-            socket.set_nonblocking(true)?;
-            let edges = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP;
-            epoll::add(watch, &socket, epoll::EventData::new_u64(0), edges | epoll::EventFlags::ET)?;
+        } else if watch.is_some() {
             Served::Loop(Vec::new())
         } else {
             let served = ConsoleStream::new(socket.try_clone()?.into())?;
@@ -52,24 +59,30 @@ impl Echo {
         !wait::hung_up(&self.socket)
     }
 
-    /// Says again what was typed, as far as that goes without waiting.
-    pub(crate) fn pump(&mut self) {
-        let Served::Loop(pending) = &mut self.served else { return };
-        let mut buffer = [0; 4096];
-        loop {
+    /// Echoes what was typed, without waiting and for one turn at most. True when there may be more that the epoll won't
+    /// report.
+    pub(crate) fn pump(&mut self) -> bool {
+        let Served::Loop(pending) = &mut self.served else { return false };
+        let mut buffer = [0; READ];
+        for _ in 0..READS {
             match write_some(&self.socket, pending) {
                 Ok(()) if pending.is_empty() => {}
-                Ok(()) => return,
-                Err(_) => break,
+                Ok(()) => return false,
+                Err(_) => return self.end(),
             }
             match (&self.socket).read(&mut buffer) {
                 Ok(count @ 1..) => pending.extend_from_slice(buffer.get(..count).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Ok(0) | Err(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Ok(0) | Err(_) => return self.end(),
             }
         }
+        true
+    }
+
+    fn end(&self) -> bool {
         // Fails when the user is gone already.
         let _ = self.socket.shutdown(Shutdown::Both);
+        false
     }
 }
 
@@ -137,7 +150,7 @@ mod tests {
     #[test]
     fn a_console_in_a_loop_rings_and_is_pumped() {
         let watch = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        let (mut echo, user) = Echo::open(false, Some(&watch)).unwrap();
+        let (mut echo, user) = Echo::open(false, Some((&watch, 7))).unwrap();
         let mut user = UnixStream::from(user);
         user.set_nonblocking(true).unwrap();
         let mut typed = 0;
@@ -150,8 +163,13 @@ mod tests {
             let deadline = wait::Deadline::after(Some(std::time::Duration::from_secs(20)));
             assert!(wait::readable(std::os::fd::AsFd::as_fd(&watch), deadline).unwrap());
             let mut space = [std::mem::MaybeUninit::<epoll::Event>::uninit(); 4];
-            let _ = epoll::wait(&watch, &mut space, None).unwrap();
-            echo.pump();
+            let (rung, _) = epoll::wait(&watch, &mut space, None).unwrap();
+            assert!(rung.iter().all(|event| event.data.u64() == 7));
+            while echo.pump() {
+                while let Ok(count @ 1..) = user.read(&mut buffer) {
+                    heard += count;
+                }
+            }
             while let Ok(count @ 1..) = user.read(&mut buffer) {
                 heard += count;
             }
@@ -161,6 +179,17 @@ mod tests {
         echo.pump();
         user.set_nonblocking(false).unwrap();
         assert_eq!(user.read(&mut buffer).unwrap(), 0);
+    }
+
+    #[test]
+    fn endless_input_gets_one_turn_at_a_time() {
+        let watch = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let (mut echo, user) = Echo::open(false, Some((&watch, 0))).unwrap();
+        let mut user = UnixStream::from(user);
+        user.write_all(&[b'x'; READ * (READS + 1)]).unwrap();
+        assert!(echo.pump(), "there is more");
+        assert!(!echo.pump());
+        user.read_exact(&mut [0; READ * (READS + 1)]).unwrap();
     }
 
     #[test]

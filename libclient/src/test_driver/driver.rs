@@ -92,10 +92,10 @@ impl Machine {
             return Err(op_failed("Active console session exists for this domain")
                 .with_hint("take it over with the flag FORCE"));
         }
-        let (echo, user) =
-            Echo::open(flags.contains(ConsoleFlags::READ_ONLY), cx.watch.as_deref()).map_err(|source| {
-                Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::TEST, "cannot open a console").with_cause(source)
-            })?;
+        let watch = cx.watch.as_deref().map(|watch| (watch, running.id().into()));
+        let (echo, user) = Echo::open(flags.contains(ConsoleFlags::READ_ONLY), watch).map_err(|source| {
+            Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::TEST, "cannot open a console").with_cause(source)
+        })?;
         running.console = Some(echo);
         cx.fds.push(user);
         Ok(())

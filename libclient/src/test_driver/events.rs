@@ -53,6 +53,11 @@ pub(crate) struct Log {
 }
 
 impl Log {
+    /// An empty log whose first event has the number after this one.
+    pub(crate) fn behind(last: u64) -> Log {
+        Log { last, ..Log::default() }
+    }
+
     /// The number of the next event.
     pub(crate) fn next(&self) -> u64 {
         self.last + 1
@@ -91,9 +96,10 @@ impl Log {
         self.bells.push(Arc::downgrade(bell));
     }
 
-    fn after(&self, since: u64) -> Option<&Numbered> {
+    /// What happened after this event.
+    pub(crate) fn after(&self, since: u64) -> impl Iterator<Item = &Numbered> {
         let at = self.events.partition_point(|event| event.sequence() <= since);
-        self.events.get(at)
+        self.events.range(at..)
     }
 }
 
@@ -131,7 +137,7 @@ impl TestEvents {
         let mut machine = lock(&self.machine);
         let log = machine.log();
         self.lost |= log.has_lost(self.since);
-        let event = log.after(self.since).cloned();
+        let event = log.after(self.since).next().cloned();
         match &event {
             Some(event) => self.since = event.sequence(),
             None => self.bell.silence(),

@@ -217,6 +217,10 @@ impl Running {
         &self.domain
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
     fn set(&mut self, state: DomainState, reason: i32) {
         self.state = state;
         self.reason = reason;
@@ -230,8 +234,8 @@ impl Running {
 }
 
 impl Machine {
-    /// A host whose guests run.
-    pub(crate) fn new(mut node: Node) -> Result<Machine> {
+    /// A host with running guests. Its first event has the number after `last_event`.
+    pub(crate) fn new(mut node: Node, last_event: u64) -> Result<Machine> {
         node.check()?;
         let guests = std::mem::take(&mut node.guests);
         let mut machine = Machine { node, guests: Vec::new(), last_id: 0, log: Log::default(), since: Instant::now() };
@@ -240,7 +244,7 @@ impl Machine {
             machine.start(place, false)?;
         }
         // A connection begins with nothing having happened.
-        machine.log = Log::default();
+        machine.log = Log::behind(last_event);
         Ok(machine)
     }
 
@@ -385,9 +389,19 @@ impl Machine {
         Ok(())
     }
 
-    /// The consoles that are open.
-    pub(crate) fn consoles(&mut self) -> impl Iterator<Item = &mut Echo> {
-        self.guests.iter_mut().filter_map(|guest| guest.running.as_mut()?.console.as_mut())
+    /// The console of the guest of this number, if it is open.
+    pub(crate) fn console(&mut self, id: u64) -> Option<&mut Option<Echo>> {
+        let running = self.guests.iter_mut().filter_map(|guest| guest.running.as_mut());
+        running
+            .map(|running| (running.id, &mut running.console))
+            .find(|(own, _)| u64::from(*own) == id)
+            .map(|(_, it)| it)
+    }
+
+    /// How many are open.
+    pub(crate) fn consoles(&self) -> usize {
+        let running = self.guests.iter().filter_map(|guest| guest.running.as_ref());
+        running.filter(|running| running.console.is_some()).count()
     }
 
     pub(crate) fn rename(&mut self, dom: &remote::Domain, name: &str) -> Result<()> {

@@ -1,7 +1,8 @@
-//! The test driver: a mock hypervisor in this process, for programs and bindings to be tested against.
+//! The test driver: a mock hypervisor, for programs and bindings to be tested against.
 //!
-//! Each connection has a state of its own that is gone with it. Nothing here touches the host: no file of a document is
-//! opened, no process is started. The only thread is a console's echo, and it ends with its console.
+//! A connection of this process has a mock host of its own, which is gone with it; a [`MockHost`](crate::mock::MockHost) is
+//! one that a daemon hosts for all of its clients. Nothing here touches the real host: no file of a document is opened, no
+//! process is started. The only thread is the echo of a connection's console, and it ends with its console.
 
 mod breadth;
 mod console;
@@ -9,6 +10,7 @@ mod driver;
 mod events;
 mod figures;
 mod machine;
+pub mod mock;
 mod node;
 #[cfg(test)]
 mod rig;
@@ -25,7 +27,6 @@ use crate::{
     Result,
     link::{EventSource, Link},
 };
-use console::Echo;
 use events::Bell;
 pub(crate) use events::TestEvents;
 use machine::Machine;
@@ -46,8 +47,6 @@ pub(crate) struct Context {
 pub(crate) struct TestLink {
     machine: Arc<Mutex<Machine>>,
     read_only: bool,
-    /// Where consoles ring.
-    watch: Option<Arc<OwnedFd>>,
 }
 
 impl TestLink {
@@ -62,52 +61,34 @@ impl TestLink {
     }
 
     fn open(node: Node, read_only: bool) -> Result<TestLink> {
-        Ok(TestLink { machine: Arc::new(Mutex::new(Machine::new(node)?)), read_only, watch: None })
-    }
-
-    /// With consoles that ring at an epoll and wait for [`TestLink::echo`], instead of having a thread each.
-    pub(crate) fn watched_by(self, watch: &Arc<OwnedFd>) -> TestLink {
-        TestLink { watch: Some(Arc::clone(watch)), ..self }
-    }
-
-    pub(crate) fn is_read_only(&self) -> bool {
-        self.read_only
-    }
-
-    /// Looks after the consoles, if there are any.
-    pub(crate) fn echo(&self) {
-        lock(&self.machine).consoles().for_each(Echo::pump);
-    }
-
-    pub(crate) fn has_consoles(&self) -> bool {
-        lock(&self.machine).consoles().next().is_some()
-    }
-
-    /// Makes one call: this driver answers at once.
-    pub(crate) fn call_now(&self, call: Call) -> Result<(Reply, Vec<OwnedFd>)> {
-        let mut context = Context { watch: self.watch.clone(), ..Context::default() };
-        let reply = self.dispatch(call, &mut context)?;
-        Ok((reply, context.fds))
+        Ok(TestLink { machine: Arc::new(Mutex::new(Machine::new(node, 0)?)), read_only })
     }
 
     fn dispatch(&self, call: Call, context: &mut Context) -> Result<Reply> {
         api::check_access(&call, self.read_only)?;
-        let op = call.op();
-        match api::dispatch(&mut *lock(&self.machine), context, call)? {
-            Outcome::Ready(reply) => Ok(reply),
-            // No method of this driver puts its answer off.
-            Outcome::Pending => Err(Error::new(
-                ErrorCode::INTERNAL_ERROR,
-                ErrorDomain::TEST,
-                format!("internal error: {} has no answer", op.info().api),
-            )),
-        }
+        answer(&mut lock(&self.machine), context, call)
+    }
+}
+
+/// What a host answers to a call that its caller may make.
+fn answer(machine: &mut Machine, context: &mut Context, call: Call) -> Result<Reply> {
+    let op = call.op();
+    match api::dispatch(machine, context, call)? {
+        Outcome::Ready(reply) => Ok(reply),
+        // No method of this driver puts its answer off.
+        Outcome::Pending => Err(Error::new(
+            ErrorCode::INTERNAL_ERROR,
+            ErrorDomain::TEST,
+            format!("internal error: {} has no answer", op.info().api),
+        )),
     }
 }
 
 impl Link for TestLink {
     fn call(&self, call: Call, _fds: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>)> {
-        self.call_now(call)
+        let mut context = Context::default();
+        let reply = self.dispatch(call, &mut context)?;
+        Ok((reply, context.fds))
     }
 
     fn events(&self, since: Option<u64>) -> Result<Box<dyn EventSource>> {

@@ -36,7 +36,7 @@ pub(super) const ALL_ARCH: &[Rule] = table! {
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const ALL_ARCH: &[Rule] = &[];
 
-/// Acceptor and worker open no file.
+/// Acceptor, worker and mock host open no file.
 pub(super) const OPENS_NOTHING: &[Rule] = table! {
     // A panic with RUST_BACKTRACE set looks for its own program and must still die of the panic, so these calls fail instead
     // of killing; the effect is the same: nothing is opened.
@@ -82,28 +82,30 @@ pub(super) const ACCEPTOR_ARCH: &[Rule] = table! {
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const ACCEPTOR_ARCH: &[Rule] = &[];
 
-/// The worker. All but the first two lines is what the test driver needs in the process that holds it.
+/// The worker: a client's socket, its streams, and a connection to its driver's daemon, all of which it is handed.
 pub(super) const WORKER: &[Rule] = table! {
     allow SYS_fstat, "kind of a descriptor that a client sent";
     allow SYS_setsockopt if [
         [is(1, "level", bits(libc::IPPROTO_TCP as i64)), is(2, "name", bits(libc::TCP_NODELAY as i64))],
     ], "TCP_NODELAY of a client";
-    allow SYS_epoll_create1, "what the test driver's user polls";
-    allow SYS_epoll_ctl, "what the test driver's user polls";
-    allow SYS_epoll_pwait, "what the test driver's user polls";
-    allow SYS_epoll_pwait2, "what the test driver's user polls";
-    allow SYS_eventfd2, "the bell of the test driver's events";
-    allow SYS_socketpair if [STREAM_PAIR], "the two ends of the test driver's console";
-    allow SYS_uname, "the test driver's host name";
+};
+
+/// The mock host: clients' sockets, which it is handed, and the consoles of guests that are not there.
+pub(super) const MOCK_HOST: &[Rule] = table! {
+    allow SYS_epoll_ctl, "event loop, consoles";
+    allow SYS_epoll_pwait, "event loop";
+    allow SYS_epoll_pwait2, "consoles";
+    allow SYS_socketpair if [STREAM_PAIR], "the two ends of a console";
+    allow SYS_uname, "the name of the host";
 };
 
 #[cfg(target_arch = "x86_64")]
-pub(super) const WORKER_ARCH: &[Rule] = table! {
-    allow SYS_epoll_wait, "what the test driver's user polls";
+pub(super) const MOCK_HOST_ARCH: &[Rule] = table! {
+    allow SYS_epoll_wait, "event loop";
 };
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) const WORKER_ARCH: &[Rule] = &[];
+pub(super) const MOCK_HOST_ARCH: &[Rule] = &[];
 
 /// Flags with which files of `/proc` are read.
 const READING: u32 = bits((libc::O_RDONLY | libc::O_CLOEXEC | libc::O_LARGEFILE) as i64);

@@ -175,7 +175,7 @@ const FORBIDDEN_TO_SUPERVISOR: &[c_long] = &[
     libc::SYS_flock,
 ];
 
-const GATEWAY: [Role; 3] = [Role::GatewayAcceptor, Role::GatewayWorker, Role::GatewayPolkit];
+const GATEWAY: [Role; 4] = [Role::GatewayAcceptor, Role::GatewayWorker, Role::GatewayPolkit, Role::GatewayMockHost];
 
 /// Calls that no process of a gateway's but its launcher may make.
 const FORBIDDEN_TO_GATEWAY: &[c_long] = &[
@@ -226,7 +226,9 @@ fn reach_no_socket() -> Outcome {
             pair.and_then(|(one, _)| one.send_to(b"x", &datagram)).map_or_else(error, |_| 0)
         };
         assert!(killed(under(role, sends)), "{} sends", role.name());
-        if role == Role::GatewayPolkit {
+        if matches!(role, Role::GatewayPolkit | Role::GatewayWorker) {
+            let pairs = || std::os::unix::net::UnixStream::pair().map_or_else(error, |_| 0);
+            assert!(killed(under(role, pairs)), "{} makes a pair", role.name());
             continue;
         }
         let address = rustix::net::SocketAddrUnix::new(&datagram).unwrap();

@@ -11,7 +11,7 @@ use crate::{
         admission::tests::settings,
         logins::tests::{log_in, users},
     },
-    edge::{InstanceMode, KeepaliveSettings, Trusted},
+    edge::{Daemon, InstanceMode, KeepaliveSettings, Trusted},
 };
 
 /// A worker's end of its channel.
@@ -66,10 +66,10 @@ impl Rig {
 
     /// Whether the worker gets a connection to qemud, or is given up.
     fn may_dial(&mut self) -> bool {
-        self.say(&FromWorker::Dial { again: false });
+        self.say(&FromWorker::Dial(Dial { daemon: Daemon::Qemud, again: false }));
         let heard = self.heard();
         assert_ne!(heard.dial.is_some(), heard.released.is_some(), "it is given up, or it gets what it wants");
-        heard.dial.is_some_and(|(_, rights, _)| rights == Rights::Full)
+        heard.dial.is_some_and(|wanted| wanted.rights == Rights::Full)
     }
 
     /// A client logs in by way of the worker, which hands on what it says.

@@ -93,7 +93,7 @@ impl Session {
                     self.conn.queue_answer(&header, &Ok(reply), Vec::new())?;
                 }
                 if missed {
-                    tracing::warn!("events are missing: qemud's log does not reach back");
+                    tracing::warn!("events are missing: the log of {} does not reach back", self.link.daemon());
                     self.tell_closed(api::consts::CloseReason::Error)?;
                     if self.flow.client.is_some() {
                         // Who counts events himself asks again from his last number, and is told that some are gone.
@@ -103,7 +103,7 @@ impl Session {
             }
             Err(error) if waiting.is_empty() => tracing::warn!("no events: {}", error.full_text()),
             Err(error) => {
-                // Those that wait have no events, and are told so; those that had them keep their place for when qemud is back.
+                // Those that wait have no events, and are told so; those that had them keep their place for when the daemon is back.
                 for (header, _, what) in waiting {
                     let _ = match what {
                         Registered::New(id) => self.registrations.deregister(id),
@@ -145,7 +145,7 @@ impl Session {
         self.conn.queue_event(&Event::ConnectEventConnectionClosed(remote::ConnectEventConnectionClosedMsg { reason }))
     }
 
-    /// qemud did not come back: who listens must not go on waiting for what nobody will say.
+    /// The daemon did not come back: who listens must not go on waiting for what nobody will say.
     pub(super) fn end_without_events(&mut self) {
         let _ = self.tell_closed(api::consts::CloseReason::Eof).and_then(|()| self.conn.flush().map(drop));
         self.over.get_or_insert_with(|| Over::Broken(Fault::NoEvents.into()));

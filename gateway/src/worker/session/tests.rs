@@ -1,7 +1,10 @@
 //! Sessions without a process around them: the client is the other end of a socket pair, the clock is said.
 
 use super::*;
-use crate::edge::{InstanceMode, Login, Way};
+use crate::{
+    edge::{InstanceMode, Login, Way},
+    mock_host::tests::Played,
+};
 use api::{Access, Event, OpKind, arbitrary::Source};
 use ipc::{Caps, Hello, Kind as IpcKind, client::VERSIONS, codec as ipc_codec};
 use wire::{Kind, Status, codec::Answer, transport::Unix};
@@ -17,6 +20,9 @@ struct Rig {
     serial: u32,
     /// What is not the answer to the last call.
     others: Vec<Frame>,
+    mock_host: Played,
+    /// What the acceptor was asked for and the test has to answer.
+    dial: Option<Dial>,
 }
 
 fn rig_with(rights: Rights) -> Rig {
@@ -31,7 +37,15 @@ fn rig_with(rights: Rights) -> Rig {
     };
     let now = Instant::now();
     let session = Session::new(&client, Box::new(Unix::new(a)), LoginState::Done, None, now);
-    Rig { session, client: Conn::new(Unix::new(b)), now, serial: 0, others: Vec::new() }
+    Rig {
+        session,
+        client: Conn::new(Unix::new(b)),
+        now,
+        serial: 0,
+        others: Vec::new(),
+        mock_host: Played::new(),
+        dial: None,
+    }
 }
 
 impl Rig {
@@ -52,9 +66,18 @@ impl Rig {
             if list.types == [remote::AuthType::NONE]));
     }
 
-    /// A pass of the process around the session.
+    /// A pass of the process around the session, and of the mock host.
     fn pass(&mut self) -> Result<(), Over> {
         self.session.work(self.now)?;
+        match self.session.take_dial() {
+            Some(Dial { daemon: Daemon::MockHost, .. }) => {
+                let socket = self.mock_host.connect(1, self.session.rights);
+                self.session.dialed(Ok(socket));
+                self.session.work(self.now)?;
+            }
+            dial => self.dial = dial.or(self.dial),
+        }
+        self.mock_host.turn();
         let told = {
             let mut sources = Vec::new();
             self.session.sources(&mut sources);
@@ -86,10 +109,9 @@ impl Rig {
     }
 
     fn answer(&mut self, serial: u32, op: Op) -> Option<Result<Reply, Error>> {
-        let mut frames = self.received();
-        let at = frames.iter().position(|f| f.header.meaning() == Meaning::Reply && f.header.serial == serial)?;
-        let frame = frames.remove(at);
-        self.others = frames;
+        self.others = self.received();
+        let is_it = |frame: &Frame| frame.header.meaning() == Meaning::Reply && frame.header.serial == serial;
+        let frame = self.others.iter().position(is_it).map(|at| self.others.remove(at))?;
         Some(match codec::decode_reply(op, &frame).unwrap() {
             Answer::Done(reply) => Ok(reply),
             Answer::Failed(error) => Err(error),
@@ -105,6 +127,11 @@ impl Rig {
             }
         }
         panic!("{} is not answered", call.op());
+    }
+
+    /// What the acceptor was asked for.
+    fn take_dial(&mut self) -> Option<Dial> {
+        self.session.take_dial().or(self.dial.take())
     }
 
     fn call(&mut self, call: &Call) -> Result<Reply, Error> {

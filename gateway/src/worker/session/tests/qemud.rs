@@ -54,11 +54,16 @@ impl FakeQemud {
     }
 }
 
+/// A question for qemud's socket.
+fn asked(again: bool) -> Option<Dial> {
+    Some(Dial { daemon: Daemon::Qemud, again })
+}
+
 fn open_qemud(rig: &mut Rig) -> FakeQemud {
     rig.log_in();
     let serial = rig.send(&open("", 0), Vec::new());
     rig.pass().unwrap();
-    assert_eq!(rig.session.take_dial(), Some(false));
+    assert_eq!(rig.take_dial(), asked(false));
     let mut qemud = FakeQemud::dialed(rig);
     let (call, args) = qemud.next();
     assert!(matches!(args, Call::ConnectOpen(_)));
@@ -78,7 +83,7 @@ fn a_failed_dial_is_the_open_s_answer_and_another_open_may_follow() {
     rig.log_in();
     let serial = rig.send(&open("qemu:///system", 0), Vec::new());
     rig.pass().unwrap();
-    assert_eq!(rig.session.take_dial(), Some(false));
+    assert_eq!(rig.take_dial(), asked(false));
     rig.session.dialed(Err(Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::RPC, "nobody listens")));
     rig.pass().unwrap();
     let error = rig.answer(serial, Op::ConnectOpen).unwrap().unwrap_err();
@@ -89,7 +94,7 @@ fn a_failed_dial_is_the_open_s_answer_and_another_open_may_follow() {
 fn open_qemud_again(rig: &mut Rig) {
     rig.send(&open("qemu:///system", 0), Vec::new());
     rig.pass().unwrap();
-    assert_eq!(rig.session.take_dial(), Some(false));
+    assert_eq!(rig.take_dial(), asked(false));
 }
 
 #[test]
@@ -104,10 +109,10 @@ fn a_lost_qemud_fails_what_was_under_way_and_the_next_call_dials() {
     rig.pass().unwrap();
     let error = rig.answer(serial, Op::ConnectGetHostname).unwrap().unwrap_err();
     assert!(error.message.contains("lost during virConnectGetHostname"), "{}", error.message);
-    assert_eq!(rig.session.take_dial(), None, "nobody listens to events");
+    assert_eq!(rig.take_dial(), None, "nobody listens to events");
     let serial = rig.send(&hostname(), Vec::new());
     rig.pass().unwrap();
-    assert_eq!(rig.session.take_dial(), Some(false));
+    assert_eq!(rig.take_dial(), asked(false));
     let mut qemud = FakeQemud::dialed(&mut rig);
     let (call, _) = qemud.next();
     qemud.reply(call, &hostname_reply());
@@ -147,7 +152,7 @@ fn a_registration_without_qemud_is_an_error_and_not_the_end() {
     rig.pass().unwrap();
     let serial = rig.send(&register(0), Vec::new());
     rig.pass().unwrap();
-    assert_eq!(rig.session.take_dial(), Some(false));
+    assert_eq!(rig.take_dial(), asked(false));
     rig.session.dialed(Err(Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::RPC, "nobody listens")));
     rig.pass().unwrap();
     let answer = rig.answer(serial, Op::ConnectDomainEventCallbackRegisterAny).unwrap();
@@ -158,7 +163,7 @@ fn a_registration_without_qemud_is_an_error_and_not_the_end() {
 fn open_qemud_again_by_a_call(rig: &mut Rig) {
     rig.send(&hostname(), Vec::new());
     rig.pass().unwrap();
-    assert_eq!(rig.session.take_dial(), Some(false));
+    assert_eq!(rig.take_dial(), asked(false));
 }
 
 #[test]
@@ -173,7 +178,7 @@ fn a_registration_that_fails_takes_no_other_with_it() {
     drop(qemud);
     rig.pass().unwrap();
     rig.pass().unwrap();
-    assert_eq!(rig.session.take_dial(), Some(true));
+    assert_eq!(rig.take_dial(), asked(true));
     let mut qemud = FakeQemud::dialed(&mut rig);
     qemud.next();
     let second = rig.send(&register(0), Vec::new());
@@ -183,7 +188,7 @@ fn a_registration_that_fails_takes_no_other_with_it() {
     rig.pass().unwrap();
     rig.pass().unwrap();
     assert!(rig.answer(second, Op::ConnectDomainEventCallbackRegisterAny).unwrap().is_err());
-    assert_eq!(rig.session.take_dial(), Some(true), "the first one goes on to listen");
+    assert_eq!(rig.take_dial(), asked(true), "the first one goes on to listen");
     let mut qemud = FakeQemud::dialed(&mut rig);
     assert_eq!(qemud.subscription(&mut rig, 6), Some(4));
     qemud.event(5);
@@ -224,7 +229,7 @@ fn who_listens_gets_every_event_once_across_a_restart() {
     drop(qemud);
     rig.pass().unwrap();
     rig.pass().unwrap();
-    assert_eq!(rig.session.take_dial(), Some(true), "without being asked");
+    assert_eq!(rig.take_dial(), asked(true), "without being asked");
     let mut qemud = FakeQemud::dialed(&mut rig);
     assert_eq!(qemud.subscription(&mut rig, 9), Some(6));
     for sequence in [6, 7, 8] {
@@ -246,7 +251,7 @@ fn who_counts_events_is_cut_off_when_some_are_gone_and_so_asks_again() {
     drop(qemud);
     rig.pass().unwrap();
     rig.pass().unwrap();
-    assert_eq!(rig.session.take_dial(), Some(true));
+    assert_eq!(rig.take_dial(), asked(true));
     let mut qemud = FakeQemud::dialed(&mut rig);
     // Another log: it ends before what the client has seen.
     let (serial, _) = qemud.next();
@@ -273,7 +278,7 @@ fn notices_and_events_have_one_sequence_across_a_restart() {
     drop(qemud);
     rig.pass().unwrap();
     rig.pass().unwrap();
-    assert_eq!(rig.session.take_dial(), Some(true));
+    assert_eq!(rig.take_dial(), asked(true));
     let mut qemud = FakeQemud::dialed(&mut rig);
     assert_eq!(qemud.subscription(&mut rig, 12), Some(10), "behind the last, which had no message");
 }
@@ -320,7 +325,7 @@ fn a_connection_that_was_only_read_from_serves_the_next_session() {
     let serial = next.send(&open("", 0), Vec::new());
     next.pass().unwrap();
     next.answer(serial, Op::ConnectOpen).unwrap().unwrap();
-    assert_eq!(next.session.take_dial(), None);
+    assert_eq!(next.take_dial(), None);
     let mut kept = next.session.end(&Over::Left);
     assert!(kept.is_some());
 
@@ -331,7 +336,7 @@ fn a_connection_that_was_only_read_from_serves_the_next_session() {
     last.log_in();
     let serial = last.send(&open("", 0), Vec::new());
     last.pass().unwrap();
-    assert_eq!(last.session.take_dial(), Some(false));
+    assert_eq!(last.take_dial(), asked(false));
     let mut qemud = FakeQemud::dialed(&mut last);
     let (call, _) = qemud.next();
     qemud.reply(call, &Reply::ConnectOpen(()));

@@ -25,6 +25,7 @@ pub use instance::{Domain, Instance, Output, run};
 pub use libvirtd::Libvirtd;
 pub use pki::{Authority, Identity, free_port};
 pub use process::{Handle, Process, Role, Signal, processes_of, rss_kib};
+pub use small_disk::SmallDisk;
 pub use terminal::{PROMPT, Terminal};
 pub use wait::{
     BootPermit, LONG, boot_permit, skip, wait_for_entry, wait_for_file, wait_for_no_entries, wait_for_removal,
@@ -40,5 +41,6 @@ mod instance;
 mod libvirtd;
 mod pki;
 mod process;
+mod small_disk;
 mod terminal;
 mod wait;

@@ -3,83 +3,12 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{
-    fs,
-    io::{ErrorKind, Write},
-    path::{Path, PathBuf},
-};
+use std::fs;
 
-use bulkhead_tests::{Guest, Instance, LONG, Role, skip, wait_for_no_entries};
+use bulkhead_tests::{Guest, Instance, LONG, Role, SmallDisk, wait_for_no_entries};
 use hostile_support::{Health, Raw};
-use rustix::{
-    io::Errno,
-    mount::{MountFlags, UnmountFlags, mount, unmount},
-};
 
 mod hostile_support;
-
-/// A file system of a few pages on a directory. Its end takes it away, whoever still uses it.
-struct Small {
-    dir: PathBuf,
-}
-
-impl Small {
-    /// Mounts one on a directory; `None`, and the test is marked as skipped, where that is not allowed.
-    fn on(dir: &Path, mode: u32, test: &str) -> Option<Small> {
-        let options = std::ffi::CString::new(format!("size=64k,nr_inodes=40,mode={mode:o}")).unwrap();
-        match mount("bulkhead-test", dir, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, &*options) {
-            Ok(()) => Some(Small { dir: dir.to_owned() }),
-            Err(Errno::PERM | Errno::ACCESS) => {
-                skip(test, "mounting is not allowed here");
-                None
-            }
-            Err(error) => panic!("mount on {}: {error}", dir.display()),
-        }
-    }
-
-    /// Leaves room for nothing: no byte and no file.
-    fn fill(&self) {
-        let full = |error: &std::io::Error| error.kind() == ErrorKind::StorageFull;
-        let mut filler = fs::File::options().append(true).create(true).open(self.dir.join("filler")).expect("a filler");
-        while match filler.write(&[0; 4096]) {
-            Ok(_) => true,
-            Err(error) if full(&error) => false,
-            Err(error) => panic!("{error}"),
-        } {}
-        for number in 0.. {
-            match fs::File::create(self.dir.join(format!("filler-{number}"))) {
-                Ok(_) => {}
-                Err(error) if full(&error) => return,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-
-    /// Gives all of it back.
-    fn make_room(&self) {
-        for entry in fs::read_dir(&self.dir).expect("it").flatten() {
-            if entry.file_name().to_string_lossy().starts_with("filler") {
-                fs::remove_file(entry.path()).expect("a filler");
-            }
-        }
-    }
-
-    fn files(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.dir).expect("it").flatten();
-        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let mut names: Vec<String> = names.filter(|name| !name.starts_with("filler")).collect();
-        names.sort();
-        names
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        if let Err(error) = unmount(&self.dir, UnmountFlags::DETACH) {
-            eprintln!("unmount {}: {error}", self.dir.display());
-        }
-    }
-}
 
 /// A system instance whose directories are all there, made by a daemon that has left again.
 fn furnished(test: &str) -> Option<Instance> {
@@ -101,7 +30,7 @@ fn fails_for_want_of_room(instance: &Instance, arguments: &[&str], words: &[&str
 fn definitions_without_room_fail_whole_and_guests_go_on() {
     let test = "definitions_without_room_fail_whole_and_guests_go_on";
     let Some(instance) = furnished(test) else { return };
-    let Some(disk) = Small::on(&instance.definitions_dir(), 0o700, test) else { return };
+    let Some(disk) = SmallDisk::on(&instance.definitions_dir(), 0o700, test) else { return };
     for name in ["runs", "rests"] {
         instance.define(&Guest::tiny(name));
     }
@@ -153,7 +82,7 @@ fn definitions_without_room_fail_whole_and_guests_go_on() {
 fn an_autostart_that_cannot_be_kept_is_not_promised() {
     let test = "an_autostart_that_cannot_be_kept_is_not_promised";
     let Some(instance) = furnished(test) else { return };
-    let Some(disk) = Small::on(&instance.definitions_dir(), 0o700, test) else { return };
+    let Some(disk) = SmallDisk::on(&instance.definitions_dir(), 0o700, test) else { return };
     instance.define(&Guest::tiny("guest"));
     disk.fill();
     fails_for_want_of_room(&instance, &["autostart", "guest"], &["cannot set autostart of domain 'guest'"]);
@@ -167,8 +96,8 @@ fn an_autostart_that_cannot_be_kept_is_not_promised() {
 fn a_run_directory_without_room_ends_no_guest_and_loses_no_event() {
     let test = "a_run_directory_without_room_ends_no_guest_and_loses_no_event";
     let Some(instance) = furnished(test) else { return };
-    let Some(journal) = Small::on(&instance.runtime_dir().join("journal"), 0o700, test) else { return };
-    let Some(guests) = Small::on(&instance.guests_dir(), 0o711, test) else { return };
+    let Some(journal) = SmallDisk::on(&instance.runtime_dir().join("journal"), 0o700, test) else { return };
+    let Some(guests) = SmallDisk::on(&instance.guests_dir(), 0o711, test) else { return };
     for name in ["runs", "waits"] {
         instance.define(&Guest::tiny(name));
     }
@@ -235,8 +164,8 @@ fn a_run_directory_without_room_ends_no_guest_and_loses_no_event() {
 fn a_start_without_room_says_what_there_is_no_room_for() {
     let test = "a_start_without_room_says_what_there_is_no_room_for";
     let Some(instance) = furnished(test) else { return };
-    let Some(guests) = Small::on(&instance.guests_dir(), 0o711, test) else { return };
-    let Some(logs) = Small::on(&instance.log_dir().join("qemu"), 0o700, test) else { return };
+    let Some(guests) = SmallDisk::on(&instance.guests_dir(), 0o711, test) else { return };
+    let Some(logs) = SmallDisk::on(&instance.log_dir().join("qemu"), 0o700, test) else { return };
     instance.define(&Guest::tiny("guest"));
     // Which of two ways the news of a failed launch takes is a race: each is tried often enough to be seen.
     assert!(wait_for_no_entries(&instance.guests_dir(), LONG), "the emulator's probe has left something");
@@ -257,7 +186,7 @@ fn a_start_without_room_says_what_there_is_no_room_for() {
 fn a_guest_whose_end_cannot_be_logged_ends_all_the_same() {
     let test = "a_guest_whose_end_cannot_be_logged_ends_all_the_same";
     let Some(instance) = furnished(test) else { return };
-    let Some(guests) = Small::on(&instance.guests_dir(), 0o711, test) else { return };
+    let Some(guests) = SmallDisk::on(&instance.guests_dir(), 0o711, test) else { return };
     for name in ["destroyed", "killed"] {
         instance.define(&Guest::tiny(name));
         instance.ok(&["start", name]);
@@ -285,7 +214,7 @@ fn a_guest_whose_end_cannot_be_logged_ends_all_the_same() {
 fn a_log_directory_without_room_ends_nothing() {
     let test = "a_log_directory_without_room_ends_nothing";
     let Some(instance) = furnished(test) else { return };
-    let Some(logs) = Small::on(&instance.log_dir(), 0o755, test) else { return };
+    let Some(logs) = SmallDisk::on(&instance.log_dir(), 0o755, test) else { return };
     for name in ["runs", "logged", "new"] {
         instance.define(&Guest::tiny(name));
     }
@@ -330,7 +259,7 @@ fn a_cache_without_room_is_no_cache_and_no_more() {
     let test = "a_cache_without_room_is_no_cache_and_no_more";
     let Some(instance) = furnished(test) else { return };
     let dir = instance.root().join("var/cache/bulkhead/capabilities");
-    let Some(cache) = Small::on(&dir, 0o700, test) else { return };
+    let Some(cache) = SmallDisk::on(&dir, 0o700, test) else { return };
     cache.fill();
     instance.create(&Guest::tiny("guest"));
     assert_eq!(cache.files(), [] as [&str; 0]);
@@ -348,7 +277,7 @@ fn a_guest_s_disk_without_room_stops_the_guest_and_says_why() {
     let instance = Instance::session();
     let dir = instance.root().join("images");
     fs::create_dir(&dir).unwrap();
-    let Some(small) = Small::on(&dir, 0o755, TEST) else { return };
+    let Some(small) = SmallDisk::on(&dir, 0o755, TEST) else { return };
     let disk = dir.join("disk.img");
     fs::File::create(&disk).unwrap().set_len(1 << 20).unwrap();
     small.fill();

@@ -11,7 +11,7 @@ use bulkhead_tests::{Domain, Instance, Process, Role, rss_kib, wait_until};
 
 use crate::{
     events::Life,
-    load::{Possible, document},
+    load::{Definition, document},
 };
 
 /// How long everything may take to come to rest once nothing disturbs it any more.
@@ -19,8 +19,8 @@ pub const SETTLE: Duration = Duration::from_secs(60);
 /// What a process may have grown by: allocators keep pages, and a journal that has filled up stays so.
 const GROWTH_KIB: u64 = 8 << 10;
 
-/// Every domain must be listed as its events say.
-pub fn lists(list: &[Domain], lives: &BTreeMap<String, Life>) -> Vec<String> {
+/// Every domain must be listed as its events say. See [`crate::events::lives`] for those whose definition is not told of.
+pub fn lists(list: &[Domain], lives: &BTreeMap<String, Life>, known: &BTreeMap<String, Definition>) -> Vec<String> {
     let shown: BTreeMap<String, Life> = list
         .iter()
         .map(|domain| {
@@ -30,7 +30,11 @@ pub fn lists(list: &[Domain], lives: &BTreeMap<String, Life>) -> Vec<String> {
         })
         .collect();
     let names: BTreeSet<&String> = shown.keys().chain(lives.keys()).collect();
-    let of = |map: &BTreeMap<String, Life>, name: &String| map.get(name).copied().unwrap_or_default();
+    let of = |map: &BTreeMap<String, Life>, name: &String| {
+        let life = map.get(name).copied().unwrap_or_default();
+        let untold = known.get(name).is_some_and(|definition| definition.cut_off);
+        Life { defined: life.defined && !untold, ..life }
+    };
     let mut wrong: Vec<String> = names
         .into_iter()
         .filter(|name| of(&shown, name) != of(lives, name))
@@ -42,9 +46,9 @@ pub fn lists(list: &[Domain], lives: &BTreeMap<String, Life>) -> Vec<String> {
 }
 
 /// Every definition must be one of those that its client can have left, whole, and nothing else may lie beside them.
-pub fn definitions(instance: &Instance, possible: &BTreeMap<String, Possible>) -> Vec<String> {
+pub fn definitions(instance: &Instance, known: &BTreeMap<String, Definition>) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (name, possible) in possible {
+    for (name, Definition { possible, .. }) in known {
         let path = instance.definitions_dir().join(format!("{name}.xml"));
         let found = fs::read_to_string(&path).ok();
         let revision = found.as_deref().map(|text| revision_of(name, text));
@@ -59,8 +63,8 @@ pub fn definitions(instance: &Instance, possible: &BTreeMap<String, Possible>) -
             _ => wrong.push(format!("{name}: {possible:?} is possible, the file is {found:?}")),
         }
     }
-    let known = |name: &str| name == "autostart" || name.strip_suffix(".xml").is_some_and(|n| possible.contains_key(n));
-    wrong.extend(names_in(&instance.definitions_dir()).into_iter().filter(|n| !known(n)).map(|n| format!("left: {n}")));
+    let ours = |name: &str| name == "autostart" || name.strip_suffix(".xml").is_some_and(|n| known.contains_key(n));
+    wrong.extend(names_in(&instance.definitions_dir()).into_iter().filter(|n| !ours(n)).map(|n| format!("left: {n}")));
     wrong
 }
 

@@ -9,6 +9,8 @@ use std::{
 use bulkhead_tests::Instance;
 use serde::Deserialize;
 
+use crate::load::Definition;
+
 /// One event of any kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {
@@ -102,8 +104,9 @@ pub struct Life {
     pub paused: bool,
 }
 
-/// The lives of all domains by their events, and the events that do not fit in.
-pub fn lives(events: &[Heard]) -> (BTreeMap<String, Life>, Vec<String>) {
+/// The lives of all domains by their events, and the events that do not fit in. Of a domain in `known` whose definition was
+/// being changed when control was killed, the file may tell more than the events: the two are written one after the other.
+pub fn lives(events: &[Heard], known: &BTreeMap<String, Definition>) -> (BTreeMap<String, Life>, Vec<String>) {
     let mut lives: BTreeMap<String, Life> = BTreeMap::new();
     let mut wrong = Vec::new();
     for event in events {
@@ -116,7 +119,7 @@ pub fn lives(events: &[Heard]) -> (BTreeMap<String, Life>, Vec<String>) {
             }
             "Undefined" => {
                 life.defined = false;
-                before.defined
+                before.defined || known.get(&event.domain).is_some_and(|definition| definition.cut_off)
             }
             "Started" => {
                 *life = Life { active: true, paused: false, ..before };

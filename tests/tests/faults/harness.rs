@@ -17,7 +17,7 @@ use bulkhead_tests::{Gateway, Instance, LONG, Terminal};
 use crate::{
     account::{self, SETTLE, Size},
     events::{self, Follower, Heard},
-    load::{Load, Possible, document},
+    load::{Definition, Load, document},
     random::Random,
     torment::Tormentor,
 };
@@ -75,7 +75,7 @@ pub fn run(instance: &Instance, time: Duration, seed: u64) {
     let from = first(&follower.heard);
     wrong.extend(events::gaps("the one who comes back", from, &follower.heard, &follower.lost_after));
     wrong.extend(events::differences(&events, &follower.heard));
-    wrong.extend(events::lives(&events).1);
+    wrong.extend(events::lives(&events, &known).1);
     wrong.extend(events::repeated_runs(instance));
     assert!(wrong.is_empty(), "{wrong:#?}\n{}", journal(instance));
     drop(listener);
@@ -127,7 +127,7 @@ fn rests(instance: &Instance) -> Vec<String> {
 }
 
 /// Load and torment; returns which definitions there may be.
-fn torment(load: &Load<'_>, time: Duration, seed: u64) -> BTreeMap<String, Possible> {
+fn torment(load: &Load<'_>, time: Duration, seed: u64) -> BTreeMap<String, Definition> {
     let (failed, failures) = mpsc::channel();
     thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
@@ -151,12 +151,12 @@ fn torment(load: &Load<'_>, time: Duration, seed: u64) -> BTreeMap<String, Possi
 }
 
 /// Compares until it adds up, or the time is over: what was asked of a stopped process may be done late.
-fn compare(instance: &Instance, listener: &Terminal, known: &BTreeMap<String, Possible>) -> Vec<Heard> {
+fn compare(instance: &Instance, listener: &Terminal, known: &BTreeMap<String, Definition>) -> Vec<Heard> {
     let deadline = Instant::now() + SETTLE;
     loop {
         let list = instance.list();
         let events = up_to_now(instance, listener);
-        let mut wrong = account::lists(&list, &events::lives(&events).0);
+        let mut wrong = account::lists(&list, &events::lives(&events, known).0, known);
         wrong.extend(account::definitions(instance, known));
         wrong.extend(account::processes(instance, &list));
         if wrong.is_empty() {

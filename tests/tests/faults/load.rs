@@ -28,8 +28,14 @@ const VERBS: [(&str, u64); 9] = [
     ("dumpxml", 4),
 ];
 
-/// The revisions that a guest's definition may have; `None` is no definition. A call that was cut off leaves two.
-pub type Possible = BTreeSet<Option<u32>>;
+/// What a guest's definition may be.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    /// The revisions that it may have; `None` is no definition. A call that was cut off leaves two.
+    pub possible: BTreeSet<Option<u32>>,
+    /// A call was cut off: control was killed between the file and the event, and may have told of neither or one.
+    pub cut_off: bool,
+}
 
 /// A guest with this revision in its document.
 pub fn document(name: &str, revision: u32) -> String {
@@ -57,9 +63,9 @@ pub struct Load<'a> {
 
 impl Load<'_> {
     /// One client. It alone defines and undefines the guests of `own`, so it knows what their definitions must be.
-    pub fn client(&self, mut random: Random, own: &[&String]) -> BTreeMap<String, Possible> {
-        let mut known: BTreeMap<String, Possible> =
-            own.iter().map(|name| ((*name).clone(), Possible::from([Some(0)]))).collect();
+    pub fn client(&self, mut random: Random, own: &[&String]) -> BTreeMap<String, Definition> {
+        let first = || Definition { possible: BTreeSet::from([Some(0)]), cut_off: false };
+        let mut known: BTreeMap<String, Definition> = own.iter().map(|name| ((*name).clone(), first())).collect();
         let mut revision = 0;
         while !self.over.load(Ordering::Relaxed) {
             let verb = random.weighted(&VERBS);
@@ -107,7 +113,7 @@ impl Load<'_> {
     fn console(&self, name: &str) {
         let console = self.instance.console(name);
         let came = console.output.wait(Duration::from_millis(150), |bytes| (!bytes.is_empty()).then_some(()));
-        self.count(format!("console {}", if came.is_some() { "with output" } else { "silent" }));
+        self.count(format!("console {}", if came.is_some() { "said something" } else { "opened" }));
     }
 
     fn count(&self, what: String) {
@@ -116,13 +122,15 @@ impl Load<'_> {
 }
 
 /// Takes in how a change of a definition ended.
-fn settle(possible: &mut Possible, wanted: Option<u32>, output: &Output) {
+fn settle(known: &mut Definition, wanted: Option<u32>, output: &Output) {
     let gone = wanted.is_none() && output.code == 3;
-    assert!(!gone || possible.contains(&None), "a definition is lost: {possible:?}, but {output:?}");
+    assert!(!gone || known.possible.contains(&None), "a definition is lost: {known:?}, but {output:?}");
     if output.code == 0 || gone {
-        possible.clear();
+        known.possible.clear();
+    } else {
+        known.cut_off = true;
     }
-    possible.insert(wanted);
+    known.possible.insert(wanted);
 }
 
 /// An error's text without what differs between two of a kind.

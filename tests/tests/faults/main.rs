@@ -20,6 +20,7 @@ mod events;
 mod harness;
 mod load;
 mod random;
+mod states;
 mod torment;
 
 /// One harness at a time: each needs the processors to itself, or deadlines pass for want of time.

@@ -271,6 +271,10 @@ impl Control {
         if news {
             self.publish(entry);
         }
+        // Until it is retired, a control that is killed now leaves it for the next one to find and to report. The thread that
+        // writes the journal does one thing after another, so the line is written when this comes back.
+        let retire = move |control: &mut Control, ()| control.launcher.tell(&ToLauncher::Retire { run: id });
+        self.hand(store::of_lines, |_| (), retire);
         self.forget_run(id, stop.reason, how);
     }
 
@@ -286,7 +290,6 @@ impl Control {
             Err(refusal) => tracing::error!(run = id, "the registry: {refusal}"),
         }
         self.journal.retire(id);
-        self.launcher.tell(&ToLauncher::Retire { run: id });
         let Some(mut guest) = self.guests.remove(&id) else { return };
         if let Some(owned) = guest.owner.and_then(|owner| self.owned.get_mut(&owner)) {
             owned.remove(&id);

@@ -26,7 +26,7 @@ use qemud::{
 use supervisor::{
     events::EventLog,
     lifecycle::{Kind, State},
-    protocol::{Abilities, Answer, Failure, Machine, Message, Payload, Request, Status, VERSIONS},
+    protocol::{Abilities, Answer, Failure, Job, Machine, Message, Payload, Request, Status, VERSIONS},
 };
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -85,6 +85,10 @@ pub struct Process {
     pub boots: Manner,
     /// Its QEMU ends when it is asked to.
     pub ends_when_asked: bool,
+    /// It answers nothing when its guest is ended, but is gone.
+    pub ends_in_silence: bool,
+    /// The jobs that it says it has.
+    pub jobs: Vec<Job>,
     leaving: bool,
     /// Its orders, until it obeys them. They outlive the connection that they came by.
     orders: Option<(u64, Request)>,
@@ -181,12 +185,17 @@ impl Bed {
 
     /// Kills control and starts another.
     pub fn restart(&mut self) {
+        // When it is killed, it is chance how much of what the threads have been given is done. Here it is all.
+        self.control.store.drain();
+        self.restart_at_once();
+    }
+
+    /// Kills control before its threads have done what they have been given, and starts another.
+    pub fn restart_at_once(&mut self) {
         let (launcher, theirs) = socket_pair();
         self.launcher.channel = Channel::new(launcher);
         self.launcher.held.clear();
         let ahead = self.control.ahead;
-        // When it is killed, it is chance how much of what the threads have been given is done. Here it is all.
-        self.control.store.drain();
         (self.control, self.poll) = start(&self.root, theirs);
         self.put_forward(ahead);
         self.clients.clear();
@@ -400,6 +409,8 @@ impl Launcher {
             stopped: false,
             boots: self.boots,
             ends_when_asked: true,
+            ends_in_silence: false,
+            jobs: Vec::new(),
             leaving: false,
             orders: None,
             log: EventLog::new(Some(log)),
@@ -487,7 +498,12 @@ impl Process {
                     self.orders = Some((serial, request));
                 } else {
                     moved = true;
+                    let silent = self.ends_in_silence && matches!(request, Request::End { .. });
                     let answer = self.obey(request);
+                    if silent {
+                        self.links.clear();
+                        return true;
+                    }
                     self.links[at].say(serial, &Message::Answer(answer));
                 }
             }
@@ -526,7 +542,7 @@ impl Process {
                     self.tell(&Message::Event(event));
                 }
             }
-            Request::Jobs => return Ok(Answer::Jobs(Vec::new())),
+            Request::Jobs => return Ok(Answer::Jobs(self.jobs.clone())),
             Request::Suspend => self.report(Kind::SUSPENDED_PAUSED, State::PAUSED_USER),
             Request::Resume => self.report(Kind::RESUMED_UNPAUSED, State::RUNNING_UNPAUSED),
             Request::Destroy => {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers of tests are not marked as tests.
 
+mod attacks;
 mod bed;
 mod properties;
 

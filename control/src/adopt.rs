@@ -62,6 +62,8 @@ pub struct Record {
 pub struct Redial {
     wait: Duration,
     timer: Option<(Instant, u64)>,
+    /// Since when it is heard.
+    heard: Option<Instant>,
 }
 
 /// Counts down what the listeners wait for.
@@ -175,8 +177,12 @@ impl Control {
 
     /// Dials a supervisor again after a while, longer each time.
     pub(super) fn redial_later(&mut self, id: u32) {
+        let now = self.now();
         let Some(guest) = self.guests.get(&id).filter(|guest| guest.redial.timer.is_none()) else { return };
-        let wait = (guest.redial.wait * 2).clamp(REDIAL.0, REDIAL.1);
+        // One that speaks and hangs up again and again is left alone longer and longer, as one that does not speak is.
+        let lasted = guest.redial.heard.is_some_and(|since| now.saturating_duration_since(since) >= REDIAL.1);
+        let before = if lasted { Duration::ZERO } else { guest.redial.wait };
+        let wait = (before * 2).clamp(REDIAL.0, REDIAL.1);
         let redial = move |control: &mut Control, ()| {
             let Some(guest) = control.guests.get_mut(&id) else { return };
             guest.redial.timer = None;
@@ -184,7 +190,7 @@ impl Control {
         };
         let timer = self.after(wait, Box::new(redial));
         if let Some(guest) = self.guests.get_mut(&id) {
-            guest.redial = Redial { wait, timer: Some(timer) };
+            guest.redial = Redial { wait, timer: Some(timer), heard: None };
         }
     }
 
@@ -235,13 +241,16 @@ impl Control {
 
     fn take_record(&mut self, id: u32, reply: SupervisorReply) {
         let Ok((Answer::Record(text), fds)) = reply else { return };
+        let Some(guest) = self.guests.get_mut(&id) else { return };
+        guest.process = Process::new(fds).or_else(|| guest.process.take());
+        if guest.domain.is_some() {
+            // The supervisor has only what control gave it, and may have missed the newest.
+            return self.keep_record(id);
+        }
         let parsed = serde_json::from_str::<Record>(&text).map_err(|e| e.to_string()).and_then(|record| {
             let domain = Domain::parse(&record.xml).map_err(|e| e.to_string())?.value;
             Ok((record, domain))
         });
-        let Some(guest) = self.guests.get_mut(&id) else { return };
-        // A guest that is known keeps what control knows of it: the supervisor gives back what control gave it once.
-        guest.process = Process::new(fds).or_else(|| guest.process.take());
         match parsed {
             Ok((record, domain)) => {
                 let (uuid, name) = (domain.uuid, domain.name.clone());
@@ -273,9 +282,10 @@ impl Control {
     }
 
     fn take_status(&mut self, id: u32, status: &Status) {
+        let now = self.now();
         let Some(guest) = self.guests.get_mut(&id) else { return };
         guest.started = status.started_seconds;
-        guest.redial.wait = Duration::ZERO;
+        guest.redial.heard.get_or_insert(now);
         let state = DomainState::try_from(status.state).unwrap_or(DomainState::NoState);
         self.come_up(id, State::new(state, status.reason));
         self.ask_for_jobs(id);

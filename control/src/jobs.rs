@@ -3,7 +3,7 @@
 
 use std::{
     cell::Cell,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -32,6 +32,8 @@ pub struct Jobs {
     waiting: HashMap<JobId, Waiting>,
     /// The short one under way.
     short: Option<JobId>,
+    /// Those that only the supervisor knows of, as it said last: an earlier control began them.
+    adopted: HashSet<JobId>,
     timer: Option<(Instant, u64)>,
 }
 
@@ -45,6 +47,12 @@ impl Jobs {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.table.is_busy()
+    }
+
+    /// What is under way and waits.
+    #[cfg(test)]
+    pub fn table(&self) -> &JobTable {
+        &self.table
     }
 }
 
@@ -303,8 +311,8 @@ impl Control {
                 }
                 self.watch_jobs(id);
             }
-            // A start ends here only when the guest is known to be up.
-            Some(_) if number == START => {}
+            // A start of this control's ends only when the guest is known to be up.
+            Some(_) if number == START && self.guests.get(&id).is_some_and(|guest| guest.start.is_some()) => {}
             Some(outcome) => self.finish_job(id, number, outcome),
         }
     }
@@ -316,13 +324,27 @@ impl Control {
         }
         let then = move |control: &mut Control, said: SupervisorReply| {
             if let Ok((Said::Jobs(jobs), _)) = said {
+                control.forget_adopted(id, &jobs);
                 jobs.iter().for_each(|job| control.adopt_job(id, job));
             }
         };
         self.ask_guest(id, &Request::Jobs, Vec::new(), Box::new(then));
     }
 
+    /// What a supervisor does not say again of the jobs that nobody else knows of, is over.
+    fn forget_adopted(&mut self, id: u32, jobs: &[protocol::Job]) {
+        let Some(guest) = self.guests.get_mut(&id) else { return };
+        let said: HashSet<JobId> = jobs.iter().map(|job| JobId(job.id)).collect();
+        let gone: Vec<JobId> = guest.jobs.adopted.difference(&said).copied().collect();
+        guest.jobs.adopted.clear();
+        gone.into_iter().for_each(|job| self.finish_job(id, job, Outcome::Cancelled));
+    }
+
     fn adopt_job(&mut self, id: u32, job: &protocol::Job) {
+        // The next number of the table is one more.
+        if job.id > protocol::MAX_SEQUENCE {
+            return;
+        }
         let _within = tracing::debug_span!("job", run = id, job = job.id).entered();
         let now = self.job_time();
         let kind = match job.kind {
@@ -334,6 +356,9 @@ impl Control {
         let progress = Progress { done: job.done, total: job.total, ..Progress::default() };
         let (age, quiet) = (Duration::from_millis(job.age_ms), Duration::from_millis(job.quiet_ms));
         let Some(guest) = self.guests.get_mut(&id) else { return };
+        if guest.jobs.table.get(JobId(job.id)).is_none_or(|known| known.kind() == kind) {
+            guest.jobs.adopted.insert(JobId(job.id));
+        }
         guest.jobs.table.adopt(JobId(job.id), wanted, progress, age, quiet, now);
         if let Some(outcome) = outcome(job) {
             self.finish_job(id, JobId(job.id), outcome);

@@ -92,3 +92,66 @@ fn a_supervisor_that_hangs_up_again_and_again_is_dialled_less_and_less() {
     }
     assert!(times < 30, "{times} times in a minute");
 }
+
+#[test]
+fn jobs_that_a_supervisor_makes_up_cost_nothing_and_hide_no_call() {
+    let (mut bed, client) = with_running_a();
+    let job = |id| protocol::Job {
+        id,
+        kind: protocol::JobKind::SHUTDOWN,
+        state: protocol::JobState::RUNNING,
+        age_ms: u64::MAX,
+        quiet_ms: u64::MAX,
+        done: u64::MAX,
+        total: 1,
+        cancellable: true,
+        stall_ms: u32::MAX,
+        text: String::new(),
+    };
+    for turn in 0..20_u64 {
+        bed.process("a").jobs = (0..16).map(|n| job(1000 + turn * 16 + n)).chain([]).collect();
+        bed.process("a").hang_up();
+        bed.later(Duration::from_secs(60));
+    }
+    assert_eq!(bed.state("a"), DomainState::Running);
+    let run = bed.run("a");
+    let table = format!("{:?}", bed.control.guests[&run].jobs.table());
+    assert!(table.matches("JobId(").count() < 100, "{}", table.matches("JobId(").count());
+    // The highest number that there is.
+    bed.process("a").jobs = vec![job(u64::MAX)];
+    bed.process("a").hang_up();
+    bed.later(Duration::from_secs(60));
+    bed.process("a").stopped = true;
+    let calls: Vec<u64> = (0..4).map(|_| bed.call(client, &suspend("a"))).collect();
+    bed.rest();
+    bed.later(AGES);
+    for call in calls {
+        assert!(bed.answer(client, call).expect("an answer").is_err());
+    }
+}
+
+#[test]
+fn a_boot_that_outlives_control_holds_up_nobody_when_it_is_over() {
+    let (mut bed, client) = with_running_a();
+    let boot = |state| protocol::Job {
+        id: 1,
+        kind: protocol::JobKind::BOOT,
+        state,
+        age_ms: 10,
+        quiet_ms: 10,
+        done: 0,
+        total: 0,
+        cancellable: true,
+        stall_ms: 0,
+        text: String::new(),
+    };
+    let _ = client;
+    bed.process("a").jobs = vec![boot(protocol::JobState::RUNNING)];
+    bed.restart();
+    let client = bed.client();
+    bed.process("a").jobs.clear();
+    bed.process("a").tell(&Message::Job(boot(protocol::JobState::DONE)));
+    bed.rest();
+    bed.ask(client, &suspend("a")).unwrap();
+    assert_eq!(bed.state("a"), DomainState::Paused);
+}

@@ -49,11 +49,8 @@ impl Control {
         let name = self.guests.get(&run).map(|guest| guest.name.clone()).unwrap_or_default();
         let asked = cx.later();
         let then = move |control: &mut Control, said: SupervisorReply| match said {
-            Ok(_) => control.answer_when_gone(asked, run, reply),
-            // It is gone, and with it whoever could have said so.
-            Err(GuestError::Unreachable | GuestError::Gone(_)) if !control.guests.contains_key(&run) => {
-                control.answer(&asked, Ok((reply(()), Vec::new())));
-            }
+            // Without its supervisor's word the guest may be ending all the same: the launcher tells.
+            Ok(_) | Err(GuestError::Unreachable | GuestError::Gone(_)) => control.answer_when_gone(asked, run, reply),
             Err(error) => control.answer(&asked, Err(errors::guest("destroy", &name, &error))),
         };
         let within_ms = u32::try_from(GRACE.as_millis()).unwrap_or(u32::MAX);

@@ -131,6 +131,17 @@ fn jobs_that_a_supervisor_makes_up_cost_nothing_and_hide_no_call() {
 }
 
 #[test]
+fn a_guest_that_is_gone_before_its_supervisor_says_so_is_destroyed() {
+    let (mut bed, client) = with_running_a();
+    let flags = DestroyFlags::GRACEFUL.bits();
+    bed.process("a").ends_in_silence = true;
+    let ask = Call::DomainDestroyFlags(remote::DomainDestroyFlagsArgs { dom: dom("a"), flags });
+    let answer = bed.ask(client, &ask);
+    assert_eq!(bed.state("a"), DomainState::Shutoff);
+    assert!(answer.is_ok(), "{answer:?}");
+}
+
+#[test]
 fn a_boot_that_outlives_control_holds_up_nobody_when_it_is_over() {
     let (mut bed, client) = with_running_a();
     let boot = |state| protocol::Job {

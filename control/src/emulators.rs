@@ -184,11 +184,11 @@ impl Control {
         then: impl FnOnce(&mut Control, Vec<(&'static str, String)>) + 'static,
     ) {
         let wanted: Vec<_> = targets.into_iter().map(|target| (target, self.places(target))).collect();
-        let look = move |_: &mut ()| {
+        let look = move || {
             let found = |places: Vec<PathBuf>| places.into_iter().find(|path| path.exists()).map(|path| shown(&path));
             wanted.into_iter().filter_map(|(target, places)| Some((target, found(places)?))).collect()
         };
-        self.hand_within(store::of_lookout, LOOKING, look, |control, found| then(control, found.unwrap_or_default()));
+        self.look_within(LOOKING, look, |control, found: Option<_>| then(control, found.unwrap_or_default()));
     }
 
     /// Does `then` with where the emulator of a target is, or would be.
@@ -210,8 +210,8 @@ impl Control {
         let (path, kvm, cache) = (emulator.to_owned(), self.host.kvm_identity.clone(), self.emulators.path(emulator));
         let known = self.emulators.known.get(emulator).map(|(identity, _)| identity.clone());
         let emulator = emulator.to_owned();
-        let look = move |_: &mut ()| see(&path, kvm, &cache, known.as_ref());
-        self.hand_within(store::of_lookout, LOOKING, look, move |control, seen| match seen {
+        let look = move || see(&path, kvm, &cache, known.as_ref());
+        self.look_within(LOOKING, look, move |control, seen| match seen {
             Some(Ok(seen)) => control.with_seen(emulator, seen, then),
             Some(Err(error)) => {
                 let refusal = Refusal::Emulator { path: emulator, why: error.to_string() };
@@ -350,9 +350,9 @@ impl Control {
 
     fn cache(&mut self, cached: Cached) {
         let (path, emulator) = (self.emulators.path(&cached.emulator), cached.emulator.clone());
-        let write = move |_: &mut ()| write_cached(&path, &cached);
-        self.hand(store::of_lookout, write, move |_, written| {
-            if let Err(error) = written {
+        let write = move || write_cached(&path, &cached);
+        self.look_within(store::PATIENCE, write, move |_, written| {
+            if let Some(Err(error)) = written {
                 tracing::warn!("what {emulator} can do is not kept on disk: {error}");
             }
         });

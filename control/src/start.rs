@@ -237,11 +237,11 @@ impl Control {
         let files = std::mem::take(&mut gathering.files);
         let wanted = gathering.plan.files.clone();
         // What a client has opened may be on a file server of its own.
-        let look = move |_: &mut ()| {
+        let look = move || {
             let disks = wanted.iter().zip(&files).map(|(file, fd)| identify(file, fd)).collect::<Result<Vec<_>, _>>();
             disks.map(|disks| (files, disks.into_iter().flatten().collect()))
         };
-        self.hand_within(store::of_descriptors, LOOKING, look, move |control, looked| {
+        self.look_within(LOOKING, look, move |control, looked| {
             let refusal = match looked {
                 Some(Ok((files, disks))) => {
                     gathering.files = files;

@@ -1,14 +1,15 @@
 //! What control has on disk, and whatever else may wait for a disk: definitions, the journal's file, what is known of
 //! emulators, the files that clients hand over.
 //!
-//! Control's loop waits for nothing, so each of these has a thread, which works off one thing after another and answers
-//! through the loop's waker. A disk that does not answer delays only the calls that need it, and each of those ends by a
-//! deadline. The threads speak with no client and touch nothing of the loop's; Landlock and seccomp hold them as they hold
+//! Control's loop waits for nothing: definitions and journal have a thread each, which works off one thing after another, and
+//! files that may be anywhere have as many as it takes ([`looks`]). All answer through the loop's waker. A disk that does not
+//! answer delays only the calls that need it, and each of those ends by a deadline. The threads speak with no client and touch nothing of the loop's; Landlock and seccomp hold them as they hold
 //! the loop.
 
 pub mod definitions;
 pub mod journal;
 mod lines;
+mod looks;
 
 use std::{
     cell::Cell,
@@ -17,6 +18,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -29,11 +31,15 @@ use mio::Waker;
 
 use super::{Control, Then, driver::Asked, errors, in_the_same_name};
 use definitions::Definitions;
+use looks::Looks;
 
 /// How long a call waits for a disk.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a control that leaves waits for what its threads have to write.
 const LEAVING: Duration = Duration::from_secs(5);
+/// So many reads may wait for the definitions: more than calls are under way at a time, so those that are more have been given
+/// up, and the disk hangs.
+const WAITING_MAX: usize = 8192;
 /// A document of the deepest nesting fits several times.
 const STACK: usize = 1 << 20;
 
@@ -42,21 +48,34 @@ type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
 /// A thread and what it works on. It ends when this is dropped and its work is done.
 pub struct Worker<S> {
     jobs: Sender<Job<S>>,
+    /// Jobs that wait or are under way.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl<S: Send + 'static> Worker<S> {
     fn start(name: &str, mut state: S, ended: Sender<()>) -> io::Result<Worker<S>> {
         let (jobs, queue) = channel::<Job<S>>();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let done = Arc::clone(&waiting);
         let work = move || {
             let _guard = EndsWithThread;
             for job in queue {
                 job(&mut state);
+                done.fetch_sub(1, Ordering::Relaxed);
             }
             // Nobody waits for it unless control leaves.
             let _ = ended.send(());
         };
         thread::Builder::new().name(name.into()).stack_size(STACK).spawn(work)?;
-        Ok(Worker { jobs })
+        Ok(Worker { jobs, waiting })
+    }
+
+    fn add(&self, job: Job<S>) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.jobs.send(job).is_err() {
+            // A thread ends only with the process.
+            tracing::error!("a thread of the store is gone");
+        }
     }
 }
 
@@ -75,10 +94,7 @@ impl Drop for EndsWithThread {
 pub struct Store {
     definitions: Worker<Definitions>,
     lines: Worker<Lines>,
-    /// Looks at emulators, and keeps what they can do.
-    lookout: Worker<()>,
-    /// Looks at descriptors that clients hand over: what is behind them may be anything.
-    descriptors: Worker<()>,
+    looks: Looks,
     done: Receiver<u64>,
     back: Back,
     waiting: HashMap<u64, Then<()>>,
@@ -101,8 +117,8 @@ impl Back {
     }
 }
 
-/// How many threads there are.
-const THREADS: usize = 4;
+/// How many threads have something to write when control leaves.
+const WRITERS: usize = 2;
 
 impl Store {
     /// Starts the threads.
@@ -114,9 +130,8 @@ impl Store {
         let (ending, ended) = channel();
         Ok(Store {
             definitions: Worker::start("definitions", definitions, ending.clone())?,
-            lines: Worker::start("journal", lines, ending.clone())?,
-            lookout: Worker::start("lookout", (), ending.clone())?,
-            descriptors: Worker::start("descriptors", (), ending)?,
+            lines: Worker::start("journal", lines, ending)?,
+            looks: Looks::start()?,
             done: finished,
             back: Back { done, waker: Arc::new(waker) },
             waiting: HashMap::new(),
@@ -127,10 +142,10 @@ impl Store {
 
     /// Waits until the threads have done what they have been given, but not for ever: a disk may be stuck.
     pub fn finish(self) {
-        let Store { definitions, lines, lookout, descriptors, ended, .. } = self;
-        drop((definitions, lines, lookout, descriptors));
+        let Store { definitions, lines, ended, .. } = self;
+        drop((definitions, lines));
         let until = Instant::now() + LEAVING;
-        for _ in 0..THREADS {
+        for _ in 0..WRITERS {
             match ended.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(()) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -139,13 +154,19 @@ impl Store {
         }
     }
 
+    /// How much is under way.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Whether something is under way.
     #[cfg(test)]
     pub fn is_busy(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Waits until the threads have done what they have been given.
+    /// Waits until what has been given to the threads is written.
     #[cfg(test)]
     pub fn drain(&self) {
         let (done, finished) = channel();
@@ -153,11 +174,9 @@ impl Store {
             let done = done.clone();
             move || drop(done)
         };
-        let (a, b, c, d) = (tell(), tell(), tell(), tell());
-        let _ = self.definitions.jobs.send(Box::new(move |_| a()));
-        let _ = self.lines.jobs.send(Box::new(move |_| b()));
-        let _ = self.lookout.jobs.send(Box::new(move |()| c()));
-        let _ = self.descriptors.jobs.send(Box::new(move |()| d()));
+        let (a, b) = (tell(), tell());
+        self.definitions.add(Box::new(move |_| a()));
+        self.lines.add(Box::new(move |_| b()));
         drop(done);
         let _: Result<(), _> = finished.recv();
     }
@@ -181,16 +200,6 @@ pub fn of_lines(store: &Store) -> &Worker<Lines> {
     &store.lines
 }
 
-/// The thread that looks at emulators.
-pub fn of_lookout(store: &Store) -> &Worker<()> {
-    &store.lookout
-}
-
-/// The thread that looks at descriptors.
-pub fn of_descriptors(store: &Store) -> &Worker<()> {
-    &store.descriptors
-}
-
 /// A call that is answered once: with what comes of it, or by its deadline.
 #[derive(Clone)]
 pub struct Due {
@@ -206,22 +215,27 @@ impl Control {
         work: impl FnOnce(&mut S) -> T + Send + 'static,
         then: impl FnOnce(&mut Control, T) + 'static,
     ) {
+        let done = self.when_done(then);
+        place(&self.store).add(Box::new(move |state| done(work(state))));
+    }
+
+    /// Does `then` in the loop with what a thread gives to the function that this returns.
+    fn when_done<T: Send + 'static>(
+        &mut self,
+        then: impl FnOnce(&mut Control, T) + 'static,
+    ) -> impl FnOnce(T) + Send + 'static {
         let number = self.store.next_number();
         let (result, taken) = channel();
         let back = self.store.back.clone();
-        let job = move |state: &mut S| {
-            let _ = result.send(work(state));
-            back.tell(number);
-        };
         let then = move |control: &mut Control, ()| {
             if let Ok(value) = taken.try_recv() {
                 then(control, value);
             }
         };
         self.store.waiting.insert(number, in_the_same_name(Box::new(then)));
-        if place(&self.store).jobs.send(Box::new(job)).is_err() {
-            // A thread ends only with the process.
-            tracing::error!("a thread of the store is gone");
+        move |value| {
+            let _ = result.send(value);
+            back.tell(number);
         }
     }
 
@@ -233,6 +247,31 @@ impl Control {
         work: impl FnOnce(&mut S) -> T + Send + 'static,
         then: impl FnOnce(&mut Control, Option<T>) + 'static,
     ) {
+        let then = self.within(patience, then);
+        self.hand(place, work, then);
+    }
+
+    /// Looks at files that may be anywhere, for so long.
+    pub(super) fn look_within<T: Send + 'static>(
+        &mut self,
+        patience: Duration,
+        look: impl FnOnce() -> T + Send + 'static,
+        then: impl FnOnce(&mut Control, Option<T>) + 'static,
+    ) {
+        if self.store.looks.is_full() {
+            return then(self, None);
+        }
+        let then = self.within(patience, then);
+        let done = self.when_done(then);
+        self.store.looks.add(Box::new(move || done(look())));
+    }
+
+    /// Does `then` with what the function that this returns is given, or with none when that comes too late.
+    fn within<T: 'static>(
+        &mut self,
+        patience: Duration,
+        then: impl FnOnce(&mut Control, Option<T>) + 'static,
+    ) -> impl FnOnce(&mut Control, T) + 'static {
         let then = Rc::new(Cell::new(Some(then)));
         let late = Rc::clone(&then);
         let give_up = move |control: &mut Control, ()| {
@@ -241,12 +280,12 @@ impl Control {
             }
         };
         let timer = self.after(patience, Box::new(give_up));
-        self.hand(place, work, move |control, value| {
+        move |control, value| {
             control.cancel(timer);
             if let Some(then) = then.take() {
                 then(control, Some(value));
             }
-        });
+        }
     }
 
     /// Does what waits for work that is done.
@@ -282,6 +321,21 @@ impl Control {
     pub(super) fn in_time(&mut self, due: &Due) -> Option<Asked> {
         self.cancel(due.timer);
         due.asked.take()
+    }
+
+    /// A call that only reads. Anybody may make it, and again when its deadline has passed: what was given up before still waits
+    /// for the disk.
+    pub(super) fn read_definitions<T: Send + 'static>(
+        &mut self,
+        cx: &Asked,
+        name: &str,
+        work: impl FnOnce(&mut Definitions) -> T + Send + 'static,
+        then: impl FnOnce(&mut Control, T) -> Result<Reply, Error> + 'static,
+    ) {
+        if self.store.definitions.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
+            return self.answer(cx, Err(errors::disk_silent("read", name, PATIENCE)));
+        }
+        self.on_definitions(cx, ("read", name), work, then);
     }
 
     /// A call about the definitions' files, which ends by a deadline. `then` is done whenever the work is.

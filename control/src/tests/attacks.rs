@@ -142,6 +142,39 @@ fn a_guest_that_is_gone_before_its_supervisor_says_so_is_destroyed() {
 }
 
 #[test]
+fn a_file_that_hangs_holds_up_no_other_start() {
+    let (mut bed, client) = with_a();
+    let (release, hang) = channel::<()>();
+    let hangs = move || {
+        let _ = hang.recv();
+    };
+    bed.control.look_within(AGES * 2, hangs, |_, _| {});
+    let started = bed.call(client, &start("a"));
+    bed.turns(200);
+    let answer = bed.answer(client, started);
+    drop(release);
+    assert!(matches!(answer, Some(Ok(_))), "{answer:?}");
+}
+
+#[test]
+fn what_waits_for_a_disk_that_hangs_is_bounded() {
+    let (mut bed, client) = with_a();
+    let release = hang(&mut bed, store::of_definitions);
+    for _ in 0..40 {
+        let calls: Vec<u64> = (0..250).map(|_| bed.call(client, &dump("a"))).collect();
+        bed.turns(50);
+        bed.put_forward(Duration::from_secs(40));
+        bed.turns(50);
+        for call in calls {
+            assert!(bed.answer(client, call).expect("an answer").is_err());
+        }
+    }
+    let waiting = bed.control.store.waiting();
+    drop(release);
+    assert!(waiting < 8300, "{waiting} jobs wait");
+}
+
+#[test]
 fn a_boot_that_outlives_control_holds_up_nobody_when_it_is_over() {
     let (mut bed, client) = with_running_a();
     let boot = |state| protocol::Job {

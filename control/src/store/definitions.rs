@@ -22,6 +22,9 @@ use uuid::Uuid;
 /// No note of a change of name is longer: two names and some words.
 const NOTE_MAX: u64 = 4096;
 
+/// How the file is called that a document is written to before it takes its place.
+const TEMPORARY: &str = ".xml.new";
+
 /// What a guest calls a disk, and where the disk's image is; a drive may be empty.
 pub type DiskPlace = (String, Option<String>);
 
@@ -181,6 +184,9 @@ impl Definitions {
             let path = entry.map_err(failed)?.path();
             if path.extension().is_some_and(|extension| extension == "xml") {
                 paths.push(path);
+            } else if path.to_str().is_some_and(|path| path.ends_with(TEMPORARY)) {
+                // What a daemon was killed in the middle of writing.
+                remove_if_there(&path).unwrap_or_else(|error| tracing::warn!("{}", chain(&error)));
             }
         }
         Ok(paths)
@@ -264,7 +270,11 @@ impl Definitions {
             return Err(error);
         }
         self.known.remove(uuid);
-        sync_dir(&self.dir)
+        // It is gone for everybody who looks, so that is what the caller is told.
+        sync_dir(&self.dir).unwrap_or_else(|error| {
+            tracing::warn!("'{name}' is removed, and may be back after a power cut: {}", chain(&error));
+        });
+        Ok(())
     }
 
     /// Gives a definition another name: one step, also for a daemon that is killed within it.
@@ -284,9 +294,16 @@ impl Definitions {
         replace(&self.dir, &self.renaming_note(), &note)?;
         let renamed = replace(&self.dir, &new, domain.to_xml(&DumpOptions::stored()).as_bytes())
             .and_then(|()| self.complete_renaming(&renaming));
-        if let Err(error) = renamed {
-            self.undo_renaming(&renaming);
-            return Err(error);
+        match renamed {
+            // Its old file is gone already: there is only the new name.
+            Err(error) if !matches!(self.path(&renaming.from).try_exists(), Ok(true)) => {
+                tracing::warn!("'{name}' may have its old name after a power cut: {}", chain(&error));
+            }
+            Err(error) => {
+                self.undo_renaming(&renaming);
+                return Err(error);
+            }
+            Ok(()) => {}
         }
         self.remove_note();
         self.known.insert(*uuid, Known { name: name.to_owned(), autostart });
@@ -306,10 +323,6 @@ impl Definitions {
     /// Takes the steps of a change of name back, as far as the disk lets it.
     fn undo_renaming(&self, renaming: &Renaming) {
         let link = || if renaming.autostart { self.link_autostart(&renaming.from) } else { Ok(()) };
-        // With the old file gone there is only the new one, and a later daemon completes the change.
-        if !matches!(self.path(&renaming.from).try_exists(), Ok(true)) {
-            return;
-        }
         let undone = remove_if_there(&self.path(&renaming.to))
             .and_then(|()| remove_if_there(&self.autostart_link(&renaming.to)))
             .and_then(|()| link());
@@ -543,6 +556,30 @@ mod tests {
         let mut files: Vec<String> = names(dir.path()).into_iter().chain(links).collect();
         files.sort_unstable();
         files
+    }
+
+    #[test]
+    fn a_definition_is_removed_or_there_whatever_fails() {
+        let (dir, mut store) = store();
+        let a = Uuid::from_u128(1);
+        store.write(&domain("a", a), a).unwrap();
+        // Nothing is left to remove, and the directory cannot be synchronised.
+        let elsewhere = dir.path().with_extension("away");
+        fs::rename(dir.path(), &elsewhere).unwrap();
+        let removed = store.remove(&a);
+        fs::rename(&elsewhere, dir.path()).unwrap();
+        assert_eq!(removed.is_ok(), matches!(store.read(&a), Err(StoreError::Gone { .. })), "{removed:?}");
+    }
+
+    #[test]
+    fn what_a_daemon_was_killed_in_the_middle_of_writing_is_cleared_away() {
+        let (dir, mut store) = store();
+        let a = Uuid::from_u128(1);
+        store.write(&domain("a", a), a).unwrap();
+        fs::write(dir.path().join("b.xml.new"), "<domain").unwrap();
+        fs::write(dir.path().join("renaming.xml.new"), "{").unwrap();
+        assert_eq!(found(&dir), [("a".into(), false)]);
+        assert_eq!(files(&dir), ["a.xml"]);
     }
 
     #[test]

@@ -26,6 +26,8 @@ const MAX_LIST: u64 = 8 << 20;
 pub struct Autostart {
     left: VecDeque<Uuid>,
     running: usize,
+    /// It is noted that nothing is left.
+    over: bool,
 }
 
 impl Control {
@@ -53,6 +55,10 @@ impl Control {
         let known: HashSet<&str> = done.unwrap_or_default().lines().collect();
         let wanted = self.objects.inactive().filter(|object| object.autostart()).map(registry::Object::uuid);
         self.autostart.left = wanted.filter(|uuid| !known.contains(uuid.to_string().as_str())).collect();
+        // Those that run were started by the control that was interrupted, or need no start.
+        let running = self.objects.active().filter(|object| object.autostart()).map(registry::Object::uuid);
+        let running: Vec<Uuid> = running.filter(|uuid| !known.contains(uuid.to_string().as_str())).collect();
+        running.into_iter().for_each(|uuid| self.note(&uuid.to_string(), |_| {}));
         self.autostart_more();
     }
 
@@ -79,7 +85,7 @@ impl Control {
     fn autostart_more(&mut self) {
         while self.autostart.running < AT_ONCE {
             let Some(uuid) = self.autostart.left.pop_front() else {
-                if self.autostart.running == 0 {
+                if self.autostart.running == 0 && !std::mem::replace(&mut self.autostart.over, true) {
                     self.note(ALL, |_| {});
                 }
                 return;

@@ -175,6 +175,29 @@ fn what_waits_for_a_disk_that_hangs_is_bounded() {
 }
 
 #[test]
+fn a_guest_that_was_autostarted_and_stopped_stays_off_whenever_control_dies() {
+    let names = ["a", "b", "c", "d", "e"];
+    let (mut bed, client) = with_a();
+    for name in names {
+        bed.ask(client, &define(name)).unwrap();
+        let args = remote::DomainSetAutostartArgs { dom: dom(name), autostart: 1 };
+        bed.ask(client, &Call::DomainSetAutostart(args)).unwrap();
+    }
+    std::fs::remove_file(bed.instance().journal().with_file_name("autostarted")).unwrap();
+    bed.launcher.boots = Manner::Later;
+    bed.restart();
+    assert_eq!(bed.launcher.runs.len(), 4, "a few at a time");
+    // Killed while they boot, and again while the last one does.
+    bed.restart();
+    assert_eq!(bed.launcher.runs.len(), 5);
+    let client = bed.client();
+    let first = names.into_iter().find(|name| bed.launcher.history[0].0 == uuid(name)).unwrap();
+    bed.ask(client, &destroy(first)).unwrap();
+    bed.restart();
+    assert_eq!(bed.launcher.alive(uuid(first)).len(), 0, "somebody has stopped it");
+}
+
+#[test]
 fn a_boot_that_outlives_control_holds_up_nobody_when_it_is_over() {
     let (mut bed, client) = with_running_a();
     let boot = |state| protocol::Job {

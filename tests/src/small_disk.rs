@@ -25,8 +25,9 @@ impl SmallDisk {
     /// # Panics
     /// When it cannot be mounted for another reason.
     #[must_use]
-    pub fn on(dir: &Path, mode: u32, test: &str) -> Option<SmallDisk> {
-        let options = std::ffi::CString::new(format!("size=64k,nr_inodes=40,mode={mode:o}")).expect("a plain text");
+    pub fn on(dir: &Path, mode: u32, kib: u32, test: &str) -> Option<SmallDisk> {
+        let options = std::ffi::CString::new(format!("size={kib}k,nr_inodes={},mode={mode:o}", 40.max(kib / 4)))
+            .expect("a plain text");
         match mount("bulkhead-test", dir, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, &*options) {
             Ok(()) => Some(SmallDisk { dir: dir.to_owned() }),
             Err(Errno::PERM | Errno::ACCESS) => {

@@ -30,7 +30,7 @@ fn fails_for_want_of_room(instance: &Instance, arguments: &[&str], words: &[&str
 fn definitions_without_room_fail_whole_and_guests_go_on() {
     let test = "definitions_without_room_fail_whole_and_guests_go_on";
     let Some(instance) = furnished(test) else { return };
-    let Some(disk) = SmallDisk::on(&instance.definitions_dir(), 0o700, test) else { return };
+    let Some(disk) = SmallDisk::on(&instance.definitions_dir(), 0o700, 64, test) else { return };
     for name in ["runs", "rests"] {
         instance.define(&Guest::tiny(name));
     }
@@ -82,7 +82,7 @@ fn definitions_without_room_fail_whole_and_guests_go_on() {
 fn an_autostart_that_cannot_be_kept_is_not_promised() {
     let test = "an_autostart_that_cannot_be_kept_is_not_promised";
     let Some(instance) = furnished(test) else { return };
-    let Some(disk) = SmallDisk::on(&instance.definitions_dir(), 0o700, test) else { return };
+    let Some(disk) = SmallDisk::on(&instance.definitions_dir(), 0o700, 64, test) else { return };
     instance.define(&Guest::tiny("guest"));
     disk.fill();
     fails_for_want_of_room(&instance, &["autostart", "guest"], &["cannot set autostart of domain 'guest'"]);
@@ -96,8 +96,8 @@ fn an_autostart_that_cannot_be_kept_is_not_promised() {
 fn a_run_directory_without_room_ends_no_guest_and_loses_no_event() {
     let test = "a_run_directory_without_room_ends_no_guest_and_loses_no_event";
     let Some(instance) = furnished(test) else { return };
-    let Some(journal) = SmallDisk::on(&instance.runtime_dir().join("journal"), 0o700, test) else { return };
-    let Some(guests) = SmallDisk::on(&instance.guests_dir(), 0o711, test) else { return };
+    let Some(journal) = SmallDisk::on(&instance.runtime_dir().join("journal"), 0o700, 64, test) else { return };
+    let Some(guests) = SmallDisk::on(&instance.guests_dir(), 0o711, 64, test) else { return };
     for name in ["runs", "waits"] {
         instance.define(&Guest::tiny(name));
     }
@@ -164,8 +164,8 @@ fn a_run_directory_without_room_ends_no_guest_and_loses_no_event() {
 fn a_start_without_room_says_what_there_is_no_room_for() {
     let test = "a_start_without_room_says_what_there_is_no_room_for";
     let Some(instance) = furnished(test) else { return };
-    let Some(guests) = SmallDisk::on(&instance.guests_dir(), 0o711, test) else { return };
-    let Some(logs) = SmallDisk::on(&instance.log_dir().join("qemu"), 0o700, test) else { return };
+    let Some(guests) = SmallDisk::on(&instance.guests_dir(), 0o711, 64, test) else { return };
+    let Some(logs) = SmallDisk::on(&instance.log_dir().join("qemu"), 0o700, 64, test) else { return };
     instance.define(&Guest::tiny("guest"));
     // Which of two ways the news of a failed launch takes is a race: each is tried often enough to be seen.
     assert!(wait_for_no_entries(&instance.guests_dir(), LONG), "the emulator's probe has left something");
@@ -186,7 +186,7 @@ fn a_start_without_room_says_what_there_is_no_room_for() {
 fn a_guest_whose_end_cannot_be_logged_ends_all_the_same() {
     let test = "a_guest_whose_end_cannot_be_logged_ends_all_the_same";
     let Some(instance) = furnished(test) else { return };
-    let Some(guests) = SmallDisk::on(&instance.guests_dir(), 0o711, test) else { return };
+    let Some(guests) = SmallDisk::on(&instance.guests_dir(), 0o711, 64, test) else { return };
     for name in ["destroyed", "killed"] {
         instance.define(&Guest::tiny(name));
         instance.ok(&["start", name]);
@@ -214,7 +214,7 @@ fn a_guest_whose_end_cannot_be_logged_ends_all_the_same() {
 fn a_log_directory_without_room_ends_nothing() {
     let test = "a_log_directory_without_room_ends_nothing";
     let Some(instance) = furnished(test) else { return };
-    let Some(logs) = SmallDisk::on(&instance.log_dir(), 0o755, test) else { return };
+    let Some(logs) = SmallDisk::on(&instance.log_dir(), 0o755, 64, test) else { return };
     for name in ["runs", "logged", "new"] {
         instance.define(&Guest::tiny(name));
     }
@@ -259,7 +259,7 @@ fn a_cache_without_room_is_no_cache_and_no_more() {
     let test = "a_cache_without_room_is_no_cache_and_no_more";
     let Some(instance) = furnished(test) else { return };
     let dir = instance.root().join("var/cache/bulkhead/capabilities");
-    let Some(cache) = SmallDisk::on(&dir, 0o700, test) else { return };
+    let Some(cache) = SmallDisk::on(&dir, 0o700, 64, test) else { return };
     cache.fill();
     instance.create(&Guest::tiny("guest"));
     assert_eq!(cache.files(), [] as [&str; 0]);
@@ -277,7 +277,7 @@ fn a_guest_s_disk_without_room_stops_the_guest_and_says_why() {
     let instance = Instance::session();
     let dir = instance.root().join("images");
     fs::create_dir(&dir).unwrap();
-    let Some(small) = SmallDisk::on(&dir, 0o755, TEST) else { return };
+    let Some(small) = SmallDisk::on(&dir, 0o755, 64, TEST) else { return };
     let disk = dir.join("disk.img");
     fs::File::create(&disk).unwrap().set_len(1 << 20).unwrap();
     small.fill();

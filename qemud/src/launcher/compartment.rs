@@ -246,7 +246,7 @@ impl Compartments {
             .namespaces(&[Namespace::Pid, Namespace::Ipc, Namespace::Uts, Namespace::Net])
             .hostname("guest")
             .jail(&jail)
-            .limit(Limit::fixed(Resource::Nofile, OPEN_FILES))
+            .limit(Limit::fixed(Resource::Nofile, open_files()))
             .limit(Limit::fixed(Resource::Core, 0))
             .identity(identity);
         let spawn =
@@ -340,6 +340,11 @@ fn open_log(instance: &Instance, launch: &Launch) -> Result<OwnedFd, Refusal> {
         step: format!("open the guest's log {}", path.display()),
         cause: error.to_string(),
     })
+}
+
+/// How many descriptors a supervisor and its QEMU get. The launcher has no right to give more than it may have itself.
+fn open_files() -> u64 {
+    rlimit::get(Resource::Nofile).hard.map_or(OPEN_FILES, |most| most.min(OPEN_FILES))
 }
 
 /// The log directory is root's own; this is for a session's, which the user's other programs write to.

@@ -102,6 +102,16 @@ pub fn processes(instance: &Instance, list: &[Domain]) -> Vec<String> {
     wrong
 }
 
+/// Waits until the processes are those that the list has; returns what is wrong when they never are.
+pub fn rests(instance: &Instance) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let _ = wait_until(SETTLE, || {
+        wrong = processes(instance, &instance.list());
+        wrong.is_empty()
+    });
+    wrong
+}
+
 /// After the last guest nothing of any may be left: no directory, no mount, no socket, no control group.
 pub fn leftovers(instance: &Instance) -> Vec<String> {
     let mut left: Vec<String> = names_in(&instance.guests_dir()).into_iter().map(|n| format!("guests/{n}")).collect();
@@ -124,10 +134,16 @@ pub fn leftovers(instance: &Instance) -> Vec<String> {
     let known = ["events", "autostarted"];
     left.extend(names_in(&instance.runtime_dir().join("journal")).into_iter().filter(|n| !known.contains(&n.as_str())));
     let root = instance.root().to_str().unwrap();
+    // What the tests themselves have mounted has that name.
     let mounts: BTreeSet<String> = std::iter::once("self".to_owned())
         .chain(instance.processes().iter().filter(|p| p.role != Role::Kept).map(|p| p.pid.to_string()))
         .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok())
-        .flat_map(|text| text.lines().filter(|line| line.contains(root)).map(str::to_owned).collect::<Vec<_>>())
+        .flat_map(|text| {
+            text.lines()
+                .filter(|line| line.contains(root) && !line.contains("bulkhead-test"))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
         .collect();
     left.extend(mounts.into_iter().map(|line| format!("mounted: {line}")));
     let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
@@ -144,6 +160,11 @@ fn names_in(dir: &Path) -> Vec<String> {
     names
 }
 
+/// How many descriptors a process has open.
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
 /// What control and launcher hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
@@ -155,8 +176,7 @@ impl Size {
     /// Looks at a daemon at rest.
     pub fn of(instance: &Instance) -> Size {
         let pids = [instance.control().pid, instance.launcher().pid];
-        let count = |pid| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
-        Size { descriptors: pids.map(count), kib: pids.map(|pid| rss_kib(pid).unwrap_or_default()) }
+        Size { descriptors: pids.map(descriptors), kib: pids.map(|pid| rss_kib(pid).unwrap_or_default()) }
     }
 
     fn is_near(self, before: Size) -> bool {

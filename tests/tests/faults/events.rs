@@ -48,7 +48,7 @@ pub fn parse(text: &str) -> Vec<Heard> {
 /// A listener that comes back again and again with the last number that it has, as the manual tells programs to.
 pub struct Follower {
     pub heard: Vec<Heard>,
-    /// Numbers before which events were reported as lost.
+    /// Numbers after which events may be missing: a loss was reported then.
     pub lost_after: Vec<u64>,
 }
 
@@ -66,10 +66,12 @@ impl Follower {
             let output =
                 instance.bulkhead(&["event", "--all", "--since", &number, "--timeout", "1", "--output", "json"]);
             assert!([0, 1, 4, 6].contains(&output.code), "a listener: {output:?}");
+            let heard = parse(&output.stdout);
             if output.stderr.contains("are gone") {
                 follower.lost_after.push(last);
+                follower.lost_after.extend(heard.iter().map(|event| event.sequence));
             }
-            follower.heard.extend(parse(&output.stdout));
+            follower.heard.extend(heard);
             last = follower.heard.last().map_or(last, |event| event.sequence);
         }
     }

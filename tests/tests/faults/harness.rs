@@ -54,8 +54,23 @@ impl Drop for FollowersEnd<'_> {
     }
 }
 
+/// What the journal's disk is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Journal {
+    /// It takes every line.
+    Kept,
+    /// It is full at times. What was told without a line the next control does not know: it tells of runs again, under
+    /// numbers that were given before.
+    Cut,
+}
+
 /// Torments an instance for a while and compares.
 pub fn run(instance: &Instance, time: Duration, seed: u64) {
+    run_while(instance, time, seed, Journal::Kept, |_| {});
+}
+
+/// The same while something else is wrong too: `disturb` goes on until its flag is set, and leaves nothing wrong.
+pub fn run_while(instance: &Instance, time: Duration, seed: u64, kept: Journal, disturb: impl Fn(&AtomicBool) + Sync) {
     let names: Vec<String> = (0..GUESTS).map(|number| format!("g{number}")).collect();
     let before = warm_up(instance, &names);
     let gateway = Gateway::start(instance);
@@ -65,19 +80,19 @@ pub fn run(instance: &Instance, time: Duration, seed: u64) {
     let (known, events, follower) = thread::scope(|scope| {
         let follower = scope.spawn(|| Follower::run(instance, 0, &until));
         let _end = FollowersEnd(&until);
-        let known = torment(&load, time, seed);
+        let mut known = torment(&load, time, seed, &disturb);
+        if kept == Journal::Cut {
+            known.values_mut().for_each(|definition| definition.cut_off = true);
+        }
         let events = compare(instance, &listener, &known);
         until.store(events.last().expect("events").sequence, Ordering::Relaxed);
         (known, events, follower.join().unwrap())
     });
     report(&load, &events);
-    let mut wrong = events::gaps("the one who stays", first(&events), &events, &[]);
-    let from = first(&follower.heard);
-    wrong.extend(events::gaps("the one who comes back", from, &follower.heard, &follower.lost_after));
-    wrong.extend(events::differences(&events, &follower.heard));
-    wrong.extend(events::lives(&events, &known).1);
-    wrong.extend(events::repeated_runs(instance));
-    assert!(wrong.is_empty(), "{wrong:#?}\n{}", journal(instance));
+    if kept == Journal::Kept {
+        let wrong = numbers(instance, &events, &follower, &known);
+        assert!(wrong.is_empty(), "{wrong:#?}\n{}", journal(instance));
+    }
     drop(listener);
     instance.ok(&["list"]);
     let output = bulkhead_tests::run({
@@ -89,6 +104,22 @@ pub fn run(instance: &Instance, time: Duration, seed: u64) {
     assert_eq!(output.code, 0, "the gateway serves again: {output:?}\n{}", gateway.log());
     gateway.end();
     clean_up(instance, known.keys(), before);
+}
+
+/// What is wrong with the events' numbers and their order.
+fn numbers(
+    instance: &Instance,
+    events: &[Heard],
+    follower: &Follower,
+    known: &BTreeMap<String, Definition>,
+) -> Vec<String> {
+    let mut wrong = events::gaps("the one who stays", first(events), events, &[]);
+    let from = first(&follower.heard);
+    wrong.extend(events::gaps("the one who comes back", from, &follower.heard, &follower.lost_after));
+    wrong.extend(events::differences(events, &follower.heard));
+    wrong.extend(events::lives(events, known).1);
+    wrong.extend(events::repeated_runs(instance));
+    wrong
 }
 
 /// The number before the first event.
@@ -109,27 +140,23 @@ fn warm_up(instance: &Instance, names: &[String]) -> Size {
     }
     all("start");
     all("destroy");
-    let rest = rests(instance);
+    let rest = account::rests(instance);
     assert!(rest.is_empty(), "{rest:#?}");
     let size = Size::of(instance);
     all("start");
     size
 }
 
-/// Waits until the processes are those that the list has; returns what is wrong when they never are.
-fn rests(instance: &Instance) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let _ = bulkhead_tests::wait_until(SETTLE, || {
-        wrong = account::processes(instance, &instance.list());
-        wrong.is_empty()
-    });
-    wrong
-}
-
 /// Load and torment; returns which definitions there may be.
-fn torment(load: &Load<'_>, time: Duration, seed: u64) -> BTreeMap<String, Definition> {
+fn torment(
+    load: &Load<'_>,
+    time: Duration,
+    seed: u64,
+    disturb: &(impl Fn(&AtomicBool) + Sync),
+) -> BTreeMap<String, Definition> {
     let (failed, failures) = mpsc::channel();
     thread::scope(|scope| {
+        scope.spawn(|| disturb(&load.over));
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
                 let own: Vec<&String> = load.names.iter().skip(number).step_by(CLIENTS).collect();
@@ -215,7 +242,7 @@ fn clean_up<'a>(instance: &Instance, names: impl Iterator<Item = &'a String>, be
         assert!([0, 3].contains(&output.code), "{output:?}");
     }
     assert_eq!(instance.list(), []);
-    let rest = rests(instance);
+    let rest = account::rests(instance);
     assert!(rest.is_empty(), "{rest:#?}");
     let mut left = Vec::new();
     let clean = bulkhead_tests::wait_until(SETTLE, || {

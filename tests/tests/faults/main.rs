@@ -19,6 +19,7 @@ mod account;
 mod events;
 mod harness;
 mod load;
+mod pressure;
 mod random;
 mod states;
 mod torment;

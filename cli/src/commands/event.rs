@@ -143,9 +143,15 @@ impl Event {
         of_domain: impl Fn(&DomainEvent) -> bool,
     ) -> Result<(), CliError> {
         let mut printed = 0u64;
+        let mut lost = stream.lost();
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let next = match stream.next(left) {
+            let next = stream.next(left);
+            // The next daemon may not have all that happened before it came.
+            if stream.lost() && !std::mem::replace(&mut lost, true) {
+                session.warn("some events after the last one are gone");
+            }
+            let next = match next {
                 // A host may be away for longer than a stream waits, to be booted for one.
                 Err(error) if self.loop_ && is_absence(&error) && left.is_none_or(|left| !left.is_zero()) => {
                     session.warn(format!("{}; waiting on", error.message));

@@ -155,6 +155,7 @@ fn the_journal_may_be_lost_and_says_so() {
     for damage in ALL {
         let last = furnished.instance.events_since(0).last().unwrap().sequence;
         let path = furnished.instance.runtime_dir().join("journal/events");
+        let stays = furnished.instance.terminal(&["event", "--all", "--loop", "--since", &last.to_string()]);
         furnished.damage(&path, damage);
         // A listener that has `last` either goes on behind it, or is told that something is missing.
         let since = last.to_string();
@@ -165,6 +166,9 @@ fn the_journal_may_be_lost_and_says_so() {
         assert!(lost || first.is_none_or(|first| first == last + 1), "{damage:?}: {told:?}");
         assert!(lost, "{damage:?}: {last} is a number that this journal has never given, and nothing is said");
         furnished.is_whole(&format!("the journal {damage:?}"));
+        let warned =
+            stays.messages.wait(LONG, |bytes| String::from_utf8_lossy(bytes).contains("are gone").then_some(()));
+        assert!(warned.is_some(), "{damage:?}: a listener that stayed has not been told: {}", stays.messages.text());
     }
 }
 

@@ -205,6 +205,23 @@ pub struct Limits {
     pub keep: Duration,
 }
 
+/// What all connections of one user together may have under way, if they were as many as may be.
+const CALLS_OF_USER: usize = 4096;
+const UNREAD_OF_USER: usize = 32 << 20;
+
+impl Limits {
+    /// Each connection's share.
+    #[must_use]
+    pub fn share(&self) -> Share {
+        let connections = self.connections_per_uid.max(1);
+        // Less than a call at a time would be none, and a window of some answers keeps a client that reads from waiting.
+        Share {
+            calls: (CALLS_OF_USER / connections).clamp(4, 1024),
+            unread: (UNREAD_OF_USER / connections).clamp(64 << 10, 1 << 20),
+        }
+    }
+}
+
 /// The keepalive that a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeepaliveSettings {
@@ -279,6 +296,9 @@ pub enum ToLauncher {
         id: u64,
         /// Which of qemud's two sockets.
         rights: Rights,
+        /// In whose name, so that qemud counts what it holds for this client among what it holds for this user. Nobody's name
+        /// is used for more than to read.
+        user: Option<u32>,
     },
     /// qemud is not there: start it.
     StartQemud,
@@ -360,6 +380,18 @@ pub struct Client {
     pub keepalive: KeepaliveSettings,
     /// How it has come.
     pub way: Way,
+    /// Its part of what its user may have under way.
+    pub share: Share,
+}
+
+/// What one connection of a user may have under way. All the connections that a user may have, each with its share, are
+/// what the user may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Calls that wait for their answers.
+    pub calls: usize,
+    /// Bytes that the client has not read, before nothing more is done or fetched for it.
+    pub unread: usize,
 }
 
 /// How a client has come.

@@ -26,7 +26,6 @@ pub mod acceptor;
 pub mod config;
 pub mod edge;
 pub mod launcher;
-mod log;
 pub mod mock_host;
 pub mod network;
 pub mod polkit;

@@ -6,7 +6,7 @@ use clap::{Parser, ValueEnum};
 use ipc::paths::{Instance, Mode};
 use wire::sasl::Verifier;
 
-use crate::{acceptor, chain, launcher, log, mock_host, polkit, worker};
+use crate::{acceptor, chain, launcher, mock_host, polkit, worker};
 
 /// What a verifier costs whoever tries passwords: the least that RFC 7677 advises.
 const ROUNDS: u32 = 4096;
@@ -54,7 +54,7 @@ enum Role {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log::start();
+    logging::start();
     match run(&arguments) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

@@ -40,6 +40,21 @@ pub fn no_new_privs() -> Result<(), ProcessError> {
         .map_err(|errno| ProcessError::Set { setting: "no_new_privs", source: errno.into() })
 }
 
+/// Does something with the effective uid of another user, without waiting: the kernel stamps it on a connection that is made
+/// meanwhile. No user, and nothing is changed. This process's own uid is back afterwards, and its capabilities with it; if it
+/// were not, everything that follows would be done in the wrong name, so the process ends.
+pub fn in_the_name_of<T>(user: Option<u32>, act: impl FnOnce() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    let Some(user) = user else { return act() };
+    let own = rustix::process::geteuid();
+    let assume = |uid| rustix::thread::set_thread_res_uid(None, Some(uid), None);
+    assume(rustix::process::Uid::from_raw(user))?;
+    let done = act();
+    if assume(own).is_err() || rustix::process::geteuid() != own {
+        std::process::abort();
+    }
+    done
+}
+
 /// Makes this process the one to which orphans among its descendants are handed.
 pub fn subreaper() -> Result<(), ProcessError> {
     // The flag is any process id on Linux: only whether there is one counts.

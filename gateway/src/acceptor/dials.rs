@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::{slots::Key, workers::Launcher};
 use crate::{
     chain,
-    edge::{Rights, Settings, ToLauncher, ToWorker},
+    edge::{Peer, Rights, Settings, ToLauncher, ToWorker},
 };
 
 /// How long a worker waits for a qemud that is being restarted.
@@ -30,6 +30,8 @@ struct Wish {
     key: Key,
     /// To which of qemud's sockets.
     rights: Rights,
+    /// Its client, if the kernel knows it.
+    user: Option<u32>,
     /// It had one before.
     again: bool,
     /// What it waits for, once a first try has failed.
@@ -74,13 +76,17 @@ impl Dials {
     }
 
     /// A worker wants a connection; `again` when it had one before.
-    pub fn ask(&mut self, launcher: &mut Launcher, key: Key, rights: Rights, again: bool) {
-        self.put(launcher, Wish { key, rights, again, wait: None });
+    pub fn ask(&mut self, launcher: &mut Launcher, key: Key, (rights, peer): (Rights, Peer), again: bool) {
+        let user = match peer {
+            Peer::Local { uid, .. } if rights == Rights::ReadOnly => Some(uid),
+            _ => None,
+        };
+        self.put(launcher, Wish { key, rights, user, again, wait: None });
     }
 
     fn put(&mut self, launcher: &mut Launcher, wish: Wish) {
         self.last += 1;
-        let dial = ToLauncher::Dial { id: self.last, rights: wish.rights };
+        let dial = ToLauncher::Dial { id: self.last, rights: wish.rights, user: wish.user };
         self.asked.push((self.last, wish));
         // A launcher that is gone shows when it is flushed, and ends this process.
         if let Err(error) = launcher.queue(0, &dial, Vec::new()) {
@@ -191,6 +197,8 @@ mod tests {
     use ipc::edge::Channel;
     use std::os::unix::net::UnixStream;
 
+    const ROOT: Peer = Peer::Local { uid: 0, gid: 0, pid: 1 };
+
     /// Dials, and what the launcher hears of them.
     struct Rig {
         dials: Dials,
@@ -214,16 +222,16 @@ mod tests {
         }
     }
 
-    const FIRST: ToLauncher = ToLauncher::Dial { id: 1, rights: Rights::Full };
+    const FIRST: ToLauncher = ToLauncher::Dial { id: 1, rights: Rights::Full, user: None };
 
     #[test]
     fn a_connection_is_for_who_asked_and_still_waits() {
         let mut rig = rig(false);
         let mut slots = Slots::new();
         let (a, b) = (slots.add(()), slots.add(()));
-        rig.dials.ask(&mut rig.launcher, a, Rights::Full, false);
-        rig.dials.ask(&mut rig.launcher, b, Rights::ReadOnly, false);
-        assert_eq!(rig.heard(), [FIRST, ToLauncher::Dial { id: 2, rights: Rights::ReadOnly }]);
+        rig.dials.ask(&mut rig.launcher, a, (Rights::Full, ROOT), false);
+        rig.dials.ask(&mut rig.launcher, b, (Rights::ReadOnly, ROOT), false);
+        assert_eq!(rig.heard(), [FIRST, ToLauncher::Dial { id: 2, rights: Rights::ReadOnly, user: Some(0) }]);
         rig.dials.forget(a);
         assert_eq!(rig.dials.dialed(1), None);
         assert_eq!((rig.dials.dialed(2), rig.dials.dialed(2)), (Some(b), None));
@@ -234,7 +242,7 @@ mod tests {
         let mut rig = rig(true);
         let mut slots = Slots::new();
         let keys = [slots.add(()), slots.add(())];
-        keys.iter().for_each(|key| rig.dials.ask(&mut rig.launcher, *key, Rights::Full, false));
+        keys.iter().for_each(|key| rig.dials.ask(&mut rig.launcher, *key, (Rights::Full, ROOT), false));
         for id in [1, 2] {
             assert!(rig.dials.failed(&mut rig.launcher, id, Errno::NOENT).is_none());
         }
@@ -251,16 +259,16 @@ mod tests {
         let mut rig = rig(false);
         let mut slots = Slots::new();
         let key = slots.add(());
-        rig.dials.ask(&mut rig.launcher, key, Rights::Full, false);
+        rig.dials.ask(&mut rig.launcher, key, (Rights::Full, ROOT), false);
         let (told, word) = rig.dials.failed(&mut rig.launcher, 1, Errno::NOENT).unwrap();
         assert_eq!(told, key);
         assert!(matches!(word, ToWorker::NotDialed { reason, .. } if reason.contains("/q: ")), "no reason");
         // One that was connected before waits for qemud's return, until its time is over.
-        rig.dials.ask(&mut rig.launcher, key, Rights::Full, true);
+        rig.dials.ask(&mut rig.launcher, key, (Rights::Full, ROOT), true);
         assert!(rig.dials.failed(&mut rig.launcher, 2, Errno::CONNREFUSED).is_none());
         rig.dials.try_due(&mut rig.launcher, Instant::now());
         assert_eq!(rig.heard().len(), 2, "its step is not over");
         rig.dials.try_due(&mut rig.launcher, Instant::now() + BLIND_STEP);
-        assert_eq!(rig.heard(), [ToLauncher::Dial { id: 3, rights: Rights::Full }]);
+        assert_eq!(rig.heard(), [ToLauncher::Dial { id: 3, rights: Rights::Full, user: None }]);
     }
 }

@@ -380,6 +380,7 @@ impl Acceptor {
             patience: self.settings.limits.patience,
             keepalive: self.settings.keepalive,
             way: self.way(door, entry),
+            share: self.settings.limits.share(),
         };
         if let Some(lost) = self.workers.serve(&mut self.launcher, client, socket, pidfd) {
             self.admission.release(lost);
@@ -466,7 +467,7 @@ impl Acceptor {
 
     fn dial(&mut self, Wanted { key, peer, rights, dial }: Wanted) {
         match dial.daemon {
-            Daemon::Qemud => self.dials.ask(&mut self.launcher, key, rights, dial.again),
+            Daemon::Qemud => self.dials.ask(&mut self.launcher, key, (rights, peer), dial.again),
             Daemon::MockHost => match self.mock_host.connect(&self.registry, &mut self.launcher, peer, rights) {
                 Ok(socket) => self.workers.dialed(key, socket),
                 Err(word) => self.workers.not_dialed(key, &word),

@@ -249,7 +249,7 @@ impl Launcher {
             let Some(message) = channel.next_message()? else { break };
             match message.value {
                 ToLauncher::Worker => message.fds.into_iter().for_each(|end| self.start_worker(&end)),
-                ToLauncher::Dial { id, rights } => match self.dial(rights) {
+                ToLauncher::Dial { id, rights, user } => match self.dial(rights, user) {
                     Ok(socket) => say(channel, &FromLauncher::Dialed { id }, vec![socket]),
                     Err(errno) => {
                         say(channel, &FromLauncher::NotDialed { id, errno: errno.raw_os_error() }, Vec::new())
@@ -263,8 +263,9 @@ impl Launcher {
         Ok(())
     }
 
-    /// Connects to one of qemud's two sockets, without waiting: nobody listens, or too many wait there already, is an error.
-    fn dial(&self, rights: Rights) -> Result<OwnedFd, Errno> {
+    /// Connects to one of qemud's two sockets, without waiting: nobody listens, or too many wait there already, is an error. Who
+    /// only reads is connected in the name of its own user; to change things takes this process's.
+    fn dial(&self, rights: Rights, user: Option<u32>) -> Result<OwnedFd, Errno> {
         let path = match rights {
             Rights::Full => self.instance.socket(),
             Rights::ReadOnly => self.instance.read_only_socket(),
@@ -272,7 +273,8 @@ impl Launcher {
         let address = SocketAddrUnix::new(path)?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        rustix::net::connect(&socket, &address)?;
+        let user = user.filter(|_| rights == Rights::ReadOnly && self.instance.mode() == Mode::System);
+        sandbox::process::in_the_name_of(user, || rustix::net::connect(&socket, &address))?;
         Ok(socket)
     }
 

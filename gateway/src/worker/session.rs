@@ -34,12 +34,10 @@ use super::{
     login::LoginState,
     streams::{self, Broken, Streams},
 };
-use crate::edge::{Client, Daemon, Denied, Dial, KeepaliveSettings, Peer, Rights};
+use crate::edge::{Client, Daemon, Denied, Dial, KeepaliveSettings, Peer, Rights, Share};
 
-/// Calls of one client that wait for their answers. The next ones wait in its socket.
-const IN_FLIGHT: usize = 1024;
-/// Bytes that may wait for a client before nothing more is done for it, and before it is given up.
-const BACKLOG_PAUSE: usize = 256 << 10;
+/// Bytes that may wait for a client before it is given up: two of the largest answers. Nothing is fetched for it beyond its
+/// share, so only what was under way by then comes to more.
 const BACKLOG_DROP: usize = 64 << 20;
 /// Bytes of calls that may wait for the driver before the client is not read any more.
 const LINK_PAUSE: usize = 1 << 20;
@@ -157,6 +155,7 @@ pub struct Session {
     close_callback: bool,
     /// How long a client may take for what it has to do.
     patience: Duration,
+    share: Share,
     /// Until when it must have logged in; not counted while it waits for polkit, which may ask a person.
     login_until: Option<Instant>,
     /// It has come by network, and the acceptor counts it apart until it has logged in.
@@ -207,6 +206,7 @@ impl Session {
             keepalive_settings: client.keepalive,
             close_callback: false,
             patience: client.patience,
+            share: client.share,
             login_until: Some(now + client.patience),
             by_network: matches!(client.peer, Peer::Remote(_)),
             became_known: false,
@@ -329,9 +329,10 @@ impl Session {
         let client = flags(self.paused.is_none() && self.closing.is_none(), self.conn.wants_write());
         sources.push(PollFd::from_borrowed_fd(self.conn.as_fd(), client));
         if let Some((fd, write)) = self.link.source() {
-            sources.push(PollFd::from_borrowed_fd(fd, flags(true, write)));
+            // What its client does not read waits in qemud, where it counts for its user.
+            sources.push(PollFd::from_borrowed_fd(fd, flags(self.has_room(), write)));
         }
-        let room = self.conn.backlog() < BACKLOG_PAUSE;
+        let room = self.has_room();
         let streams = self.streams.interests(room);
         sources.extend(streams.map(|(_, fd, read, write)| PollFd::from_borrowed_fd(fd, flags(read, write))));
     }
@@ -349,7 +350,7 @@ impl Session {
         let client = told.next().unwrap_or(PollFlags::empty());
         let driver = self.link.source().is_some().then(|| told.next()).flatten();
         // The same as were polled: nothing has happened since.
-        let room = self.conn.backlog() < BACKLOG_PAUSE;
+        let room = self.has_room();
         let places: Vec<usize> = self.streams.interests(room).map(|(place, ..)| place).collect();
         let told = places.into_iter().zip(told);
         let result = self.ready_client(client, now).and_then(|()| self.ready_streams(told));
@@ -461,11 +462,16 @@ impl Session {
         self.closing.get_or_insert(now + self.patience);
     }
 
+    /// The client has not left more unread than its share.
+    fn has_room(&self) -> bool {
+        self.conn.backlog() < self.share.unread
+    }
+
     /// May the client be given more to do now?
     fn may_take(&self) -> bool {
         self.closing.is_none()
-            && self.pending.len() < IN_FLIGHT
-            && self.conn.backlog() < BACKLOG_PAUSE
+            && self.pending.len() < self.share.calls
+            && self.has_room()
             && self.link.backlog() < LINK_PAUSE
             && !self.streams.full()
     }

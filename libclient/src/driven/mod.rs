@@ -229,17 +229,13 @@ impl Driven {
         })
     }
 
-    /// Reads until there is no more.
+    /// Reads once. Whoever has no room for more polls no more for it, and the rest waits with the daemon.
     fn read(&mut self, done: &mut Vec<Done>) -> Result<(), Lost> {
-        loop {
-            self.conn.fill_now().map_err(error::lost_connection)?;
-            while let Some(frame) = self.conn.next_frame().map_err(error::lost_connection)? {
-                self.take(frame, done)?;
-            }
-            if !self.conn.may_have_more() {
-                return Ok(());
-            }
+        self.conn.fill_now().map_err(error::lost_connection)?;
+        while let Some(frame) = self.conn.next_frame().map_err(error::lost_connection)? {
+            self.take(frame, done)?;
         }
+        Ok(())
     }
 
     fn take(&mut self, frame: Incoming, done: &mut Vec<Done>) -> Result<(), Lost> {

@@ -19,7 +19,6 @@ mod account;
 mod events;
 mod harness;
 mod load;
-mod many;
 mod pressure;
 mod random;
 mod states;

@@ -11,7 +11,7 @@ use crate::{
         admission::tests::settings,
         logins::tests::{log_in, users},
     },
-    edge::{Daemon, InstanceMode, KeepaliveSettings, Trusted},
+    edge::{Daemon, InstanceMode, KeepaliveSettings, Share, Trusted},
 };
 
 /// A worker's end of its channel.
@@ -42,6 +42,7 @@ impl Rig {
             patience: Duration::from_secs(10),
             keepalive: KeepaliveSettings { seconds: 5, count: 5 },
             way,
+            share: Share { calls: 64, unread: 256 << 10 },
         };
         assert_eq!(workers.serve(&mut near, served, socket.into(), None), None);
         near.flush().unwrap();

@@ -25,6 +25,8 @@ struct Rig {
     dial: Option<Dial>,
 }
 
+const SHARE: Share = Share { calls: 64, unread: 256 << 10 };
+
 fn rig_with(rights: Rights) -> Rig {
     let (a, b) = UnixStream::pair().unwrap();
     let client = Client {
@@ -34,6 +36,7 @@ fn rig_with(rights: Rights) -> Rig {
         patience: SECOND * 10,
         keepalive: KeepaliveSettings { seconds: 5, count: 5 },
         way: Way::Unix(Login::None),
+        share: SHARE,
     };
     let now = Instant::now();
     let session = Session::new(&client, Box::new(Unix::new(a)), LoginState::Done, None, now);
@@ -363,7 +366,7 @@ fn a_ping_is_answered_and_a_silent_client_is_pinged_and_given_up() {
 fn a_client_that_is_not_read_still_gets_signs_of_life() {
     let mut rig = Rig::open(Rights::Full);
     rig.session.keepalive = Some(Keepalive::new(SECOND * 5, 5, rig.now));
-    rig.session.pending = (0..IN_FLIGHT as u64)
+    rig.session.pending = (0..SHARE.calls as u64)
         .map(|n| Pending { token: u64::MAX - n, header: None, purpose: Purpose::Unsubscribe })
         .collect();
     for _ in 0..20 {
@@ -384,7 +387,7 @@ fn crowded() -> Rig {
     while rig.session.conn.flush().unwrap() {
         rig.session.conn.queue_empty(&keepalive::PONG_HEADER).unwrap();
     }
-    while rig.session.conn.backlog() < 2 * BACKLOG_PAUSE {
+    while rig.session.conn.backlog() < 2 * SHARE.unread {
         rig.session.conn.queue_empty(&keepalive::PONG_HEADER).unwrap();
     }
     rig

@@ -124,22 +124,27 @@ fn a_lost_qemud_fails_what_was_under_way_and_the_next_call_dials() {
 fn a_long_answer_holds_up_no_call_behind_it() {
     let mut rig = Rig::new();
     let mut qemud = open_qemud(&mut rig);
-    let mut last = 0;
-    for _ in 0..4 {
-        last = rig.send(&hostname(), Vec::new());
-        rig.pass().unwrap();
-        let (call, _) = qemud.next();
-        let ret = remote::ConnectGetHostnameRet { hostname: "h".repeat(150 << 10) };
-        qemud.reply(call, &Reply::ConnectGetHostname(ret));
-        rig.pass().unwrap();
-    }
-    assert!(rig.session.paused.is_some(), "the client has not read anything");
-    for _ in 0..100 {
-        if rig.answer(last, Op::ConnectGetHostname).is_some() {
-            break;
+    let last = (0..4).map(|_| rig.send(&hostname(), Vec::new())).last().unwrap();
+    rig.pass().unwrap();
+    // What the client does not read waits with qemud, which waits too.
+    let answers = std::thread::spawn(move || {
+        for _ in 0..4 {
+            let (call, _) = qemud.next();
+            let ret = remote::ConnectGetHostnameRet { hostname: "h".repeat(150 << 10) };
+            qemud.reply(call, &Reply::ConnectGetHostname(ret));
         }
+        qemud
+    });
+    while rig.session.has_room() {
         rig.pass().unwrap();
     }
+    rig.pass().unwrap();
+    assert!(rig.session.paused.is_some(), "the client has not read anything");
+    assert!(rig.session.conn.backlog() < SHARE.unread + (200 << 10), "and no more is fetched for it");
+    while rig.answer(last, Op::ConnectGetHostname).is_none() {
+        rig.pass().unwrap();
+    }
+    let _qemud = answers.join().unwrap();
     // The clock stands still: nothing here waits for a timer.
     rig.ok(&feature(8));
 }

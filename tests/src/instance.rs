@@ -130,6 +130,16 @@ impl Instance {
         instance
     }
 
+    /// Runs the programs of another release from now on.
+    pub fn use_programs(&mut self, programs: &Path) {
+        self.programs = programs.to_owned();
+    }
+
+    /// Runs the programs of this release again.
+    pub fn use_own_programs(&mut self) {
+        self.programs = programs();
+    }
+
     /// Makes everything there is another user's, and the programs such that the other user can run them.
     fn give_to(&mut self, uid: u32) {
         let base = self.root.path().to_owned();

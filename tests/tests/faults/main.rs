@@ -19,6 +19,7 @@ mod account;
 mod events;
 mod harness;
 mod load;
+mod many;
 mod pressure;
 mod random;
 mod states;

@@ -287,26 +287,26 @@ fn a_list_holds_what_its_flags_let_through() {
         connection.domains(flags).unwrap().iter().map(|r| r.domain.name().to_owned()).collect::<Vec<_>>().join(" ")
     };
     for (flags, expected) in [
-        (ListFlags::empty(), "test off brief"),
+        (ListFlags::empty(), "test brief off"),
         (ListFlags::ACTIVE, "test brief"),
         (ListFlags::INACTIVE, "off"),
-        (ListFlags::ACTIVE | ListFlags::INACTIVE, "test off brief"),
+        (ListFlags::ACTIVE | ListFlags::INACTIVE, "test brief off"),
         (ListFlags::PERSISTENT, "test off"),
         (ListFlags::TRANSIENT, "brief"),
         (ListFlags::RUNNING, "test"),
-        (ListFlags::PAUSED | ListFlags::SHUTOFF, "off brief"),
+        (ListFlags::PAUSED | ListFlags::SHUTOFF, "brief off"),
         (ListFlags::OTHER, ""),
         (ListFlags::AUTOSTART, "off"),
         (ListFlags::NO_AUTOSTART | ListFlags::PERSISTENT, "test"),
         (ListFlags::MANAGEDSAVE, ""),
-        (ListFlags::NO_MANAGEDSAVE, "test off brief"),
+        (ListFlags::NO_MANAGEDSAVE, "test brief off"),
     ] {
         assert_eq!(names(flags), expected, "{flags:?}");
     }
     let records = connection.domains(ListFlags::empty()).unwrap();
-    let brief = &records[2];
+    let brief = &records[1];
     assert_eq!((brief.state, brief.reason.name(), brief.vcpus, brief.memory_kib), (State::Paused, "user", 3, 65536));
-    assert!(!brief.persistent && records[1].autostart);
+    assert!(!brief.persistent && records[2].autostart);
 }
 
 #[test]

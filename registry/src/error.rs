@@ -193,15 +193,25 @@ impl Errors {
         self.bad_argument(format!("unsupported flags (0x{unknown:x}) in function {}", op.info().api))
     }
 
-    /// No object is what a lookup names.
+    /// No object has this name or UUID.
     #[must_use]
     pub fn missing(&self, what: &str, value: impl std::fmt::Display) -> Error {
+        self.not_found(what, format_args!("'{value}'"))
+    }
+
+    /// No object has this id.
+    #[must_use]
+    pub fn missing_id(&self, id: i32) -> Error {
+        self.not_found("id", id)
+    }
+
+    fn not_found(&self, what: &str, value: impl std::fmt::Display) -> Error {
         let noun = self.noun;
         let mut title = noun.to_owned();
         if let Some(first) = title.get_mut(..1) {
             first.make_ascii_uppercase();
         }
-        self.told(self.missing, format!("{title} not found: no {noun} with matching {what} '{value}'"))
+        self.told(self.missing, format!("{title} not found: no {noun} with matching {what} {value}"))
     }
 
     /// What a client gets for a refusal.

@@ -238,6 +238,7 @@ fn lists_have_runs_by_number_then_the_others_by_name() {
     let text = format!("Domain not found: no domain with matching uuid '{}' (n)", uuid(9));
     assert_eq!(ERRORS.refused(&missing).message, text);
     assert_eq!(ERRORS.missing("name", "x").message, "Domain not found: no domain with matching name 'x'");
+    assert_eq!(ERRORS.missing_id(9).message, "Domain not found: no domain with matching id 9");
 }
 
 fn found(run: u32, number: u128, name: &str) -> Found {

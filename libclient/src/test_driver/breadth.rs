@@ -3,46 +3,40 @@
 //! Figures that a real guest would make up by running are those of a guest that runs and does nothing: its virtual CPUs are
 //! busy since the start, its disks are still, its memory is all in use.
 
-use std::{cell::Cell, time::SystemTime};
+use std::time::SystemTime;
 
 use api::{
-    Answer, Error, ErrorCode, ErrorDomain, Op, Operation,
+    Answer, Op, Operation,
     consts::{
         AllDomainStats, DomainStats, InterfaceAddressesSource, JobType, ListDomains, MemoryFlags, MemoryStatTag,
-        MessageTypes, MetadataType, ModificationImpact, VcpuFlags, VcpuState,
+        MessageTypes, MetadataType, VcpuFlags, VcpuState,
     },
     notice::Notice,
     params::{self, Params},
     remote,
 };
 use model::Domain;
+use registry::{
+    jobs::JobRefusal,
+    rules::{self, notes, size},
+};
 
 use super::{
     Context,
-    driver::{flags, no_flags, number},
-    machine::{Guest, Machine, invalid},
+    driver::{flags, known_flags, no_flags, number},
+    machine::{ERRORS, Guest, Machine},
 };
 use crate::Result;
 
 /// The groups of statistics that a mock guest has.
 const GROUPS: DomainStats =
     DomainStats::STATE.union(DomainStats::CPU_TOTAL).union(DomainStats::BALLOON).union(DomainStats::VCPU);
-/// libvirt's bits for "the running domain" and "the definition", which are the same in every call.
-pub(super) const IMPACT: u32 = ModificationImpact::LIVE.bits() | ModificationImpact::CONFIG.bits();
 /// libvirt's mock hypervisor gives every guest the same share.
 const WEIGHT: u32 = 50;
 /// The table's limits of what an answer may hold.
 const CPUMAP_MAX: usize = 2048;
 const CPUMAPS_MAX: usize = 8_388_608;
 const VCPUINFO_MAX: u32 = 16_384;
-
-fn error(code: ErrorCode, message: impl Into<String>) -> Error {
-    Error::new(code, ErrorDomain::TEST, message)
-}
-
-pub(super) fn bad_argument(message: impl std::fmt::Display) -> Error {
-    error(ErrorCode::INVALID_ARG, format!("invalid argument: {message}"))
-}
 
 impl Machine {
     // Statistics.
@@ -55,14 +49,15 @@ impl Machine {
         let chosen: AllDomainStats = flags(args.flags, Op::ConnectGetAllDomainStats)?;
         let missing = args.stats & !GROUPS.bits();
         if chosen.contains(AllDomainStats::ENFORCE_STATS) && missing != 0 {
-            let text = format!("argument unsupported: Stats types bits 0x{missing:x} are not supported by this driver");
-            return Err(error(ErrorCode::ARGUMENT_UNSUPPORTED, text));
+            let text = format_args!("Stats types bits 0x{missing:x} are not supported by this driver");
+            return Err(ERRORS.argument_unsupported(text));
         }
         let groups = if args.stats == 0 { GROUPS } else { DomainStats::from_bits_truncate(args.stats) & GROUPS };
         let filter = ListDomains::from_bits_truncate(args.flags);
-        let named = |guest: &&Guest| args.doms.is_empty() || args.doms.iter().any(|dom| dom.uuid == guest.dom().uuid);
-        let guests = self.guests().iter().filter(|guest| guest.matches(filter)).filter(named);
-        let record = |guest: &Guest| remote::DomainStatsRecord { dom: guest.dom(), params: stats(guest, groups) };
+        let named =
+            |guest: &Guest<'_>| args.doms.is_empty() || args.doms.iter().any(|dom| dom.uuid == guest.dom().uuid);
+        let guests = self.listed(filter).filter(named);
+        let record = |guest: Guest<'_>| remote::DomainStatsRecord { dom: guest.dom(), params: stats(guest, groups) };
         Ok(remote::ConnectGetAllDomainStatsRet { ret_stats: guests.map(record).collect() }.into())
     }
 
@@ -90,7 +85,7 @@ impl Machine {
         let disks = &guest.running()?.domain().devices.disks;
         let named = |disk: &model::Disk| disk.target.dev == args.path || disk.source_path() == Some(&args.path);
         if !args.path.is_empty() && !disks.iter().any(named) {
-            return Err(bad_argument(format!("invalid path: {}", args.path)));
+            return Err(ERRORS.invalid(format_args!("invalid path: {}", args.path)));
         }
         Ok(remote::DomainBlockStatsRet { errs: -1, ..Default::default() }.into())
     }
@@ -101,7 +96,7 @@ impl Machine {
         args: &remote::DomainInterfaceStatsArgs,
     ) -> Answer<remote::DomainInterfaceStatsRet> {
         self.guest(&args.dom)?.running()?;
-        Err(bad_argument(format!("'{}' is not a known interface", args.device)))
+        Err(ERRORS.invalid(format_args!("'{}' is not a known interface", args.device)))
     }
 
     // Virtual CPUs and where they run.
@@ -131,7 +126,7 @@ impl Machine {
         _: &mut Context,
         args: &remote::DomainGetVcpuPinInfoArgs,
     ) -> Answer<remote::DomainGetVcpuPinInfoRet> {
-        no_flags(args.flags & !IMPACT, Op::DomainGetVcpuPinInfo)?;
+        known_flags(args.flags, rules::IMPACT, Op::DomainGetVcpuPinInfo)?;
         let cpus = self.node.cpus;
         let (count, maplen) = room(self.guest(&args.dom)?.vcpus(), args.ncpumaps, args.maplen)?;
         let cpumaps = all_cpus(cpus, maplen).repeat(usize::try_from(count).unwrap_or_default());
@@ -147,28 +142,10 @@ impl Machine {
     }
 
     fn change_vcpus(&mut self, dom: &remote::Domain, count: u32, flags: VcpuFlags) -> Answer<()> {
-        if count == 0 {
-            return Err(error(ErrorCode::INVALID_ARG, "nvcpus in virDomainSetVcpusFlags must not be zero"));
-        }
+        size::check_vcpus(&ERRORS, count)?;
         let maximum = flags.contains(VcpuFlags::MAXIMUM);
-        self.change(dom, flags.bits(), |domain, live| {
-            if maximum && live {
-                return Err(invalid("cannot adjust maximum vcpus on running domain"));
-            }
-            if maximum {
-                domain.vcpus.max = count;
-                domain.vcpus.current = domain.vcpus.current.filter(|current| *current < count);
-                return Ok(());
-            }
-            let max = domain.vcpus.max;
-            if count > max {
-                let text =
-                    format!("requested vcpus is greater than max allowable vcpus for the domain: {count} > {max}");
-                return Err(bad_argument(text));
-            }
-            domain.vcpus.current = Some(count).filter(|count| *count < max);
-            Ok(())
-        })
+        self.change(dom, flags.bits(), |domain, live| size::set_vcpus(&ERRORS, domain, count, maximum, live))?;
+        Ok(().into())
     }
 
     // Memory.
@@ -186,29 +163,11 @@ impl Machine {
     }
 
     fn change_memory(&mut self, dom: &remote::Domain, kib: u64, flags: MemoryFlags) -> Answer<()> {
-        if kib == 0 {
-            return Err(error(ErrorCode::INVALID_ARG, "memory in virDomainSetMemoryFlags must not be zero"));
-        }
+        size::check_memory(&ERRORS, kib)?;
         let maximum = flags.contains(MemoryFlags::MAXIMUM);
-        let ballooned = Cell::new(false);
-        self.change(dom, flags.bits(), |domain, live| {
-            ballooned.set(ballooned.get() || live);
-            if maximum && live {
-                return Err(invalid("cannot resize the maximum memory on an active domain"));
-            }
-            if maximum {
-                domain.memory_kib = kib;
-                domain.current_memory_kib = domain.current_memory_kib.min(kib);
-            } else if kib > domain.memory_kib {
-                return Err(bad_argument("cannot set memory higher than max memory"));
-            } else {
-                domain.current_memory_kib = kib;
-            }
-            Ok(())
-        })?;
-        if ballooned.get() {
-            let place = self.find(dom)?;
-            self.tell(place, Notice::BalloonChange { kib });
+        let change = |domain: &mut Domain, live| size::set_memory(&ERRORS, domain, kib, maximum, live);
+        if self.change(dom, flags.bits(), change)?.live {
+            self.tell(dom, Notice::BalloonChange { kib })?;
         }
         Ok(().into())
     }
@@ -220,45 +179,18 @@ impl Machine {
         _: &mut Context,
         args: &remote::DomainGetMetadataArgs,
     ) -> Answer<remote::DomainGetMetadataRet> {
-        no_flags(args.flags & !IMPACT, Op::DomainGetMetadata)?;
-        let kind = metadata_type(args.r#type)?;
-        if kind == MetadataType::Element && args.uri.is_none() {
-            return Err(error(ErrorCode::INVALID_ARG, "uri in virDomainGetMetadata must not be NULL"));
-        }
-        let (live, config) = self.guest(&args.dom)?.affected(args.flags)?;
-        let domain = live.or(config);
-        let uri = args.uri.as_deref().unwrap_or_default();
-        let found = domain.and_then(|domain| match kind {
-            MetadataType::Description => domain.description.clone(),
-            MetadataType::Title => domain.title.clone(),
-            MetadataType::Element => domain.metadata_of(uri),
-        });
-        let absent =
-            || error(ErrorCode::NO_DOMAIN_METADATA, "metadata not found: Requested metadata element is not present");
-        Ok(remote::DomainGetMetadataRet { metadata: found.ok_or_else(absent)? }.into())
+        known_flags(args.flags, rules::IMPACT, Op::DomainGetMetadata)?;
+        let kind = notes::check_question(&ERRORS, args)?;
+        let metadata = notes::read(&ERRORS, self.guest(&args.dom)?.asked(args.flags)?, kind, args.uri.as_deref())?;
+        Ok(remote::DomainGetMetadataRet { metadata }.into())
     }
 
     pub(super) fn set_metadata(&mut self, _: &mut Context, args: &remote::DomainSetMetadataArgs) -> Answer<()> {
-        no_flags(args.flags & !IMPACT, Op::DomainSetMetadata)?;
-        let kind = metadata_type(args.r#type)?;
-        check_note(kind, args)?;
-        let text = args.metadata.clone().filter(|text| !text.is_empty());
-        self.change(&args.dom, args.flags, |domain, _| {
-            match kind {
-                MetadataType::Description => domain.description.clone_from(&text),
-                MetadataType::Title => domain.title.clone_from(&text),
-                MetadataType::Element => {
-                    let (key, uri) = (args.key.as_deref().unwrap_or_default(), args.uri.as_deref().unwrap_or_default());
-                    domain.set_metadata_of(key, uri, args.metadata.as_deref()).map_err(|cause| {
-                        error(ErrorCode::XML_ERROR, "XML error: the metadata cannot be used").with_cause(cause)
-                    })?;
-                }
-            }
-            Ok(())
-        })?;
-        let place = self.find(&args.dom)?;
+        known_flags(args.flags, rules::IMPACT, Op::DomainSetMetadata)?;
+        let kind = notes::check(&ERRORS, args)?;
+        self.change(&args.dom, args.flags, |domain, _| notes::write(&ERRORS, domain, args))?;
         let uri = args.uri.clone().filter(|_| kind == MetadataType::Element);
-        self.tell(place, Notice::MetadataChange { kind: kind.number(), uri });
+        self.tell(&args.dom, Notice::MetadataChange { kind: kind.number(), uri })?;
         Ok(().into())
     }
 
@@ -268,36 +200,9 @@ impl Machine {
         args: &remote::DomainRenameArgs,
     ) -> Answer<remote::DomainRenameRet> {
         no_flags(args.flags, Op::DomainRename)?;
-        let name = args.new_name.as_deref().unwrap_or_default();
-        if name.is_empty() {
-            return Err(error(ErrorCode::INVALID_ARG, "string new_name in virDomainRename must not be empty"));
-        }
-        if let Err(why) = model::check_name(name) {
-            return Err(error(ErrorCode::XML_ERROR, format!("XML error: the name cannot be used: it {why}")));
-        }
+        let name = rules::new_name(&ERRORS, args.new_name.as_deref(), Op::DomainRename)?;
         self.rename(&args.dom, name)?;
         Ok(remote::DomainRenameRet { retcode: 0 }.into())
-    }
-
-    /// Changes what a call's flags mean, all of it or nothing.
-    fn change(
-        &mut self,
-        dom: &remote::Domain,
-        flags: u32,
-        change: impl Fn(&mut Domain, bool) -> Result<()>,
-    ) -> Answer<()> {
-        let (live, config) = self.guest(dom)?.affected(flags)?;
-        let changed = |domain: Option<&Domain>, live| {
-            let mut copy = domain.cloned();
-            copy.as_mut().map_or(Ok(()), |copy| change(copy, live)).map(|()| copy)
-        };
-        let copies = [changed(live.as_deref(), true)?, changed(config.as_deref(), false)?];
-        for (domain, copy) in [live, config].into_iter().zip(copies) {
-            if let (Some(domain), Some(copy)) = (domain, copy) {
-                *domain = copy;
-            }
-        }
-        Ok(().into())
     }
 
     // The host.
@@ -317,7 +222,7 @@ impl Machine {
 
     /// What the guests leave of the memory, in KiB.
     fn free_kib(&self) -> u64 {
-        let used = self.guests().iter().filter(|guest| guest.is_active()).map(|guest| guest.memory_kib().1);
+        let used = self.active().map(|guest| guest.memory_kib().1);
         self.node.memory_kib.saturating_sub(used.sum())
     }
 
@@ -335,10 +240,9 @@ impl Machine {
         args: &remote::NodeGetCellsFreeMemoryArgs,
     ) -> Answer<remote::NodeGetCellsFreeMemoryRet> {
         let nodes = self.node.nodes.clamp(1, 128);
-        let start = u32::try_from(args.start_cell)
-            .ok()
-            .filter(|start| *start < nodes)
-            .ok_or_else(|| bad_argument(format!("start cell {} out of range (0-{})", args.start_cell, nodes - 1)))?;
+        let start = u32::try_from(args.start_cell).ok().filter(|start| *start < nodes).ok_or_else(|| {
+            ERRORS.invalid(format_args!("start cell {} out of range (0-{})", args.start_cell, nodes - 1))
+        })?;
         let each = self.free_kib().saturating_mul(1024) / u64::from(nodes);
         let most = usize::try_from(args.maxcells).unwrap_or_default();
         Ok(remote::NodeGetCellsFreeMemoryRet { cells: (start..nodes).map(|_| each).take(most).collect() }.into())
@@ -354,7 +258,7 @@ impl Machine {
         let share = match args.cell_num {
             -1 => 1,
             cell if u32::try_from(cell).is_ok_and(|cell| cell < nodes) => u64::from(nodes),
-            cell => return Err(bad_argument(format!("there is no cell {cell}"))),
+            cell => return Err(ERRORS.invalid(format_args!("there is no cell {cell}"))),
         };
         let stat = |field: &str, kib: u64| remote::NodeGetMemoryStats { field: field.into(), value: kib / share };
         let list = vec![stat("total", self.node.memory_kib), stat("free", self.free_kib())];
@@ -391,7 +295,7 @@ impl Machine {
         args: &remote::DomainGetHostnameArgs,
     ) -> Answer<remote::DomainGetHostnameRet> {
         const SOURCES: u32 = 0x3;
-        no_flags(args.flags & !SOURCES, Op::DomainGetHostname)?;
+        known_flags(args.flags, SOURCES, Op::DomainGetHostname)?;
         let guest = self.guest(&args.dom)?;
         guest.running()?;
         Ok(remote::DomainGetHostnameRet { hostname: guest.dom().name }.into())
@@ -400,7 +304,7 @@ impl Machine {
     pub(super) fn press_keys(&mut self, _: &mut Context, args: &remote::DomainSendKeyArgs) -> Answer<()> {
         no_flags(args.flags, Op::DomainSendKey)?;
         if args.keycodes.is_empty() {
-            return Err(bad_argument("no key is to be pressed"));
+            return Err(ERRORS.invalid("no key is to be pressed"));
         }
         self.guest(&args.dom)?.running()?;
         Ok(().into())
@@ -411,7 +315,7 @@ impl Machine {
         _: &mut Context,
         args: &remote::DomainGetSchedulerTypeArgs,
     ) -> Answer<remote::DomainGetSchedulerTypeRet> {
-        self.find(&args.dom)?;
+        self.guest(&args.dom)?;
         Ok(remote::DomainGetSchedulerTypeRet { r#type: "fair".into(), nparams: 1 }.into())
     }
 
@@ -420,7 +324,7 @@ impl Machine {
         _: &mut Context,
         args: &remote::DomainGetSchedulerParametersArgs,
     ) -> Answer<remote::DomainGetSchedulerParametersRet> {
-        self.find(&args.dom)?;
+        self.guest(&args.dom)?;
         let mut list = Params::new();
         list.uint("weight", WEIGHT);
         Ok(remote::DomainGetSchedulerParametersRet { params: list.asked(args.nparams).0 }.into())
@@ -439,7 +343,7 @@ impl Machine {
 
     pub(super) fn abort_job(&mut self, _: &mut Context, args: &remote::DomainAbortJobArgs) -> Answer<()> {
         self.guest(&args.dom)?.running()?;
-        Err(invalid("no job is active on the domain"))
+        Err(JobRefusal::None.error(&ERRORS))
     }
 
     pub(super) fn control_info(
@@ -457,7 +361,7 @@ impl Machine {
         _: &mut Context,
         args: &remote::DomainGetSecurityLabelArgs,
     ) -> Answer<remote::DomainGetSecurityLabelRet> {
-        self.find(&args.dom)?;
+        self.guest(&args.dom)?;
         Ok(remote::DomainGetSecurityLabelRet { label: api::chars::terminated(""), enforcing: 0 }.into())
     }
 
@@ -470,8 +374,8 @@ impl Machine {
         self.guest(&args.dom)?.running()?;
         if i32::try_from(args.source).ok().and_then(|source| InterfaceAddressesSource::try_from(source).ok()).is_none()
         {
-            let text = format!("argument unsupported: Unknown IP address data source {}", args.source);
-            return Err(error(ErrorCode::ARGUMENT_UNSUPPORTED, text));
+            let text = format_args!("Unknown IP address data source {}", args.source);
+            return Err(ERRORS.argument_unsupported(text));
         }
         Ok(remote::DomainInterfaceAddressesRet::default().into())
     }
@@ -487,7 +391,7 @@ impl Machine {
 
     /// The answer of a domain that is there and has none of what is asked for.
     pub(super) fn empty<R: Default>(&mut self, dom: &remote::Domain) -> Answer<R> {
-        self.find(dom)?;
+        self.guest(dom)?;
         Ok(R::default().into())
     }
 
@@ -496,12 +400,12 @@ impl Machine {
     where
         A::Ret: Default,
     {
-        no_flags(bits & !known, A::OP)?;
+        known_flags(bits, known, A::OP)?;
         self.empty(dom)
     }
 }
 
-fn stats(guest: &Guest, groups: DomainStats) -> Vec<remote::TypedParam> {
+fn stats(guest: Guest<'_>, groups: DomainStats) -> Vec<remote::TypedParam> {
     let mut params = Params::new();
     let (state, reason) = guest.state();
     if groups.contains(DomainStats::STATE) {
@@ -527,24 +431,6 @@ fn stats(guest: &Guest, groups: DomainStats) -> Vec<remote::TypedParam> {
     params.into_vec()
 }
 
-fn metadata_type(number: i32) -> Result<MetadataType> {
-    MetadataType::try_from(number).map_err(|_| bad_argument(format!("unknown metadata type '{number}'")))
-}
-
-fn check_note(kind: MetadataType, args: &remote::DomainSetMetadataArgs) -> Result<()> {
-    let refuse = |text: &str| Err(error(ErrorCode::INVALID_ARG, text));
-    match kind {
-        MetadataType::Title if args.metadata.as_deref().is_some_and(|text| text.contains('\n')) => {
-            refuse("metadata title can't contain newlines")
-        }
-        MetadataType::Element if args.uri.is_none() => refuse("uri in virDomainSetMetadata must not be NULL"),
-        MetadataType::Element if args.metadata.is_some() && args.key.is_none() => {
-            refuse("key in virDomainSetMetadata must not be NULL")
-        }
-        _ => Ok(()),
-    }
-}
-
 /// So many CPUs as libvirt's bitmap of so many bytes.
 pub(super) fn all_cpus(cpus: u32, bytes: usize) -> Vec<u8> {
     let mut map = vec![0u8; bytes];
@@ -560,12 +446,12 @@ pub(super) fn all_cpus(cpus: u32, bytes: usize) -> Vec<u8> {
 
 /// How many of `count` bitmaps a caller has room for, and how long each is.
 pub(super) fn room(count: u32, most: i32, maplen: i32) -> Result<(u32, usize)> {
-    let negative = || bad_argument("the number and the length of CPU maps must not be negative");
+    let negative = || ERRORS.invalid("the number and the length of CPU maps must not be negative");
     let count = count.min(u32::try_from(most).map_err(|_| negative())?);
     let maplen = usize::try_from(maplen).map_err(|_| negative())?;
     let total = usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(maplen);
     if maplen > CPUMAP_MAX || total > CPUMAPS_MAX || count > VCPUINFO_MAX {
-        return Err(bad_argument(format!("{count} CPU maps of {maplen} bytes are too many")));
+        return Err(ERRORS.invalid(format_args!("{count} CPU maps of {maplen} bytes are too many")));
     }
     Ok((count, maplen))
 }
@@ -574,6 +460,7 @@ pub(super) fn room(count: u32, most: i32, maplen: i32) -> Result<(u32, usize)> {
 mod tests {
     use super::*;
     use crate::test_driver::rig::{ask, test};
+    use api::ErrorCode;
 
     #[test]
     fn cpu_maps_are_filled_from_the_first_cpu() {

@@ -3,18 +3,19 @@
 use api::{
     Answer, Driver, Error, ErrorCode, ErrorDomain, Op, bulkhead,
     consts::{
-        ConsoleFlags, CreateFlags, DefineFlags, DestroyFlags, Feature, ListDomains, RebootFlags, ShutdownFlags,
-        UndefineFlags, VcpuFlags, XmlFlags,
+        ConsoleFlags, CreateFlags, DefineFlags, DestroyFlags, Feature, RebootFlags, ShutdownFlags, UndefineFlags,
+        VcpuFlags, XmlFlags,
     },
     remote,
 };
 use bitflags::Flags;
+use registry::rules;
 
 use super::{
     Context,
     console::Echo,
     figures::LISTS,
-    machine::{Guest, Machine, invalid, op_failed},
+    machine::{ERRORS, Guest, Machine},
 };
 use crate::Result;
 
@@ -25,19 +26,16 @@ const MAX_VCPUS: i32 = 32;
 
 /// The flags of a call, refused when there is one that the operation does not have.
 pub(super) fn flags<F: Flags<Bits = u32>>(bits: u32, op: Op) -> Result<F> {
-    F::from_bits(bits).ok_or_else(|| {
-        let unknown = bits & !F::all().bits();
-        let message = format!("unsupported flags (0x{unknown:x}) in function {}", op.info().api);
-        Error::new(ErrorCode::INVALID_ARG, ErrorDomain::TEST, message)
-    })
+    rules::flags(&ERRORS, bits, op)
+}
+
+/// The same, for an operation with these flags only.
+pub(super) fn known_flags(bits: u32, known: u32, op: Op) -> Result<()> {
+    rules::known_flags(&ERRORS, bits, known, op)
 }
 
 pub(super) fn no_flags(bits: u32, op: Op) -> Result<()> {
-    if bits == 0 {
-        return Ok(());
-    }
-    let message = format!("unsupported flags (0x{bits:x}) in function {}", op.info().api);
-    Err(Error::new(ErrorCode::INVALID_ARG, ErrorDomain::TEST, message))
+    known_flags(bits, 0, op)
 }
 
 /// As many as a caller has room for.
@@ -54,22 +52,9 @@ pub(super) fn number(number: u32) -> i32 {
 }
 
 impl Machine {
-    fn active(&self) -> impl Iterator<Item = &Guest> {
-        self.guests().iter().filter(|guest| guest.is_active())
-    }
-
-    fn inactive(&self) -> impl Iterator<Item = &Guest> {
-        self.guests().iter().filter(|guest| !guest.is_active())
-    }
-
-    fn listed(&self, flags: ListDomains) -> impl Iterator<Item = &Guest> {
-        self.guests().iter().filter(move |guest| guest.matches(flags))
-    }
-
     fn start_by(&mut self, dom: &remote::Domain, bits: u32, op: Op) -> Result<remote::Domain> {
         let flags: CreateFlags = flags(bits, op)?;
-        let place = self.find(dom)?;
-        self.start(place, flags.contains(CreateFlags::PAUSED))
+        self.start(dom, flags.contains(CreateFlags::PAUSED))
     }
 
     fn create_by(&mut self, xml: &str, bits: u32, op: Op) -> Result<remote::Domain> {
@@ -82,17 +67,16 @@ impl Machine {
         let guest = self.guest(&args.dom)?;
         guest.running()?;
         if let Some(alias) = args.dev_name.as_deref().filter(|alias| !guest.has_console(alias)) {
-            let message = format!("invalid argument: there is no console '{alias}'");
-            return Err(Error::new(ErrorCode::INVALID_ARG, ErrorDomain::TEST, message)
-                .with_hint("leave it out to open the first one"));
+            let error = ERRORS.invalid(format_args!("there is no console '{alias}'"));
+            return Err(error.with_hint("leave it out to open the first one"));
         }
-        let running = guest.running()?;
+        let (run, running) = self.run(&args.dom)?;
         let busy = running.console.as_ref().is_some_and(Echo::in_use);
         if busy && !flags.contains(ConsoleFlags::FORCE) {
-            return Err(op_failed("Active console session exists for this domain")
-                .with_hint("take it over with the flag FORCE"));
+            let error = ERRORS.failed("Active console session exists for this domain");
+            return Err(error.with_hint("take it over with the flag FORCE"));
         }
-        let watch = cx.watch.as_deref().map(|watch| (watch, running.id().into()));
+        let watch = cx.watch.as_deref().map(|watch| (watch, run.0.into()));
         let (echo, user) = Echo::open(flags.contains(ConsoleFlags::READ_ONLY), watch).map_err(|source| {
             Error::new(ErrorCode::SYSTEM_ERROR, ErrorDomain::TEST, "cannot open a console").with_cause(source)
         })?;
@@ -353,16 +337,11 @@ impl Driver for Machine {
         _: &mut Context,
         args: remote::DomainGetAutostartArgs,
     ) -> Answer<remote::DomainGetAutostartRet> {
-        Ok(remote::DomainGetAutostartRet { autostart: self.guest(&args.dom)?.autostart.into() }.into())
+        Ok(remote::DomainGetAutostartRet { autostart: self.guest(&args.dom)?.autostart().into() }.into())
     }
 
     fn domain_set_autostart(&mut self, _: &mut Context, args: remote::DomainSetAutostartArgs) -> Answer<()> {
-        let guest = self.guest(&args.dom)?;
-        if !guest.is_persistent() {
-            return Err(invalid("cannot set autostart for transient domain"));
-        }
-        guest.autostart = args.autostart != 0;
-        Ok(().into())
+        Ok(self.set_autostart(&args.dom, args.autostart != 0)?.into())
     }
 
     fn domain_is_persistent(
@@ -378,7 +357,7 @@ impl Driver for Machine {
         _: &mut Context,
         args: remote::DomainIsUpdatedArgs,
     ) -> Answer<remote::DomainIsUpdatedRet> {
-        self.find(&args.dom)?;
+        self.guest(&args.dom)?;
         Ok(remote::DomainIsUpdatedRet { updated: 0 }.into())
     }
 
@@ -388,7 +367,7 @@ impl Driver for Machine {
         args: remote::DomainHasManagedSaveImageArgs,
     ) -> Answer<remote::DomainHasManagedSaveImageRet> {
         no_flags(args.flags, Op::DomainHasManagedSaveImage)?;
-        self.find(&args.dom)?;
+        self.guest(&args.dom)?;
         Ok(remote::DomainHasManagedSaveImageRet { result: 0 }.into())
     }
 
@@ -544,14 +523,9 @@ impl Driver for Machine {
         args: remote::DomainGetVcpusFlagsArgs,
     ) -> Answer<remote::DomainGetVcpusFlagsRet> {
         let flags: VcpuFlags = flags(args.flags, Op::DomainGetVcpusFlags)?;
-        if flags.contains(VcpuFlags::LIVE | VcpuFlags::CONFIG) {
-            let text = "Flags 'VIR_DOMAIN_AFFECT_LIVE' and 'VIR_DOMAIN_AFFECT_CONFIG' are mutually exclusive";
-            return Err(Error::new(ErrorCode::INVALID_ARG, ErrorDomain::TEST, text));
-        }
-        let (live, config) = self.guest(&args.dom)?.affected(args.flags)?;
-        let vcpus = live.or(config).map(|domain| domain.vcpus.clone());
+        let vcpus = &self.guest(&args.dom)?.asked(args.flags)?.vcpus;
         let maximum = flags.contains(VcpuFlags::MAXIMUM);
-        let num = vcpus.map_or(0, |vcpus| if maximum { vcpus.max } else { vcpus.online() });
+        let num = if maximum { vcpus.max } else { vcpus.online() };
         Ok(remote::DomainGetVcpusFlagsRet { num: number(num) }.into())
     }
 
@@ -662,7 +636,7 @@ impl Driver for Machine {
         args: bulkhead::EventsSubscribeArgs,
     ) -> Answer<bulkhead::EventsSubscribeRet> {
         let bell = cx.bell.take().ok_or_else(|| {
-            invalid("this driver's events do not come by themselves").with_hint("use Connection::subscribe")
+            ERRORS.wrong_state("this driver's events do not come by themselves").with_hint("use Connection::subscribe")
         })?;
         let log = self.log();
         log.tell(&bell);

@@ -4,17 +4,18 @@
 //! and a guest that no document limits has no limits.
 
 use api::{
-    Answer, Error, ErrorCode, ErrorDomain, Op,
+    Answer, Op,
     params::{self, Params},
     remote,
 };
 use model::Disk;
+use registry::rules::IMPACT;
 
 use super::{
     Context,
-    breadth::{IMPACT, all_cpus, bad_argument},
-    driver::no_flags,
-    machine::{Machine, Running},
+    breadth::all_cpus,
+    driver::{known_flags, no_flags},
+    machine::{ERRORS, Guest, Machine},
 };
 use crate::Result;
 
@@ -55,10 +56,10 @@ impl Machine {
         let cpus = match args.cpu_num {
             ALL => self.node.cpus,
             cpu if u32::try_from(cpu).is_ok_and(|cpu| cpu < self.node.cpus) => 1,
-            _ => return Err(bad_argument("Invalid cpuNum in virNodeGetCPUStats")),
+            _ => return Err(ERRORS.invalid("Invalid cpuNum in virNodeGetCPUStats")),
         };
         // Its guests' processors are spread evenly.
-        let busy: u64 = self.guests().iter().map(super::machine::Guest::cpu_time_ns).sum();
+        let busy: u64 = self.guests().map(Guest::cpu_time_ns).sum();
         let user = busy / u64::from(self.node.cpus.max(1)) * u64::from(cpus);
         let all = self.uptime_ns().saturating_mul(u64::from(cpus));
         let stat = |(field, value): (&str, u64)| remote::NodeGetCpuStats { field: field.into(), value };
@@ -85,7 +86,7 @@ impl Machine {
         let models: &[&str] = match args.arch.as_str() {
             "i686" | "x86_64" => &X86_MODELS,
             other if ARCHITECTURES.contains(&other) => &[],
-            other => return Err(bad_argument(format!("cannot find architecture {other}"))),
+            other => return Err(ERRORS.invalid(format_args!("cannot find architecture {other}"))),
         };
         let ret = i32::try_from(models.len()).unwrap_or(i32::MAX);
         let wanted = models.iter().filter(|_| args.need_results != 0);
@@ -101,7 +102,7 @@ impl Machine {
         args: &remote::DomainGetCpuStatsArgs,
     ) -> Answer<remote::DomainGetCpuStatsRet> {
         const TOTAL: i32 = -1;
-        no_flags(args.flags & !params::STRING_OKAY, Op::DomainGetCpuStats)?;
+        known_flags(args.flags, params::STRING_OKAY, Op::DomainGetCpuStats)?;
         let cpus = self.node.cpus;
         let guest = self.guest(&args.dom)?;
         guest.running()?;
@@ -125,7 +126,8 @@ impl Machine {
             return answer(Vec::new(), usize::try_from(cpus).unwrap_or(usize::MAX));
         }
         let first = u32::try_from(args.start_cpu).ok().filter(|first| *first < cpus);
-        let first = first.ok_or_else(|| bad_argument(format!("start_cpu {} larger than maximum", args.start_cpu)))?;
+        let first =
+            first.ok_or_else(|| ERRORS.invalid(format_args!("start_cpu {} larger than maximum", args.start_cpu)))?;
         // One figure for each CPU.
         if per_cpu == 0 {
             return answer(Vec::new(), 1);
@@ -144,7 +146,7 @@ impl Machine {
         _: &mut Context,
         args: &remote::DomainGetEmulatorPinInfoArgs,
     ) -> Answer<remote::DomainGetEmulatorPinInfoRet> {
-        no_flags(args.flags & !IMPACT, Op::DomainGetEmulatorPinInfo)?;
+        known_flags(args.flags, IMPACT, Op::DomainGetEmulatorPinInfo)?;
         let cpus = self.node.cpus;
         self.unlimited(&args.dom, "cputune")?;
         let (_, maplen) = super::breadth::room(1, 1, args.maplen)?;
@@ -162,11 +164,11 @@ impl Machine {
         let disks = self.guest(&args.dom)?.disks();
         let named = |disk: &&Disk| disk.target.dev == args.path || disk.source_path() == Some(&args.path);
         let Some(disk) = disks.iter().find(named) else {
-            return Err(bad_argument(format!("invalid path {} not assigned to domain", args.path)));
+            return Err(ERRORS.invalid(format_args!("invalid path {} not assigned to domain", args.path)));
         };
         if disk.source_path().is_none() {
-            let text = format!("disk '{}' does not currently have a source assigned", disk.target.dev);
-            return Err(super::machine::invalid(&text));
+            let text = format_args!("disk '{}' does not currently have a source assigned", disk.target.dev);
+            return Err(ERRORS.wrong_state(text));
         }
         let (capacity, physical, allocation) = (DISK_BYTES, DISK_BYTES, DISK_BYTES);
         Ok(remote::DomainGetBlockInfoRet { allocation, capacity, physical }.into())
@@ -209,7 +211,7 @@ impl Machine {
 
     /// How many file systems have changed by it: the one that there is, unless others are named.
     fn set_frozen(&mut self, dom: &remote::Domain, mountpoints: &[String], frozen: bool) -> Result<i32> {
-        let running: &mut Running = self.guest(dom)?.running()?;
+        let running = self.running(dom)?;
         let meant = mountpoints.is_empty() || mountpoints.iter().any(|path| path == "/");
         let changes = meant && running.frozen != frozen;
         if changes {
@@ -223,13 +225,13 @@ impl Machine {
         self.guest(&args.dom)?.running()?;
         match args.mount_point.as_deref() {
             None | Some("/") => Ok(().into()),
-            Some(path) => Err(bad_argument(format!("'{path}' is no mount point of the guest"))),
+            Some(path) => Err(ERRORS.invalid(format_args!("'{path}' is no mount point of the guest"))),
         }
     }
 
     pub(super) fn set_password(&mut self, _: &mut Context, args: &remote::DomainSetUserPasswordArgs) -> Answer<()> {
         const ENCRYPTED: u32 = 1;
-        no_flags(args.flags & !ENCRYPTED, Op::DomainSetUserPassword)?;
+        known_flags(args.flags, ENCRYPTED, Op::DomainSetUserPassword)?;
         self.guest(&args.dom)?.running()?;
         Ok(().into())
     }
@@ -241,7 +243,7 @@ impl Machine {
         _: &mut Context,
         args: &remote::DomainGetMemoryParametersArgs,
     ) -> Answer<remote::DomainGetMemoryParametersRet> {
-        no_flags(args.flags & !(IMPACT | params::STRING_OKAY), Op::DomainGetMemoryParameters)?;
+        known_flags(args.flags, LISTS, Op::DomainGetMemoryParameters)?;
         self.unlimited(&args.dom, "memtune")?;
         let mut list = Params::new();
         for limit in ["hard_limit", "soft_limit", "swap_hard_limit"] {
@@ -256,7 +258,7 @@ impl Machine {
         _: &mut Context,
         args: &remote::DomainGetNumaParametersArgs,
     ) -> Answer<remote::DomainGetNumaParametersRet> {
-        no_flags(args.flags & !(IMPACT | params::STRING_OKAY), Op::DomainGetNumaParameters)?;
+        known_flags(args.flags, LISTS, Op::DomainGetNumaParameters)?;
         self.unlimited(&args.dom, "numatune")?;
         let mut list = Params::new();
         // Strict, on no node in particular.
@@ -273,19 +275,18 @@ impl Machine {
         _: &mut Context,
         args: &remote::DomainGetInterfaceParametersArgs,
     ) -> Answer<remote::DomainGetInterfaceParametersRet> {
-        no_flags(args.flags & !(IMPACT | params::STRING_OKAY), Op::DomainGetInterfaceParameters)?;
-        self.find(&args.dom)?;
-        Err(bad_argument(format!("Can't find device {}", args.device)))
+        known_flags(args.flags, LISTS, Op::DomainGetInterfaceParameters)?;
+        self.guest(&args.dom)?;
+        Err(ERRORS.invalid(format_args!("Can't find device {}", args.device)))
     }
 
     /// Whether there is nothing in a guest's document that asks for limits of a kind, which nobody here reads.
-    fn unlimited(&mut self, dom: &remote::Domain, element: &str) -> Result<()> {
+    fn unlimited(&self, dom: &remote::Domain, element: &str) -> Result<()> {
         if !self.guest(dom)?.asks_for(element) {
             return Ok(());
         }
-        let text = format!("Operation not supported: what <{element}> of the document asks for is not read");
-        let error = Error::new(ErrorCode::OPERATION_UNSUPPORTED, ErrorDomain::TEST, text);
-        Err(error.with_hint("look at it in the document"))
+        let text = format_args!("what <{element}> of the document asks for is not read");
+        Err(ERRORS.unsupported(text).with_hint("look at it in the document"))
     }
 }
 
@@ -296,6 +297,7 @@ pub(super) const LISTS: u32 = IMPACT | params::STRING_OKAY;
 mod tests {
     use super::*;
     use crate::test_driver::rig::{ask, test};
+    use api::ErrorCode;
 
     #[test]
     fn the_hosts_time_is_its_guests_and_idle() {

@@ -1,51 +1,78 @@
-//! The guests of the mock host and what becomes of them.
+//! The guests of the mock host.
 //!
-//! States, reasons, events and refusals are those of libvirt's QEMU driver, so that what a program learns here holds there.
+//! Which domains there are, what may be done to them in which state and what is told of it are the registry's rules, as in
+//! qemud, so that a program that works here works there. This module adds what a guest that does not run does.
 
 use std::time::{Instant, SystemTime};
 
 use api::{
     Error, ErrorCode, ErrorDomain, bulkhead,
     consts::{
-        CrashedDetail, CrashedReason, DefinedDetail, DomainState, LifecycleEvent, ListDomains, ModificationImpact,
-        PausedReason, ResumedDetail, RunningReason, ShutdownDetail, ShutoffReason, StartedDetail, StoppedDetail,
-        SuspendedDetail, UndefinedDetail,
+        CrashedDetail, CrashedReason, DomainState, LifecycleEvent, ListDomains, PausedReason, ResumedDetail,
+        RunningReason, ShutdownDetail, ShutoffReason, StartedDetail, StoppedDetail, SuspendedDetail,
     },
     notice::Notice,
     remote,
 };
 use model::{CrashAction, Disk, Domain, DomainType, DumpOptions, LifecycleAction, Live};
+use registry::{
+    Destroy, Effect, Errors, Event, Kind, Object, Refusal, Registry, Removing, Run, State,
+    rules::{self, Affected, life},
+};
 use uuid::Uuid;
 
 use super::{console::Echo, events::Log, node::Node};
 use crate::{Result, sources::not_understood};
 
+/// The wording of this driver's errors.
+pub(crate) const ERRORS: Errors = Errors::of_domains(ErrorDomain::TEST);
+
+/// A refusal, as the error that a client gets.
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
+pub(crate) fn refused(refusal: Refusal) -> Error {
+    ERRORS.refused(&refusal)
+}
+
 /// The mock host with its guests.
 pub(crate) struct Machine {
     pub(crate) node: Node,
-    guests: Vec<Guest>,
-    last_id: u32,
+    domains: Registry<Mock>,
+    last_run: u32,
     log: Log,
     /// When it was booted, so to speak.
     since: Instant,
 }
 
-/// A domain: defined, running, or both.
-pub(crate) struct Guest {
-    name: String,
-    uuid: Uuid,
-    definition: Option<Domain>,
-    running: Option<Running>,
-    pub(crate) autostart: bool,
-    shutoff: ShutoffReason,
+/// Domains of the test driver.
+pub(crate) enum Mock {}
+
+impl Kind for Mock {
+    type Document = Domain;
+    type Live = Running;
+
+    const NOUN: &'static str = "domain";
+
+    fn name(document: &Domain) -> &str {
+        &document.name
+    }
+
+    fn uuid(document: &Domain) -> Uuid {
+        document.uuid.unwrap_or_default()
+    }
+
+    fn state(live: &Running) -> State {
+        live.state
+    }
 }
+
+/// A domain: defined, running, or both.
+#[derive(Clone, Copy)]
+pub(crate) struct Guest<'a>(&'a Object<Mock>);
 
 /// What there is of a domain while it runs.
 pub(crate) struct Running {
     domain: Domain,
-    id: u32,
-    state: DomainState,
-    reason: i32,
+    state: State,
     since: Instant,
     pub(crate) started: SystemTime,
     pub(crate) console: Option<Echo>,
@@ -53,107 +80,84 @@ pub(crate) struct Running {
     pub(crate) frozen: bool,
 }
 
-/// Where a guest stands in the list.
-type Place = usize;
-
-pub(crate) fn invalid(what: &str) -> Error {
-    let message = format!("Requested operation is not valid: {what}");
-    Error::new(ErrorCode::OPERATION_INVALID, ErrorDomain::TEST, message)
-}
-
-pub(crate) fn op_failed(what: &str) -> Error {
-    Error::new(ErrorCode::OPERATION_FAILED, ErrorDomain::TEST, format!("operation failed: {what}"))
-}
-
-pub(crate) fn no_domain(what: &str) -> Error {
-    Error::new(ErrorCode::NO_DOMAIN, ErrorDomain::TEST, format!("Domain not found: {what}"))
-}
-
-fn not_running() -> Error {
-    invalid("domain is not running").with_hint("start it first")
-}
-
-impl Guest {
+impl<'a> Guest<'a> {
     /// The document that holds now.
-    fn domain(&self) -> Option<&Domain> {
-        self.running.as_ref().map(|running| &running.domain).or(self.definition.as_ref())
+    fn domain(self) -> Option<&'a Domain> {
+        self.0.live().get().map(|running| &running.domain).or(self.0.definition())
     }
 
-    pub(crate) fn running(&mut self) -> Result<&mut Running> {
-        self.running.as_mut().ok_or_else(not_running)
+    pub(crate) fn running(self) -> Result<&'a Running> {
+        self.0.live().get().ok_or_else(|| refused(Refusal::NotRunning))
     }
 
-    /// The documents that a call's flags mean: of the running domain, and the definition. Without a flag it is the first if
-    /// it runs, else the second.
-    pub(crate) fn affected(&mut self, flags: u32) -> Result<(Option<&mut Domain>, Option<&mut Domain>)> {
-        let impact = ModificationImpact::from_bits_truncate(flags);
-        let (live, config) = match (impact.is_empty(), self.is_active()) {
-            (true, active) => (active, !active),
-            (false, _) => (impact.contains(ModificationImpact::LIVE), impact.contains(ModificationImpact::CONFIG)),
-        };
-        if live && self.running.is_none() {
-            return Err(not_running());
-        }
-        if config && self.definition.is_none() {
-            return Err(invalid("cannot change persistent config of a transient domain"));
-        }
-        let running = self.running.as_mut().map(|running| &mut running.domain).filter(|_| live);
-        Ok((running, self.definition.as_mut().filter(|_| config)))
+    /// The document that a question with these flags is about.
+    pub(crate) fn asked(self, flags: u32) -> Result<&'a Domain> {
+        rules::one_of_both(&ERRORS, flags)?;
+        let Affected { live, .. } = self.affected(flags)?;
+        let running = self.0.live().get().map(|running| &running.domain).filter(|_| live);
+        running.or(self.0.definition()).ok_or_else(|| refused(Refusal::NotRunning))
     }
 
-    pub(crate) fn is_active(&self) -> bool {
-        self.running.is_some()
+    fn affected(self, flags: u32) -> Result<Affected> {
+        rules::affected(flags, self.is_active(), self.is_persistent()).map_err(refused)
     }
 
-    pub(crate) fn is_persistent(&self) -> bool {
-        self.definition.is_some()
+    pub(crate) fn is_active(self) -> bool {
+        self.0.is_active()
     }
 
-    pub(crate) fn state(&self) -> (DomainState, i32) {
-        self.running
-            .as_ref()
-            .map_or((DomainState::Shutoff, self.shutoff.number()), |running| (running.state, running.reason))
+    pub(crate) fn is_persistent(self) -> bool {
+        self.0.is_persistent()
+    }
+
+    pub(crate) fn autostart(self) -> bool {
+        self.0.autostart()
+    }
+
+    pub(crate) fn state(self) -> (DomainState, i32) {
+        let State { state, reason } = self.0.state();
+        (state, reason)
     }
 
     /// The wire's handle to it.
-    pub(crate) fn dom(&self) -> remote::Domain {
-        let id = self.running.as_ref().and_then(|running| i32::try_from(running.id).ok()).unwrap_or(-1);
-        remote::Domain { name: self.name.clone(), uuid: self.uuid.into_bytes(), id }
+    pub(crate) fn dom(self) -> remote::Domain {
+        remote::Domain { name: self.0.name().to_owned(), uuid: self.0.uuid().into_bytes(), id: self.0.id() }
     }
 
-    pub(crate) fn vcpus(&self) -> u32 {
+    pub(crate) fn vcpus(self) -> u32 {
         self.domain().map_or(0, |domain| domain.vcpus.online())
     }
 
-    pub(crate) fn max_vcpus(&self) -> u32 {
+    pub(crate) fn max_vcpus(self) -> u32 {
         self.domain().map_or(0, |domain| domain.vcpus.max)
     }
 
     /// The most memory it may have and the memory it has, in KiB.
-    pub(crate) fn memory_kib(&self) -> (u64, u64) {
+    pub(crate) fn memory_kib(self) -> (u64, u64) {
         self.domain().map_or((0, 0), |domain| (domain.memory_kib, domain.current_memory_kib))
     }
 
-    pub(crate) fn os_type(&self) -> &'static str {
+    pub(crate) fn os_type(self) -> &'static str {
         self.domain().map_or("", |domain| domain.os.os_type.as_str())
     }
 
     /// As if one virtual CPU had been busy since the start.
-    pub(crate) fn cpu_time_ns(&self) -> u64 {
-        self.running.as_ref().map_or(0, |running| u64::try_from(running.since.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    pub(crate) fn cpu_time_ns(self) -> u64 {
+        let running = self.0.live().get();
+        running.map_or(0, |running| u64::try_from(running.since.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    pub(crate) fn disks(&self) -> &[Disk] {
+    pub(crate) fn disks(self) -> &'a [Disk] {
         self.domain().map_or(&[], |domain| &domain.devices.disks)
     }
 
     /// Whether its document has an element that nobody here reads.
-    pub(crate) fn asks_for(&self, element: &str) -> bool {
+    pub(crate) fn asks_for(self, element: &str) -> bool {
         self.domain().is_some_and(|domain| domain.rest.element(element).is_some())
     }
 
     /// Whether a console of this alias exists. A guest without any in its document has one all the same.
-    pub(crate) fn has_console(&self, alias: &str) -> bool {
+    pub(crate) fn has_console(self, alias: &str) -> bool {
         let counted = |prefix: &str, count: usize| {
             alias
                 .strip_prefix(prefix)
@@ -166,82 +170,62 @@ impl Guest {
         })
     }
 
-    pub(crate) fn xml(&self, inactive: bool, secrets: bool) -> String {
-        let live = self.running.as_ref().filter(|_| !inactive || self.definition.is_none());
-        let options = DumpOptions { live: live.filter(|_| !inactive).map(|running| Live { id: running.id }), secrets };
-        let domain = live.map(|running| &running.domain).or(self.definition.as_ref());
-        domain.map(|domain| domain.to_xml(&options)).unwrap_or_default()
+    pub(crate) fn xml(self, inactive: bool, secrets: bool) -> String {
+        let running = self.0.live().get().zip(self.0.run()).filter(|_| !inactive || !self.is_persistent());
+        let live = running.filter(|_| !inactive).map(|(_, run)| Live { id: run.0 });
+        let domain = running.map(|(running, _)| &running.domain).or(self.0.definition());
+        domain.map(|domain| domain.to_xml(&DumpOptions { live, secrets })).unwrap_or_default()
     }
 
-    pub(crate) fn record(&self) -> bulkhead::DomainRecord {
+    pub(crate) fn record(self) -> bulkhead::DomainRecord {
         let (state, reason) = self.state();
         bulkhead::DomainRecord {
             dom: self.dom(),
             state: state.number(),
             reason,
             persistent: self.is_persistent(),
-            autostart: self.autostart,
+            autostart: self.autostart(),
             // There is no process behind it.
             supervisor_pid: 0,
             vcpus: self.vcpus(),
             memory_kib: self.memory_kib().1,
         }
     }
-
-    /// Whether a list with these flags shows it: each group of which a bit is set must have it.
-    pub(crate) fn matches(&self, flags: ListDomains) -> bool {
-        let state = match self.state().0 {
-            DomainState::Running => ListDomains::RUNNING,
-            DomainState::Paused => ListDomains::PAUSED,
-            DomainState::Shutoff => ListDomains::SHUTOFF,
-            _ => ListDomains::OTHER,
-        };
-        let either = |yes: bool, one: ListDomains, other: ListDomains| (if yes { one } else { other }, one | other);
-        let states = ListDomains::RUNNING | ListDomains::PAUSED | ListDomains::SHUTOFF | ListDomains::OTHER;
-        [
-            either(self.is_active(), ListDomains::ACTIVE, ListDomains::INACTIVE),
-            either(self.is_persistent(), ListDomains::PERSISTENT, ListDomains::TRANSIENT),
-            either(self.autostart, ListDomains::AUTOSTART, ListDomains::NO_AUTOSTART),
-            either(false, ListDomains::MANAGEDSAVE, ListDomains::NO_MANAGEDSAVE),
-            either(false, ListDomains::HAS_SNAPSHOT, ListDomains::NO_SNAPSHOT),
-            either(false, ListDomains::HAS_CHECKPOINT, ListDomains::NO_CHECKPOINT),
-            (state, states),
-        ]
-        .iter()
-        .all(|(has, group)| !flags.intersects(*group) || flags.intersects(*has))
-    }
 }
 
 impl Running {
+    fn new(domain: Domain, paused: bool) -> Running {
+        let state = if paused {
+            State::new(DomainState::Paused, PausedReason::User)
+        } else {
+            State::new(DomainState::Running, RunningReason::Booted)
+        };
+        let (since, started) = (Instant::now(), SystemTime::now());
+        Running { domain, state, since, started, console: None, frozen: false }
+    }
+
     pub(crate) fn domain(&self) -> &Domain {
         &self.domain
     }
 
-    pub(crate) fn id(&self) -> u32 {
-        self.id
-    }
-
-    fn set(&mut self, state: DomainState, reason: i32) {
-        self.state = state;
-        self.reason = reason;
-    }
-
     fn boot(&mut self) {
-        self.set(DomainState::Running, RunningReason::Booted.number());
+        self.state = State::new(DomainState::Running, RunningReason::Booted);
         self.since = Instant::now();
         self.frozen = false;
     }
 }
 
+/// Look-ups and lists.
 impl Machine {
     /// A host with running guests. Its first event has the number after `last_event`.
     pub(crate) fn new(mut node: Node, last_event: u64) -> Result<Machine> {
         node.check()?;
         let guests = std::mem::take(&mut node.guests);
-        let mut machine = Machine { node, guests: Vec::new(), last_id: 0, log: Log::default(), since: Instant::now() };
+        let since = Instant::now();
+        let mut machine = Machine { node, domains: Registry::new(), last_run: 0, log: Log::default(), since };
         for guest in guests {
-            let place = machine.add_definition(guest)?;
-            machine.start(place, false)?;
+            let uuid = machine.add_definition(guest)?;
+            machine.start_known(&uuid, false)?;
         }
         // A connection begins with nothing having happened.
         machine.log = Log::behind(last_event);
@@ -256,333 +240,325 @@ impl Machine {
         u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    pub(crate) fn guests(&self) -> &[Guest] {
-        &self.guests
+    pub(crate) fn guests(&self) -> impl Iterator<Item = Guest<'_>> {
+        self.domains.iter().map(Guest)
     }
 
-    /// The guest of a handle. The UUID counts, as in libvirt: name and number may be stale.
-    pub(crate) fn find(&self, dom: &remote::Domain) -> Result<Place> {
-        self.place(|guest| guest.uuid.as_bytes() == &dom.uuid).ok_or_else(|| {
-            no_domain(&format!("no domain with matching uuid '{}' ({})", Uuid::from_bytes(dom.uuid), dom.name))
-        })
+    pub(crate) fn listed(&self, filter: ListDomains) -> impl Iterator<Item = Guest<'_>> {
+        self.domains.list(filter).map(Guest)
     }
 
-    pub(crate) fn guest(&mut self, dom: &remote::Domain) -> Result<&mut Guest> {
-        let place = self.find(dom)?;
-        // `find` has just seen it.
-        self.guests.get_mut(place).ok_or_else(|| no_domain(&dom.name))
+    pub(crate) fn active(&self) -> impl Iterator<Item = Guest<'_>> {
+        self.domains.active().map(Guest)
+    }
+
+    pub(crate) fn inactive(&self) -> impl Iterator<Item = Guest<'_>> {
+        self.domains.inactive().map(Guest)
+    }
+
+    /// The guest of a handle.
+    pub(crate) fn guest(&self, dom: &remote::Domain) -> Result<Guest<'_>> {
+        self.domains.known(dom.uuid, &dom.name).map(Guest).map_err(refused)
+    }
+
+    fn uuid(&self, dom: &remote::Domain) -> Result<Uuid> {
+        self.guest(dom).map(|guest| guest.0.uuid())
     }
 
     pub(crate) fn by_name(&self, name: &str) -> Result<remote::Domain> {
-        let found = self.guests.iter().find(|guest| guest.name == name);
-        found.map(Guest::dom).ok_or_else(|| no_domain(&format!("no domain with matching name '{name}'")))
+        let found = self.domains.by_name(name).map(Guest);
+        found.map(Guest::dom).ok_or_else(|| ERRORS.missing("name", name))
     }
 
     pub(crate) fn by_uuid(&self, uuid: [u8; 16]) -> Result<remote::Domain> {
-        let found = self.guests.iter().find(|guest| guest.uuid.as_bytes() == &uuid);
-        found
-            .map(Guest::dom)
-            .ok_or_else(|| no_domain(&format!("no domain with matching uuid '{}'", Uuid::from_bytes(uuid))))
+        let uuid = Uuid::from_bytes(uuid);
+        let found = self.domains.get(&uuid).map(Guest);
+        found.map(Guest::dom).ok_or_else(|| ERRORS.missing("uuid", uuid))
     }
 
     pub(crate) fn by_id(&self, id: i32) -> Result<remote::Domain> {
-        let dom = self.guests.iter().map(Guest::dom).find(|dom| dom.id == id && id >= 0);
-        dom.ok_or_else(|| no_domain(&format!("no domain with matching id {id}")))
+        let found = Run::from_id(id).and_then(|run| self.domains.by_run(run)).map(Guest);
+        found.map(Guest::dom).ok_or_else(|| ERRORS.missing_id(id))
     }
 
-    fn place(&self, is: impl Fn(&Guest) -> bool) -> Option<Place> {
-        self.guests.iter().position(is)
+    /// What there is of a guest that must run.
+    pub(crate) fn running(&mut self, dom: &remote::Domain) -> Result<&mut Running> {
+        self.run(dom).map(|(_, running)| running)
     }
 
-    fn at(&mut self, place: Place) -> Result<&mut Guest> {
-        self.guests.get_mut(place).ok_or_else(|| no_domain("it has just gone"))
+    /// The same, with the number of its run.
+    pub(crate) fn run(&mut self, dom: &remote::Domain) -> Result<(Run, &mut Running)> {
+        let uuid = self.uuid(dom)?;
+        let run = self.domains.run_of(&uuid).map_err(refused)?;
+        let running = self.domains.live_mut(run).ok_or_else(|| refused(Refusal::NotRunning))?;
+        Ok((run, running))
     }
 
-    fn emit(&mut self, place: Place, event: LifecycleEvent, detail: impl Into<i32>) {
-        if let Some(guest) = self.guests.get(place) {
-            self.log.add(guest.dom(), event.number(), detail.into());
+    /// The place of the console of a run, while the guest runs.
+    pub(crate) fn console(&mut self, run: Run) -> Option<&mut Option<Echo>> {
+        self.domains.live_mut(run).map(|running| &mut running.console)
+    }
+
+    /// How many consoles are open.
+    pub(crate) fn consoles(&self) -> usize {
+        let running = self.domains.runs().filter_map(|(_, object)| object.live().get());
+        running.filter(|running| running.console.is_some()).count()
+    }
+}
+
+/// Events.
+impl Machine {
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Event(event) => self.add_event(event),
+                // There is nothing behind a run but what the registry has dropped already.
+                Effect::RunGone { .. } | Effect::Forgotten { .. } => {}
+            }
         }
+    }
+
+    fn add_event(&mut self, event: Event) {
+        let Event { uuid, name, run, event, detail } = event;
+        // libvirt's clients expect -1 in a handle once the guest has stopped.
+        let id = run.filter(|_| event != LifecycleEvent::Stopped).map_or(-1, Run::id);
+        self.log.add(remote::Domain { name, uuid: uuid.into_bytes(), id }, event.number(), detail);
+    }
+
+    fn emit(&mut self, uuid: &Uuid, event: LifecycleEvent, detail: impl Into<i32>) {
+        let event = self.domains.event(uuid, event, detail);
+        event.into_iter().for_each(|event| self.add_event(event));
     }
 
     /// Tells that something else happened to a guest than a change of its life.
-    pub(super) fn tell(&mut self, place: Place, notice: Notice) {
-        if let Some(guest) = self.guests.get(place) {
-            self.log.notice(guest.dom(), notice);
-        }
+    pub(super) fn tell(&mut self, dom: &remote::Domain, notice: Notice) -> Result<()> {
+        let dom = self.guest(dom)?.dom();
+        self.log.notice(dom, notice);
+        Ok(())
     }
+}
 
+/// Definitions.
+impl Machine {
     /// Reads a document for this host.
     fn read(xml: &str) -> Result<Domain> {
-        let mut domain = Domain::parse(xml).map_err(not_understood)?.value;
+        let domain = Domain::parse(xml).map_err(not_understood)?.value;
         if domain.domain_type != DomainType::Test {
             let found = domain.domain_type.as_str();
             let message = format!("unsupported configuration: the test driver has no domains of type '{found}'");
-            return Err(Error::new(ErrorCode::CONFIG_UNSUPPORTED, ErrorDomain::TEST, message)
-                .with_hint("write <domain type='test'>"));
+            return Err(ERRORS.told(ErrorCode::CONFIG_UNSUPPORTED, message).with_hint("write <domain type='test'>"));
         }
+        Ok(Machine::identified(domain))
+    }
+
+    fn identified(mut domain: Domain) -> Domain {
         domain.forget_live();
         domain.ensure_uuid();
-        Ok(domain)
+        domain
     }
 
-    /// The guest that a document is about, if it is there. Name and UUID must agree on it.
-    fn same(&self, domain: &Domain) -> Result<Option<Place>> {
-        let uuid = domain.uuid.unwrap_or_default();
-        if let Some(place) = self.place(|guest| guest.uuid == uuid) {
-            let known = self.guests.get(place).map(|guest| guest.name.as_str()).unwrap_or_default();
-            if known != domain.name {
-                return Err(op_failed(&format!("domain '{known}' is already defined with uuid {uuid}")));
-            }
-            return Ok(Some(place));
-        }
-        match self.guests.iter().find(|guest| guest.name == domain.name) {
-            Some(other) => {
-                let text = format!("domain '{}' already exists with uuid {}", other.name, other.uuid);
-                Err(op_failed(&text).with_hint("give the document that UUID to change the domain, or another name"))
-            }
-            None => Ok(None),
-        }
-    }
-
-    fn push(&mut self, domain: &Domain, definition: Option<Domain>) -> Place {
-        self.guests.push(Guest {
-            name: domain.name.clone(),
-            uuid: domain.uuid.unwrap_or_default(),
-            definition,
-            running: None,
-            autostart: false,
-            shutoff: ShutoffReason::Unknown,
-        });
-        self.guests.len() - 1
-    }
-
-    fn add_definition(&mut self, mut domain: Domain) -> Result<Place> {
-        domain.forget_live();
-        domain.ensure_uuid();
-        let known = self.same(&domain)?;
-        let detail = if known.is_some() { DefinedDetail::Updated } else { DefinedDetail::Added };
-        let place = match known {
-            Some(place) => {
-                self.at(place)?.definition = Some(domain);
-                place
-            }
-            None => self.push(&domain.clone(), Some(domain)),
-        };
-        self.emit(place, LifecycleEvent::Defined, detail);
-        Ok(place)
+    fn add_definition(&mut self, domain: Domain) -> Result<Uuid> {
+        let domain = Machine::identified(domain);
+        let uuid = Mock::uuid(&domain);
+        let ticket = self.domains.begin_define(&domain.name, uuid).map_err(refused)?;
+        let effects = self.domains.commit_define(ticket, domain).map_err(refused)?;
+        self.carry_out(effects);
+        Ok(uuid)
     }
 
     pub(crate) fn define(&mut self, xml: &str) -> Result<remote::Domain> {
-        let place = self.add_definition(Machine::read(xml)?)?;
-        self.at(place).map(|guest| guest.dom())
+        let uuid = self.add_definition(Machine::read(xml)?)?;
+        self.by_uuid(uuid.into_bytes())
     }
 
     pub(crate) fn undefine(&mut self, dom: &remote::Domain) -> Result<()> {
-        let place = self.find(dom)?;
-        let guest = self.at(place)?;
-        if guest.definition.take().is_none() {
-            return Err(invalid("cannot undefine transient domain"));
-        }
-        guest.autostart = false;
-        self.emit(place, LifecycleEvent::Undefined, UndefinedDetail::Removed);
-        self.forget_if_gone(place);
+        let uuid = self.uuid(dom)?;
+        let ticket = self.domains.begin_undefine(&uuid, Removing::default()).map_err(refused)?;
+        let effects = self.domains.commit_undefine(ticket).map_err(refused)?;
+        self.carry_out(effects);
         Ok(())
     }
 
-    /// The console of the guest of this number, if it is open.
-    pub(crate) fn console(&mut self, id: u64) -> Option<&mut Option<Echo>> {
-        let running = self.guests.iter_mut().filter_map(|guest| guest.running.as_mut());
-        running
-            .map(|running| (running.id, &mut running.console))
-            .find(|(own, _)| u64::from(*own) == id)
-            .map(|(_, it)| it)
-    }
-
-    /// How many are open.
-    pub(crate) fn consoles(&self) -> usize {
-        let running = self.guests.iter().filter_map(|guest| guest.running.as_ref());
-        running.filter(|running| running.console.is_some()).count()
+    pub(crate) fn set_autostart(&mut self, dom: &remote::Domain, autostart: bool) -> Result<()> {
+        let uuid = self.uuid(dom)?;
+        self.domains.set_autostart(&uuid, autostart).map_err(refused)
     }
 
     pub(crate) fn rename(&mut self, dom: &remote::Domain, name: &str) -> Result<()> {
-        let place = self.find(dom)?;
-        let guest = self.at(place)?;
-        if guest.is_active() {
-            return Err(invalid("cannot rename active domain").with_hint("shut it down first"));
-        }
-        if guest.name == name {
-            return Err(invalid("Can't rename domain to itself"));
-        }
-        if self.guests.iter().any(|guest| guest.name == name) {
-            return Err(op_failed(&format!("domain with name '{name}' already exists")));
-        }
-        self.emit(place, LifecycleEvent::Undefined, UndefinedDetail::Renamed);
-        let guest = self.at(place)?;
-        guest.name = name.to_owned();
-        if let Some(definition) = &mut guest.definition {
-            definition.name = name.to_owned();
-        }
-        self.emit(place, LifecycleEvent::Defined, DefinedDetail::Renamed);
+        let uuid = self.uuid(dom)?;
+        let ticket = self.domains.begin_rename(&uuid, name).map_err(refused)?;
+        let definition = self.domains.get(&uuid).and_then(Object::definition).cloned();
+        // The registry has just seen that there is one.
+        let mut definition = definition.ok_or_else(|| refused(Refusal::OtherDocument))?;
+        name.clone_into(&mut definition.name);
+        let effects = self.domains.commit_rename(ticket, definition).map_err(refused)?;
+        self.carry_out(effects);
         Ok(())
     }
 
+    /// Changes the documents that a call's flags mean: all of them or none.
+    pub(crate) fn change(
+        &mut self,
+        dom: &remote::Domain,
+        flags: u32,
+        change: impl Fn(&mut Domain, bool) -> Result<()>,
+    ) -> Result<Affected> {
+        let guest = self.guest(dom)?;
+        let meant = guest.affected(flags)?;
+        let changed = |domain: Option<&Domain>, live| {
+            let mut copy = domain.cloned();
+            copy.as_mut().map_or(Ok(()), |copy| change(copy, live)).map(|()| copy)
+        };
+        let running = guest.0.live().get().filter(|_| meant.live).map(Running::domain);
+        let running = changed(running, true)?;
+        let definition = changed(guest.0.definition().filter(|_| meant.config), false)?;
+        if let Some(domain) = running {
+            self.running(dom)?.domain = domain;
+        }
+        if let Some(definition) = definition {
+            self.domains.update(definition).map_err(refused)?;
+        }
+        Ok(meant)
+    }
+}
+
+/// A guest's life.
+impl Machine {
     /// Starts a guest from a document.
     pub(crate) fn create(&mut self, xml: &str, paused: bool) -> Result<remote::Domain> {
         let domain = Machine::read(xml)?;
-        let known = self.same(&domain)?;
-        if let Some(guest) = known.and_then(|place| self.guests.get(place)).filter(|guest| guest.is_active()) {
-            return Err(invalid(&format!("domain is already active as '{}'", guest.name)));
-        }
-        let place = known.unwrap_or_else(|| self.push(&domain, None));
-        self.run(place, domain, paused)
+        let (name, uuid) = (domain.name.clone(), Mock::uuid(&domain));
+        let live = Running::new(domain.clone(), paused);
+        let ticket = self.domains.begin_create(&name, uuid, live).map_err(refused)?;
+        self.launch(&uuid, ticket, domain, paused)
     }
 
     /// Starts a defined guest.
-    pub(crate) fn start(&mut self, place: Place, paused: bool) -> Result<remote::Domain> {
-        let guest = self.at(place)?;
-        if guest.is_active() {
-            return Err(invalid("domain is already running"));
-        }
-        // A guest that does not run is there for its definition.
-        let domain = guest.definition.clone().ok_or_else(not_running)?;
-        self.run(place, domain, paused)
+    pub(crate) fn start(&mut self, dom: &remote::Domain, paused: bool) -> Result<remote::Domain> {
+        let uuid = self.uuid(dom)?;
+        self.start_known(&uuid, paused)
     }
 
-    fn run(&mut self, place: Place, domain: Domain, paused: bool) -> Result<remote::Domain> {
-        self.last_id += 1;
-        let id = self.last_id;
-        let guest = self.at(place)?;
-        let mut running = Running {
-            domain,
-            id,
-            state: DomainState::Running,
-            reason: RunningReason::Booted.number(),
-            since: Instant::now(),
-            started: SystemTime::now(),
-            console: None,
-            frozen: false,
-        };
+    fn start_known(&mut self, uuid: &Uuid, paused: bool) -> Result<remote::Domain> {
+        let definition = self.domains.get(uuid).and_then(Object::definition).cloned();
+        // A guest without a definition is there because it runs.
+        let domain = definition.ok_or_else(|| refused(Refusal::Running))?;
+        let live = Running::new(domain.clone(), paused);
+        let ticket = self.domains.begin_start(uuid, live).map_err(refused)?;
+        self.launch(uuid, ticket, domain, paused)
+    }
+
+    /// The start takes no time here.
+    fn launch(
+        &mut self,
+        uuid: &Uuid,
+        ticket: registry::Ticket,
+        domain: Domain,
+        paused: bool,
+    ) -> Result<remote::Domain> {
+        self.last_run += 1;
+        let run = Run(self.last_run);
+        self.domains.launched(ticket, run).map_err(refused)?;
+        let live = Running::new(domain, paused);
+        let effects = self.domains.started(run, live, StartedDetail::Booted).map_err(refused)?;
+        self.carry_out(effects);
         if paused {
-            running.set(DomainState::Paused, PausedReason::User.number());
+            self.emit(uuid, LifecycleEvent::Suspended, SuspendedDetail::Paused);
         }
-        guest.running = Some(running);
-        let dom = guest.dom();
-        self.emit(place, LifecycleEvent::Started, StartedDetail::Booted);
-        if paused {
-            self.emit(place, LifecycleEvent::Suspended, SuspendedDetail::Paused);
-        }
-        Ok(dom)
+        self.by_uuid(uuid.into_bytes())
     }
 
     pub(crate) fn suspend(&mut self, dom: &remote::Domain) -> Result<()> {
-        let place = self.find(dom)?;
-        let running = self.at(place)?.running()?;
-        match running.state {
-            DomainState::Paused => Ok(()),
-            DomainState::Running => {
-                running.set(DomainState::Paused, PausedReason::User.number());
-                self.emit(place, LifecycleEvent::Suspended, SuspendedDetail::Paused);
-                Ok(())
-            }
-            _ => Err(not_running()),
+        let uuid = self.uuid(dom)?;
+        let running = self.running(dom)?;
+        if life::suspend(running.state.state).map_err(refused)? == life::Step::Go {
+            running.state = State::new(DomainState::Paused, PausedReason::User);
+            self.emit(&uuid, LifecycleEvent::Suspended, SuspendedDetail::Paused);
         }
+        Ok(())
     }
 
     pub(crate) fn resume(&mut self, dom: &remote::Domain) -> Result<()> {
-        let place = self.find(dom)?;
-        let running = self.at(place)?.running()?;
-        match running.state {
-            DomainState::Running => Err(invalid("domain is already running")),
-            DomainState::Paused => {
-                running.set(DomainState::Running, RunningReason::Unpaused.number());
-                self.emit(place, LifecycleEvent::Resumed, ResumedDetail::Unpaused);
-                Ok(())
-            }
-            _ => Err(invalid("domain is not paused")),
-        }
+        let uuid = self.uuid(dom)?;
+        let running = self.running(dom)?;
+        life::resume(running.state.state).map_err(refused)?;
+        running.state = State::new(DomainState::Running, RunningReason::Unpaused);
+        self.emit(&uuid, LifecycleEvent::Resumed, ResumedDetail::Unpaused);
+        Ok(())
+    }
+
+    /// What a guest whose virtual CPUs run can react to.
+    fn reacting(&mut self, dom: &remote::Domain) -> Result<&mut Running> {
+        let running = self.running(dom)?;
+        life::react(running.state.state).map_err(refused)?;
+        Ok(running)
     }
 
     /// The power button: this guest obeys at once.
     pub(crate) fn shutdown(&mut self, dom: &remote::Domain) -> Result<()> {
-        let place = self.find(dom)?;
-        let action = self.at_work(place)?.domain.on_poweroff;
-        self.power_cycle(place, action)
+        let action = self.reacting(dom)?.domain.on_poweroff;
+        self.power_cycle(dom, action)
     }
 
     pub(crate) fn reboot(&mut self, dom: &remote::Domain) -> Result<()> {
-        let place = self.find(dom)?;
-        let action = self.at_work(place)?.domain.on_reboot;
-        self.power_cycle(place, action)
+        let action = self.reacting(dom)?.domain.on_reboot;
+        self.power_cycle(dom, action)
     }
 
-    /// What a guest asks of its host is done by a guest whose virtual CPUs run.
-    fn at_work(&mut self, place: Place) -> Result<&mut Running> {
-        let running = self.at(place)?.running()?;
-        if running.state == DomainState::Running { Ok(running) } else { Err(not_running()) }
-    }
-
-    fn power_cycle(&mut self, place: Place, action: LifecycleAction) -> Result<()> {
+    fn power_cycle(&mut self, dom: &remote::Domain, action: LifecycleAction) -> Result<()> {
         match action {
             LifecycleAction::Restart | LifecycleAction::RenameRestart => {
-                self.at_work(place)?.boot();
-                self.tell(place, Notice::Reboot);
-                Ok(())
+                self.running(dom)?.boot();
+                self.tell(dom, Notice::Reboot)
             }
             LifecycleAction::Destroy | LifecycleAction::Preserve => {
-                self.emit(place, LifecycleEvent::Shutdown, ShutdownDetail::Guest);
-                self.end(place, ShutoffReason::Shutdown, StoppedDetail::Shutdown)
+                let uuid = self.uuid(dom)?;
+                self.emit(&uuid, LifecycleEvent::Shutdown, ShutdownDetail::Guest);
+                self.end(&uuid, ShutoffReason::Shutdown, StoppedDetail::Shutdown)
             }
         }
     }
 
     pub(crate) fn reset(&mut self, dom: &remote::Domain) -> Result<()> {
-        let place = self.find(dom)?;
-        let running = self.at(place)?.running()?;
+        let running = self.running(dom)?;
         running.since = Instant::now();
-        if running.state == DomainState::Crashed {
+        if running.state.state == DomainState::Crashed {
             running.boot();
         }
-        self.tell(place, Notice::Reboot);
-        Ok(())
+        self.tell(dom, Notice::Reboot)
     }
 
     /// An NMI: this guest's kernel panics of it.
     pub(crate) fn inject_nmi(&mut self, dom: &remote::Domain) -> Result<()> {
-        let place = self.find(dom)?;
-        let action = self.at_work(place)?.domain.on_crash;
-        self.at_work(place)?.set(DomainState::Crashed, CrashedReason::Panicked.number());
-        self.emit(place, LifecycleEvent::Crashed, CrashedDetail::Panicked);
+        let uuid = self.uuid(dom)?;
+        let running = self.reacting(dom)?;
+        let action = running.domain.on_crash;
+        running.state = State::new(DomainState::Crashed, CrashedReason::Panicked);
+        self.emit(&uuid, LifecycleEvent::Crashed, CrashedDetail::Panicked);
         match action {
-            CrashAction::Preserve => Ok(()),
+            CrashAction::Preserve => {}
             CrashAction::Restart | CrashAction::RenameRestart | CrashAction::CoredumpRestart => {
-                self.at(place)?.running()?.boot();
-                Ok(())
+                self.running(dom)?.boot();
             }
             CrashAction::Destroy | CrashAction::CoredumpDestroy => {
-                self.end(place, ShutoffReason::Crashed, StoppedDetail::Crashed)
+                self.end(&uuid, ShutoffReason::Crashed, StoppedDetail::Crashed)?;
             }
         }
-    }
-
-    pub(crate) fn destroy(&mut self, dom: &remote::Domain) -> Result<()> {
-        let place = self.find(dom)?;
-        self.at(place)?.running()?;
-        self.end(place, ShutoffReason::Destroyed, StoppedDetail::Destroyed)
-    }
-
-    fn end(&mut self, place: Place, reason: ShutoffReason, detail: StoppedDetail) -> Result<()> {
-        let guest = self.at(place)?;
-        guest.running = None;
-        guest.shutoff = reason;
-        self.emit(place, LifecycleEvent::Stopped, detail);
-        self.forget_if_gone(place);
         Ok(())
     }
 
-    /// A domain that neither runs nor has a definition is no more.
-    fn forget_if_gone(&mut self, place: Place) {
-        if self.guests.get(place).is_some_and(|guest| !guest.is_active() && !guest.is_persistent()) {
-            self.guests.remove(place);
-        }
+    pub(crate) fn destroy(&mut self, dom: &remote::Domain) -> Result<()> {
+        let uuid = self.uuid(dom)?;
+        self.end(&uuid, ShutoffReason::Destroyed, StoppedDetail::Destroyed)
+    }
+
+    fn end(&mut self, uuid: &Uuid, reason: ShutoffReason, detail: StoppedDetail) -> Result<()> {
+        let effects = match self.domains.destroy(uuid).map_err(refused)? {
+            Destroy::Kill(run) => self.domains.gone(run, reason.number(), detail).map_err(refused)?.1,
+            // A start is over before another call comes.
+            Destroy::Cancel(ticket) => self.domains.cancel(ticket).map_err(refused)?,
+        };
+        self.carry_out(effects);
+        Ok(())
     }
 }

@@ -27,12 +27,18 @@ use std::{
 };
 
 use api::{Call, Error, ErrorCode, ErrorDomain, Event, ReadCall, Reply};
+use registry::Run;
 use rustix::{
     event::{Timespec, epoll},
     io::Errno,
 };
 
-use super::{Context, answer, console::Echo, machine::Machine, node::Node};
+use super::{
+    Context, answer,
+    console::Echo,
+    machine::{ERRORS, Machine},
+    node::Node,
+};
 use crate::{Result, link::Numbered};
 
 /// The most consoles that may be open at a time: each costs the process a descriptor.
@@ -47,7 +53,7 @@ pub struct MockHost {
     /// Where consoles ring, by the number of their guest.
     watch: Arc<OwnedFd>,
     /// Guests whose consoles have more to say at once.
-    busy: BTreeSet<u64>,
+    busy: BTreeSet<Run>,
 }
 
 impl MockHost {
@@ -72,8 +78,7 @@ impl MockHost {
         // `ReadCall` cannot hold a call that writes.
         let call = if read_only { ReadCall::from_call(call)?.into() } else { call };
         if matches!(call, Call::BulkheadDomainOpenConsole(_)) && self.machine.consoles() >= CONSOLES {
-            let text = format!("operation failed: {CONSOLES} consoles are open, which is the most");
-            return Err(Error::new(ErrorCode::OPERATION_FAILED, ErrorDomain::TEST, text));
+            return Err(ERRORS.failed(format_args!("{CONSOLES} consoles are open, which is the most")));
         }
         let mut context = Context { watch: Some(Arc::clone(&self.watch)), ..Context::default() };
         let reply = answer(&mut self.machine, &mut context, call)?;
@@ -111,7 +116,7 @@ impl MockHost {
                 Ok(told) => told,
                 Err(_) => break,
             };
-            rung.extend(events.iter().map(|event| event.data.u64()));
+            rung.extend(events.iter().filter_map(|event| u32::try_from(event.data.u64()).ok()).map(Run));
             more = rest.is_empty();
             if !more {
                 break;

@@ -12,7 +12,7 @@
 //! | [`acceptor`] | the same uid without any capability | accepts, stamps who it is, decides the rights, hands the client to a worker; gets workers their connection to a driver's daemon | reads a byte of a client's, opens a file, starts a process |
 //! | [`worker`], one a connection | the service uid (a session: the user), no capability | speaks with one client and one driver | makes, opens or reaches anything that it was not handed |
 //! | [`polkit`], when somebody asks | the launcher's uid without any capability | asks the host's authority who may change things | hears a client or a worker |
-//! | [`mock_host`], when somebody opens `test:///default` | the service uid (a session: the user), no capability | answers for a host that does not exist | touches the one that does |
+//! | [`mock_host`], when somebody opens `test:///default` | the service uid (a session: the user), no capability | answers the calls of all its clients with libclient's test driver | opens a file, makes or reaches a socket |
 //!
 //! [`edge`] is all that they say to each other. The acceptor's uid is root's on a system instance because qemud takes
 //! calls that change something from root only, and the kernel stamps a connection with the uid of who makes it; an empty

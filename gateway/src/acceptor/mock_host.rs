@@ -19,8 +19,8 @@ use crate::{
     edge::{FromMockHost, Limits, Peer, Rights, ToLauncher, ToMockHost, ToWorker},
 };
 
-/// With this much unread, the process gets no further client.
-const STUCK: usize = 256 << 10;
+/// With this much unread, the process gets no further client: each one in the queue holds a descriptor here.
+const STUCK: usize = 16 << 10;
 
 type ToProcess = Channel<ToMockHost, FromMockHost>;
 
@@ -49,11 +49,12 @@ pub struct MockHost {
 
 impl MockHost {
     /// Not started yet. The process may have twice as many connections as there may be clients: it may not have noticed yet that
-    /// a client has left.
+    /// a client has left. It counts clients from the network as one user.
     #[must_use]
     pub fn new(token: Token, limits: &Limits) -> MockHost {
         let twice = |number: usize| number.saturating_mul(2);
-        let (connections, connections_per_user) = (twice(limits.connections), twice(limits.connections_per_uid));
+        let one_user = limits.connections_per_uid.max(limits.remote);
+        let (connections, connections_per_user) = (twice(limits.connections), twice(one_user));
         MockHost { token, connections, connections_per_user, channel: None }
     }
 

@@ -1,15 +1,15 @@
 //! # logging: where the daemons' logs go
 //!
 //! Every process of a daemon writes to the standard error that it was started with: a terminal, a file, or the journal of the
-//! service manager. Nothing more of the kernel is needed than a clock that the vDSO reads and a write, so the workers' filters
-//! have no line for it.
+//! service manager. A line needs nothing of the kernel but a write and a clock that the vDSO reads, so the workers' filters
+//! have no rule for logging.
 //!
-//! Lines tell in whose name they are written by their spans: `client` (uid and pid), `call`, `run`, `job`. What is written
-//! within the span of a client counts for its user, and nobody without privilege can write more than [`Rate`] allows:
-//! whatever an unprivileged peer can make a daemon write, it can make it write without end.
+//! The spans of a line name its cause: `client` (uid and pid), `call`, `run`, `job`. A line within the span of a client counts
+//! against that client's user, up to `RATE`; root and the daemon itself have no limit. Without one an unprivileged peer could
+//! fill the disk of the log.
 
 mod journal;
-pub mod limit;
+mod limit;
 
 use std::{
     fmt,
@@ -18,8 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use limit::Rate;
-use limit::{LogLimiter, Verdict};
+use limit::{LogLimiter, Rate, Verdict};
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
@@ -32,8 +31,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// The field of a span that names the user in whose name lines are written.
-pub const UID: &str = "uid";
+/// The field of a span that names the user whom its lines count against.
+const UID: &str = "uid";
 /// How many lines a user may cause.
 const RATE: Rate = Rate { burst: 100, refill: Duration::from_secs(1) };
 
@@ -76,7 +75,7 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Filter<S> for PerUser {
         let user =
             |span: tracing_subscriber::registry::SpanRef<'_, S>| span.extensions().get::<User>().map(|user| user.0);
         let uid = context.event_scope(event).and_then(|mut scope| scope.find_map(user));
-        // Who is root needs no daemon to fill a disk.
+        // Root can fill a disk without a daemon's help.
         let Some(uid) = uid.filter(|uid| *uid != 0) else { return true };
         let verdict = self.limiter.lock().unwrap_or_else(PoisonError::into_inner).count(&uid, Instant::now());
         match verdict {

@@ -1,7 +1,7 @@
 //! Limits how many log lines each user can cause.
 //!
-//! Whatever an unprivileged peer can make a daemon write, it can make it write without end. Each user has a burst of lines
-//! that refills with time; what is left out is counted, and one line says how many there were.
+//! Each user has a burst of lines that refills with time. Lines beyond it are left out and counted; the next line that is
+//! written reports how many.
 
 use std::{
     collections::HashMap,
@@ -16,12 +16,6 @@ pub struct Rate {
     pub burst: u32,
     /// How long it takes until one more line may be written.
     pub refill: Duration,
-}
-
-impl Default for Rate {
-    fn default() -> Rate {
-        Rate { burst: 20, refill: Duration::from_secs(10) }
-    }
 }
 
 /// What to do about one line.
@@ -44,8 +38,8 @@ struct Bucket {
     suppressed: u64,
 }
 
-/// Users that are remembered at most. When there are more, one that has been quiet is forgotten, and if none has been, new
-/// users share one burst.
+/// Users that are remembered at most. When there are more, the quiet ones are forgotten; if there are none, new users share
+/// one burst.
 const MAX_USERS: usize = 1024;
 
 /// Counts lines by user. See the module's page.
@@ -113,15 +107,6 @@ impl<K: Eq + Hash + Clone> LogLimiter<K> {
         }
         self.users.entry(user.clone()).or_insert_with(|| Bucket::new(self.rate, now)).take(self.rate, now)
     }
-
-    /// Users with lines that were left out and not reported since, each with their number (no user: those that found no
-    /// place). They count as reported after this.
-    pub fn take_suppressed(&mut self) -> Vec<(Option<K>, u64)> {
-        let own = self.users.iter_mut().map(|(user, bucket)| (Some(user.clone()), bucket));
-        let all = own.chain(std::iter::once((None, &mut self.others)));
-        let counted = all.map(|(user, bucket)| (user, std::mem::take(&mut bucket.suppressed)));
-        counted.filter(|(_, suppressed)| *suppressed > 0).collect()
-    }
 }
 
 #[cfg(test)]
@@ -140,10 +125,8 @@ mod tests {
         assert_eq!(limiter.count(&1, now + Duration::from_secs(9)), Verdict::Suppress);
         assert_eq!(limiter.count(&1, now + Duration::from_secs(10)), Verdict::Write { suppressed: 2 });
         assert_eq!(limiter.count(&1, now + Duration::from_secs(19)), Verdict::Suppress);
-        assert_eq!(limiter.take_suppressed(), [(Some(1), 1)]);
-        assert_eq!(limiter.take_suppressed(), []);
-        let later = now + Duration::from_secs(1000);
-        assert_eq!([(); 4].map(|()| limiter.count(&1, later)), [WRITE, WRITE, WRITE, Verdict::Suppress]);
+        let (later, reported) = (now + Duration::from_secs(1000), Verdict::Write { suppressed: 1 });
+        assert_eq!([(); 4].map(|()| limiter.count(&1, later)), [reported, WRITE, WRITE, Verdict::Suppress]);
     }
 
     #[test]

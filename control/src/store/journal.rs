@@ -5,8 +5,8 @@
 //! run and its number there: after a restart control knows from the journal which events of each run it has seen, and asks
 //! the supervisors, or the logs of those that died, for the rest.
 //!
-//! A guest can cause notices without end. So they are kept apart from the changes of lives, for each guest apart from the
-//! others: whoever makes much happen pushes out what happened to it before, and nothing else.
+//! A guest can cause notices without end, and change its life again and again. So both are kept apart from each other, and for
+//! each guest apart from the others: whoever makes much happen pushes out what happened to it before, and nothing else.
 //!
 //! The numbers of a journal begin with the second in which it was begun, so that one from before the host's reboot is never
 //! taken for one of this journal's, however much has happened since.
@@ -17,7 +17,7 @@
 //! never a guest: events are told without it then.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     fs::File,
     io::{self, BufRead, BufReader, Read},
     path::Path,
@@ -28,7 +28,8 @@ use api::{consts::LifecycleEvent, notice::Parts};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Changes of lives that are kept for those who ask.
+/// Changes of lives that are kept for those who ask, of one guest and of all.
+const LIVES_KEPT: (usize, usize) = (KEPT, KEPT);
 const KEPT: usize = 8192;
 /// Notices that are kept, of one guest and of all: as many as a guest may cause at once ([`super::guests::NOTICES`]).
 const NOTICES_KEPT: (usize, usize) = (512, 8192);
@@ -71,27 +72,79 @@ pub struct Entry {
 /// name, and goes on with the right number.
 pub const NO_LIFECYCLE: i32 = -1;
 
+/// The numbers of entries that are kept, by guest.
+struct Kept {
+    of_one: usize,
+    of_all: usize,
+    count: usize,
+    /// Oldest first.
+    by_guest: HashMap<Uuid, VecDeque<u64>>,
+    /// Which guest has how many.
+    counts: BTreeSet<(usize, Uuid)>,
+}
+
+impl Kept {
+    fn new((of_one, of_all): (usize, usize)) -> Kept {
+        Kept { of_one, of_all, count: 0, by_guest: HashMap::new(), counts: BTreeSet::new() }
+    }
+
+    /// Adds the number of an entry. Returns one that has to go: the guest's own if it has too many, otherwise that of the guest
+    /// with the most.
+    fn add(&mut self, guest: Uuid, number: u64) -> Option<u64> {
+        let numbers = self.by_guest.entry(guest).or_default();
+        self.counts.remove(&(numbers.len(), guest));
+        numbers.push_back(number);
+        self.counts.insert((numbers.len(), guest));
+        self.count += 1;
+        if numbers.len() > self.of_one {
+            return self.drop_oldest(guest);
+        }
+        let most = self.counts.last().filter(|_| self.count > self.of_all)?.1;
+        self.drop_oldest(most)
+    }
+
+    fn drop_oldest(&mut self, guest: Uuid) -> Option<u64> {
+        let numbers = self.by_guest.get_mut(&guest)?;
+        self.counts.remove(&(numbers.len(), guest));
+        let oldest = numbers.pop_front();
+        if numbers.is_empty() {
+            self.by_guest.remove(&guest);
+        } else {
+            self.counts.insert((numbers.len(), guest));
+        }
+        self.count -= usize::from(oldest.is_some());
+        oldest
+    }
+}
+
+/// What is known of the events of a run.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// The last number that its supervisor gave to one that is here.
+    sequence: u64,
+    /// The line that says so: as long as the run may be found again, the file has it.
+    line: Option<u64>,
+}
+
 /// The journal of one instance.
-#[derive(Default)]
 pub struct Journal {
     /// What has been told.
     entries: BTreeMap<u64, Entry>,
     /// What has a number and is not told yet, in order.
     numbered: VecDeque<Entry>,
-    /// The numbers of those entries that are changes of lives, oldest first.
-    lives: VecDeque<u64>,
-    /// The numbers of the others, oldest first.
-    notices: HashMap<Uuid, VecDeque<u64>>,
-    notices_kept: usize,
+    /// Those entries that are changes of lives.
+    lives: Kept,
+    /// The others.
+    notices: Kept,
     /// The number of this journal's first event.
     first: u64,
     /// The highest number of those that are no longer here.
     gone: u64,
     next: u64,
-    /// The last number that each run's supervisor gave to an event that is here.
-    seen: HashMap<u32, u64>,
-    /// Runs whose stop is here.
-    stopped: HashSet<u32>,
+    /// What is known of the events of each run.
+    seen: HashMap<u32, Seen>,
+    /// Runs whose stop is here, and its number.
+    stopped: HashMap<u32, u64>,
 }
 
 /// What reading a journal's file has brought.
@@ -118,7 +171,17 @@ impl Journal {
     /// As [`Journal::open`], with this number for the first event if there is none yet.
     fn begin(path: &Path, first: u64) -> io::Result<Opened> {
         let first = first.min(MAX_SEQUENCE);
-        let journal = Journal { first, gone: first.saturating_sub(1), next: first, ..Journal::default() };
+        let journal = Journal {
+            entries: BTreeMap::new(),
+            numbered: VecDeque::new(),
+            lives: Kept::new(LIVES_KEPT),
+            notices: Kept::new(NOTICES_KEPT),
+            first,
+            gone: first.saturating_sub(1),
+            next: first,
+            seen: HashMap::new(),
+            stopped: HashMap::new(),
+        };
         let mut opened = Opened { journal, length: 0, torn: false };
         match File::open(path) {
             Ok(file) => opened.read(BufReader::new(file), path)?,
@@ -145,47 +208,18 @@ impl Journal {
     fn remember_run(&mut self, entry: &Entry) {
         let Some(id) = entry.id else { return };
         if entry.event == LifecycleEvent::Stopped as i32 {
-            self.stopped.insert(id);
+            self.stopped.insert(id, entry.sequence);
         }
         if let Some(sequence) = entry.run_sequence {
-            self.seen.insert(id, sequence);
+            self.seen.insert(id, Seen { sequence, line: Some(entry.sequence) });
         }
     }
 
     fn remember(&mut self, entry: Entry) {
-        if entry.notice.is_some() {
-            self.notices.entry(entry.uuid).or_default().push_back(entry.sequence);
-            self.notices_kept += 1;
-            self.drop_notice(entry.uuid);
-        } else {
-            self.lives.push_back(entry.sequence);
-            if self.lives.len() > KEPT {
-                let oldest = self.lives.pop_front();
-                self.forget(oldest);
-            }
-        }
+        let kept = if entry.notice.is_some() { &mut self.notices } else { &mut self.lives };
+        let dropped = kept.add(entry.uuid, entry.sequence);
+        self.forget(dropped);
         self.entries.insert(entry.sequence, entry);
-    }
-
-    /// Makes room for a notice of this guest, if there is need.
-    fn drop_notice(&mut self, uuid: Uuid) {
-        let (of_one, of_all) = NOTICES_KEPT;
-        let count = |guest: &Uuid| self.notices.get(guest).map_or(0, VecDeque::len);
-        let from = if count(&uuid) > of_one {
-            Some(uuid)
-        } else if self.notices_kept > of_all {
-            self.notices.keys().copied().max_by_key(count)
-        } else {
-            None
-        };
-        let Some(from) = from else { return };
-        let Some(numbers) = self.notices.get_mut(&from) else { return };
-        let oldest = numbers.pop_front();
-        if numbers.is_empty() {
-            self.notices.remove(&from);
-        }
-        self.notices_kept = self.notices_kept.saturating_sub(1);
-        self.forget(oldest);
     }
 
     fn forget(&mut self, sequence: Option<u64>) {
@@ -204,7 +238,7 @@ impl Journal {
     /// The last event of a run's supervisor that is here; 0 before the first.
     #[must_use]
     pub fn seen(&self, id: u32) -> u64 {
-        self.seen.get(&id).copied().unwrap_or_default()
+        self.seen.get(&id).map(|seen| seen.sequence).unwrap_or_default()
     }
 
     /// The highest run that any event tells of. A probe of an earlier release counts: its number was one of a guest's.
@@ -216,19 +250,19 @@ impl Journal {
     /// Forgets the numbers of all runs but these.
     pub fn keep_runs(&mut self, runs: &HashSet<u32>) {
         self.seen.retain(|run, _| runs.contains(run));
-        self.stopped.retain(|run| runs.contains(run));
+        self.stopped.retain(|run, _| runs.contains(run));
     }
 
     /// Whether the stop of a run is here already: it is reported once, however often its end is found.
     #[must_use]
     pub fn has_stopped(&self, id: u32) -> bool {
-        self.stopped.contains(&id)
+        self.stopped.contains_key(&id)
     }
 
     /// An event of a run is left out, because its supervisor reports more than a guest can do. Its number is left free, and
     /// by that gap a client learns that something is missing.
     pub fn lose(&mut self, id: u32, run_sequence: u64) {
-        self.seen.insert(id, run_sequence);
+        self.seen.entry(id).or_default().sequence = run_sequence;
         self.leave_gap();
     }
 
@@ -277,10 +311,13 @@ impl Journal {
         Some(entry)
     }
 
-    /// The numbers of all events that are here: what the file must hold.
+    /// The numbers of all events that the file must hold: those that are here, and those by which the next control knows what
+    /// it has seen of each run.
     #[must_use]
     pub fn kept(&self) -> HashSet<u64> {
-        self.entries.keys().copied().chain(self.numbered.iter().map(|entry| entry.sequence)).collect()
+        let here = self.entries.keys().copied().chain(self.numbered.iter().map(|entry| entry.sequence));
+        let of_runs = self.seen.values().filter_map(|seen| seen.line).chain(self.stopped.values().copied());
+        here.chain(of_runs).collect()
     }
 }
 

@@ -222,3 +222,35 @@ fn a_boot_that_outlives_control_holds_up_nobody_when_it_is_over() {
     bed.ask(client, &suspend("a")).unwrap();
     assert_eq!(bed.state("a"), DomainState::Paused);
 }
+
+#[test]
+fn what_a_quiet_guest_has_told_long_ago_is_not_told_again() {
+    let (mut bed, _) = with_running_a();
+    for _ in 0..9000 {
+        bed.control.publish_definition(uuid("b"), "b", LifecycleEvent::Defined, 1);
+    }
+    bed.rest();
+    let kept = bed.control.journal.kept();
+    bed.control.hand(store::of_lines, move |lines| lines.compact(&kept).unwrap(), |_, ()| {});
+    bed.rest();
+    let next = bed.control.journal.next_sequence();
+    bed.restart();
+    assert_eq!(bed.state("a"), DomainState::Running);
+    assert_eq!(bed.control.journal.next_sequence(), next, "nothing has happened");
+}
+
+#[test]
+fn a_guest_that_lives_fast_pushes_out_its_own_life_only() {
+    let (mut bed, client) = with_running_a();
+    for _ in 0..9000 {
+        bed.control.publish_definition(uuid("b"), "b", LifecycleEvent::Suspended, 0);
+    }
+    bed.rest();
+    bed.ask(client, &destroy("a")).unwrap();
+    for _ in 0..9000 {
+        bed.control.publish_definition(uuid("b"), "b", LifecycleEvent::Suspended, 0);
+    }
+    bed.rest();
+    let of_a = bed.control.journal.after(0).1.filter(|entry| entry.name == "a").count();
+    assert_eq!(of_a, 3, "defined, started, stopped");
+}

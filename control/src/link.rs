@@ -24,6 +24,8 @@ const MESSAGES_A_TURN: usize = 64;
 /// Requests that may wait for one supervisor's answers, and bytes that may wait for it to read them. A boot is larger and is
 /// the first request of all.
 const MAX_WAITING: usize = 256;
+/// And those of them that may be questions. Anybody may ask, without end, and what changes a guest has a place all the same.
+const MAX_QUESTIONS: usize = 192;
 const MAX_BACKLOG: usize = 256 << 10;
 /// Bytes of one supervisor that are read in its turn.
 const BYTES_A_TURN: usize = 512 << 10;
@@ -214,7 +216,7 @@ impl Control {
         let refused = match self.links.by_run.get(&run) {
             None => Some(self.no_link(run)),
             Some(link) if link.version.is_some_and(|version| version < request.since()) => Some(GuestError::Old),
-            Some(link) if link.is_full() => Some(GuestError::Full),
+            Some(link) if link.is_full_for(request) => Some(GuestError::Full),
             Some(_) => None,
         };
         if let Some(error) = refused {
@@ -357,8 +359,10 @@ impl Control {
 }
 
 impl Link {
-    fn is_full(&self) -> bool {
-        self.waiting.len() >= MAX_WAITING || self.channel.conn().backlog() > MAX_BACKLOG
+    fn is_full_for(&self, request: &Request) -> bool {
+        let question = matches!(request, Request::Status | Request::Measure(_));
+        self.waiting.len() >= if question { MAX_QUESTIONS } else { MAX_WAITING }
+            || self.channel.conn().backlog() > MAX_BACKLOG
     }
 
     fn next_serial(&mut self) -> u64 {

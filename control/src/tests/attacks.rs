@@ -224,6 +224,26 @@ fn a_boot_that_outlives_control_holds_up_nobody_when_it_is_over() {
 }
 
 #[test]
+fn questions_without_end_keep_nobody_from_a_guest() {
+    let (mut bed, client) = with_running_a();
+    let ask = remote::DomainMemoryStatsArgs { dom: dom("a"), max_stats: 16, flags: NO_FLAGS };
+    bed.process("a").stopped = true;
+    let questions: Vec<u64> = (0..255).map(|_| bed.call(client, &Call::DomainMemoryStats(ask.clone()))).collect();
+    bed.turns(20);
+    let other = bed.client();
+    let more: Vec<u64> = (0..100).map(|_| bed.call(other, &Call::DomainMemoryStats(ask.clone()))).collect();
+    let suspended = bed.call(other, &suspend("a"));
+    bed.turns(20);
+    assert!(bed.answer(other, suspended).is_none(), "it waits for the supervisor");
+    bed.process("a").stopped = false;
+    bed.rest();
+    bed.answer(other, suspended).unwrap().unwrap();
+    assert_eq!(bed.state("a"), DomainState::Paused);
+    let answers = questions.into_iter().filter(|call| bed.answer(client, *call).is_some()).count();
+    assert_eq!((answers, more.into_iter().filter(|call| bed.answer(other, *call).is_some()).count()), (255, 100));
+}
+
+#[test]
 fn what_a_quiet_guest_has_told_long_ago_is_not_told_again() {
     let (mut bed, _) = with_running_a();
     for _ in 0..9000 {

@@ -107,7 +107,12 @@ impl Control {
     }
 
     fn take_over(&mut self, run: Found) {
-        let (uuid, name) = (run.uuid, run.name.clone());
+        // Where the launcher's record cannot be read, the journal may know: a guest must not be started twice.
+        let told = self.journal.guest_of(run.run).filter(|_| run.uuid.is_none());
+        let (uuid, name) = match told {
+            Some((uuid, name)) => (Some(uuid), Some(name.to_owned())),
+            None => (run.uuid, run.name.clone()),
+        };
         let uuid = self.objects.adopt(registry::Found { run: Run(run.run), uuid, name }, None);
         let name = self.objects.get(&uuid).map(|object| object.name().to_owned()).unwrap_or_default();
         let mut guest = Guest::new(run.run, uuid, name);

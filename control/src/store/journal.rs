@@ -247,6 +247,13 @@ impl Journal {
         self.seen.keys().copied().max().unwrap_or_default()
     }
 
+    /// Whose run this is, as far as any event tells: its guest and that one's name then.
+    #[must_use]
+    pub fn guest_of(&self, id: u32) -> Option<(Uuid, &str)> {
+        let entry = self.entries.values().find(|entry| entry.id == Some(id))?;
+        Some((entry.uuid, &entry.name))
+    }
+
     /// Forgets the numbers of all runs but these.
     pub fn keep_runs(&mut self, runs: &HashSet<u32>) {
         self.seen.retain(|run, _| runs.contains(run));

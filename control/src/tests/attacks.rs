@@ -274,3 +274,18 @@ fn a_guest_that_lives_fast_pushes_out_its_own_life_only() {
     let of_a = bed.control.journal.after(0).1.filter(|entry| entry.name == "a").count();
     assert_eq!(of_a, 3, "defined, started, stopped");
 }
+
+#[test]
+fn a_run_of_which_nothing_is_known_is_not_started_again() {
+    let (mut bed, _) = with_running_a();
+    bed.launcher.forgets = true;
+    bed.process("a").stopped = true;
+    bed.restart();
+    bed.later(Duration::from_secs(3));
+    let client = bed.client();
+    bed.launcher.forgets = false;
+    assert_eq!(bed.state("a"), DomainState::NoState);
+    assert_eq!(bed.ask(client, &start("a")).unwrap_err().code, ErrorCode::OPERATION_INVALID);
+    bed.ask(client, &destroy("a")).unwrap();
+    assert_eq!((bed.state("a"), bed.launcher.runs.len()), (DomainState::Shutoff, 0));
+}

@@ -71,6 +71,8 @@ pub struct Launcher {
     pub kills: Manner,
     /// How new guests boot.
     pub boots: Manner,
+    /// Its records cannot be read.
+    pub forgets: bool,
     held: Vec<(u64, ToLauncher, Vec<OwnedFd>)>,
     /// Every run of each guest that there has been.
     pub history: Vec<(Uuid, u32)>,
@@ -294,6 +296,7 @@ impl Launcher {
             dials: Manner::Well,
             kills: Manner::Well,
             boots: Manner::Well,
+            forgets: false,
             held: Vec::new(),
             history: Vec::new(),
         };
@@ -309,8 +312,8 @@ impl Launcher {
         let found = |(run, process): (&u32, &Process)| Found {
             run: *run,
             purpose: process.launch.purpose,
-            uuid: Some(process.launch.uuid),
-            name: Some(process.launch.name.clone()),
+            uuid: Some(process.launch.uuid).filter(|_| !self.forgets),
+            name: Some(process.launch.name.clone()).filter(|_| !self.forgets),
             uid: None,
             pid: Some(1),
             disks: process.launch.disks.clone(),

@@ -289,3 +289,15 @@ fn a_run_of_which_nothing_is_known_is_not_started_again() {
     bed.ask(client, &destroy("a")).unwrap();
     assert_eq!((bed.state("a"), bed.launcher.runs.len()), (DomainState::Shutoff, 0));
 }
+
+#[test]
+fn a_guest_that_is_named_often_is_told_of_once() {
+    let (mut bed, client) = with_running_a();
+    let doms = vec![dom("a"); 3000];
+    let ask = remote::ConnectGetAllDomainStatsArgs { doms, stats: 0, flags: 0 };
+    let at = std::time::Instant::now();
+    let Ok(Reply::ConnectGetAllDomainStats(ret)) = bed.ask(client, &Call::ConnectGetAllDomainStats(ask)) else {
+        panic!("no statistics");
+    };
+    assert_eq!(ret.ret_stats.len(), 1, "{:?}", at.elapsed());
+}

@@ -37,6 +37,9 @@ const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(86_400);
 /// How long a lost supervisor is left alone before it is dialled again: at first, and at most.
 const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
 
+/// No machine of QEMU's has more virtual CPUs. A record that says so is not the one that its supervisor was given.
+const VCPUS_MAX: u32 = 8192;
+
 /// What a supervisor keeps for a later control.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -254,6 +257,9 @@ impl Control {
         }
         let parsed = serde_json::from_str::<Record>(&text).map_err(|e| e.to_string()).and_then(|record| {
             let domain = Domain::parse(&record.xml).map_err(|e| e.to_string())?.value;
+            if domain.vcpus.max > VCPUS_MAX {
+                return Err(format!("it has {} virtual CPUs", domain.vcpus.max));
+            }
             Ok((record, domain))
         });
         match parsed {

@@ -301,3 +301,16 @@ fn a_guest_that_is_named_often_is_told_of_once() {
     };
     assert_eq!(ret.ret_stats.len(), 1, "{:?}", at.elapsed());
 }
+
+#[test]
+fn a_record_of_more_processors_than_there_can_be_is_not_believed() {
+    let (mut bed, _) = with_running_a();
+    let process = bed.process("a");
+    assert!(process.record.contains(">1</vcpu>"), "{}", process.record);
+    process.record = process.record.replace(">1</vcpu>", ">4294967295</vcpu>");
+    bed.restart();
+    let client = bed.client();
+    assert_eq!(bed.state("a"), DomainState::Running);
+    assert!(bed.control.size_of(&uuid("a")).vcpus < 10_000, "statistics are of each of them");
+    bed.ask(client, &destroy("a")).unwrap();
+}

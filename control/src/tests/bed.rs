@@ -96,7 +96,7 @@ pub struct Process {
     orders: Option<(u64, Request)>,
     log: EventLog,
     state: State,
-    record: String,
+    pub record: String,
     links: Vec<Link>,
 }
 

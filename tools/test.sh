@@ -42,7 +42,7 @@ tools/packages.sh --no-services libkrb5-dev libclang-dev krb5-kdc krb5-admin-ser
 # The tests of whole programs start the programs themselves, which cargo does not build for a test.
 run cargo build ${CI:+--locked} --workspace --bins
 # A test that hangs must not take the answer of the others with it.
-run ${CI:+timeout -k 10 1200} cargo test ${CI:+--locked} --workspace --no-fail-fast
+run ${CI:+timeout -k 10 1800} cargo test ${CI:+--locked} --workspace --no-fail-fast
 # A feature that no other build has, because it links with a library that a machine need not have.
 unbuilt=0
 if [ -n "$kerberos" ]; then

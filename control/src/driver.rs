@@ -295,7 +295,7 @@ impl Driver for Control {
         args: remote::DomainLookupByIdArgs,
     ) -> Answer<remote::DomainLookupByIdRet> {
         let object = Run::from_id(args.id).and_then(|run| self.objects.by_run(run));
-        let object = object.ok_or_else(|| errors::no_domain("id", args.id))?;
+        let object = object.ok_or_else(|| errors::ERRORS.missing_id(args.id))?;
         Ok(remote::DomainLookupByIdRet { dom: handle(object) }.into())
     }
 

@@ -149,6 +149,22 @@ pub fn lives(events: &[Heard], known: &BTreeMap<String, Definition>) -> (BTreeMa
     (lives, wrong)
 }
 
+/// How many changes of definitions were not told: they are on the disk, and control was killed before their event.
+pub fn untold(events: &[Heard]) -> usize {
+    let mut defined: BTreeMap<&str, bool> = BTreeMap::new();
+    let changes = events.iter().filter_map(|event| match (event.kind.as_str(), event.detail.as_str()) {
+        ("Defined", "Added") => Some((event, false, true)),
+        ("Defined", "Updated") => Some((event, true, true)),
+        ("Undefined", _) => Some((event, true, false)),
+        _ => None,
+    });
+    let untold = changes.filter(|(event, before, after)| {
+        let told = defined.insert(event.domain.as_str(), *after).unwrap_or_default();
+        told != *before
+    });
+    untold.count()
+}
+
 #[derive(Deserialize)]
 struct Entry {
     id: Option<u32>,

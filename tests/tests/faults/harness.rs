@@ -229,7 +229,8 @@ fn report(load: &Load<'_>, events: &[Heard]) {
         println!("{count:6} {what}");
     }
     let started = events.iter().filter(|event| event.kind == "Started").count();
-    println!("{} events, {started} runs", events.len());
+    let untold = events::untold(events);
+    println!("{} events, {started} runs, {untold} changes of definitions without an event", events.len());
 }
 
 /// Ends all guests, undefines all domains; nothing may be left.

@@ -2,8 +2,8 @@
 //! and when it dies of a fault of its own the note says at which run. A run that was in hand twice is quarantined: the next
 //! control doesn't listen to it, so one guest that finds such a fault can't end control for all the others.
 //!
-//! The note is a page that launcher and control share. It holds a number and nothing else, and the launcher believes it as
-//! far as the number names one of its runs.
+//! The note is a page that launcher and control share. The launcher reads one number in it, and believes it as far as it names
+//! one of its runs; what else is there is one control's word to the next.
 
 use std::{collections::HashMap, io, os::fd::OwnedFd};
 
@@ -14,7 +14,7 @@ use rustix::{
 };
 use sandbox::pidfd::Exit;
 
-use crate::edge::IN_HAND_SIZE;
+use crate::edge::{IN_HAND_SIZE, NOTE_SIZE};
 
 /// This many deaths of control at one run, and the run is quarantined.
 const DEATHS: u32 = 2;
@@ -32,7 +32,7 @@ impl Suspects {
     /// When the kernel does not give the memory.
     pub fn new() -> io::Result<Suspects> {
         let note = memfd_create("in-hand", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        ftruncate(&note, IN_HAND_SIZE as u64)?;
+        ftruncate(&note, NOTE_SIZE as u64)?;
         fcntl_add_seals(&note, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok(Suspects { note, deaths: HashMap::new() })
     }

@@ -39,7 +39,7 @@ struct Entry {
 pub(crate) struct Callbacks {
     connection: WeakConnection,
     events: &'static dyn EventImpl,
-    /// Its descriptor stays the same one, and tells of a daemon that is gone as well as of events.
+    /// Its descriptor stays the same one, and becomes readable for a lost daemon as well as for events.
     source: Mutex<Box<dyn EventSource>>,
     /// Where the loop watches that descriptor.
     watched: Mutex<Option<HandleId>>,
@@ -109,7 +109,7 @@ impl Callbacks {
         let Some(connection) = self.connection.upgrade() else { return };
         loop {
             let next = lock(&self.source).next(Some(Duration::ZERO));
-            // Without a connection the source tells when there is something to do for it, and knows where to go on.
+            // Without a connection the source becomes readable when there is something to do, and knows where to go on.
             let Ok(Some(event)) = next else { return };
             if let Some(event) = event_of(&connection, event) {
                 self.tell(&event);

@@ -75,7 +75,7 @@ impl Dialer {
         Dialer { instance, read_only, starter }
     }
 
-    /// The same way for a listener, which must not start a daemon that somebody has stopped.
+    /// The same for a listener, which must not start a daemon that was stopped on purpose.
     pub(crate) fn never_starting(&self) -> Dialer {
         Dialer { instance: self.instance.clone(), read_only: self.read_only, starter: None }
     }
@@ -134,7 +134,7 @@ fn may_start(instance: &Instance, root: bool, managed: bool) -> bool {
     }
 }
 
-/// Nobody is listening, or whoever was has just ended.
+/// Nothing listens there, or the daemon has just ended.
 fn is_absent(failure: &ConnectError) -> bool {
     match failure {
         ConnectError::Connect { source, .. } => {
@@ -281,7 +281,7 @@ fn start_hint(failure: &StartError) -> Option<&'static str> {
     }
 }
 
-/// What the daemon needs to find its files; everything else of our environment is none of its business.
+/// What the daemon needs to find its files; it gets nothing else of our environment.
 fn is_passed(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     matches!(name, b"HOME" | b"PATH") || name.starts_with(b"XDG_") || name.starts_with(b"BULKHEAD_")

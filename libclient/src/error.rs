@@ -70,7 +70,7 @@ pub(crate) fn no_answer(error: CallError, op: Op) -> Error {
             .with_cause(source)
             .with_hint("whether it took effect is not known; the next call connects again"),
         CallError::Send(source) => not_sent(source, op),
-        CallError::Answer(_) => new(ErrorCode::RPC, format!("the answer to {api} makes no sense"))
+        CallError::Answer(_) => new(ErrorCode::RPC, format!("unexpected reply to {api}"))
             .with_cause(error)
             .with_hint("use a client and a daemon of the same release"),
         CallError::Silent(_) => new(ErrorCode::OPERATION_TIMEOUT, format!("{api} has no answer"))
@@ -79,7 +79,7 @@ pub(crate) fn no_answer(error: CallError, op: Op) -> Error {
     }
 }
 
-/// A connection that nobody waits on is over.
+/// The end of a connection that no call waits for.
 pub(crate) fn lost_connection(source: ConnError) -> Lost {
     Lost::new(Error::new(ErrorCode::RPC, ErrorDomain::RPC, "the connection to the daemon was lost").with_cause(source))
 }
@@ -90,7 +90,7 @@ pub(crate) fn no_common_version(source: NoCommonVersion) -> Lost {
     Lost::new(error.with_hint("use a client and a daemon of the same release; restart qemud after an upgrade"))
 }
 
-/// What a call was told that was under way then.
+/// The error of a call that was under way when the connection was lost.
 pub(crate) fn lost_during(lost: &Lost, op: Op) -> Error {
     let message = format!("the connection to the daemon was lost during {}", op.info().api);
     let reason = lost.error();
@@ -104,14 +104,14 @@ pub(crate) fn not_sent(source: ConnError, op: Op) -> Error {
 
 /// An answer that cannot be read.
 pub(crate) fn strange_bytes(source: CodecError, op: Op) -> Error {
-    Error::new(ErrorCode::RPC, ErrorDomain::RPC, format!("the answer to {} makes no sense", op.info().api))
+    Error::new(ErrorCode::RPC, ErrorDomain::RPC, format!("unexpected reply to {}", op.info().api))
         .with_cause(source)
         .with_hint("use a client and a daemon of the same release")
 }
 
 /// A driver answered with the reply of another operation, or with the wrong number of descriptors.
 pub(crate) fn strange_answer(op: Op, what: &str) -> Error {
-    Error::new(ErrorCode::RPC, ErrorDomain::RPC, format!("the answer to {} makes no sense", op.info().api))
+    Error::new(ErrorCode::RPC, ErrorDomain::RPC, format!("unexpected reply to {}", op.info().api))
         .with_cause_text(what.to_owned())
 }
 

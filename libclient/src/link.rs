@@ -110,7 +110,7 @@ pub(crate) trait EventSource: Send {
     /// The number of the first event that had not happened yet when the source was made.
     fn first_new(&self) -> u64;
 
-    /// What is readable while [`EventSource::next`] has something to do: an event to give, or a step towards a connection.
+    /// Readable while [`EventSource::next`] has something to do: an event to give, or a step towards a connection.
     /// The same one for as long as the source lives.
     fn poll_fd(&self) -> BorrowedFd<'_>;
 }

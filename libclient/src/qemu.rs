@@ -83,7 +83,7 @@ impl Link for QemuLink {
 /// One listener. It has a connection of its own: a listener that is slow to read fills its own socket only and delays no
 /// call, and what is sent again after a reconnection reaches nobody who has it already.
 struct QemuEvents {
-    /// Never starts a daemon: one that was stopped stays so until somebody calls.
+    /// Never starts a daemon: one that was stopped stays so until the next call.
     dialer: Arc<Dialer>,
     watch: Watch,
     client: Option<Client>,
@@ -140,7 +140,7 @@ impl QemuEvents {
             self.last = Some(newest);
         }
         self.first_new.get_or_insert(ret.next);
-        // What has come with the answer, the socket does not show any more.
+        // Events that came with the answer have left the socket.
         self.take(client.take_events());
         self.client = Some(client);
         Ok(())
@@ -445,7 +445,7 @@ mod tests {
         assert!(stream.next(Some(Duration::ZERO)).unwrap().is_none());
     }
 
-    /// Whether the stream's descriptor tells that there is something to do.
+    /// Whether the stream's descriptor shows that there is something to do.
     fn told(stream: &crate::EventStream, patience: Option<Duration>) -> bool {
         wait::readable(stream.poll_fd(), Deadline::after(patience)).unwrap()
     }
@@ -539,7 +539,7 @@ mod tests {
         let first = world.qemud(hostname);
         let mut stream = world.connect().subscribe(None).unwrap();
         drop(first);
-        // As a daemon that is stopped: somebody listens, and the queue is full.
+        // As a daemon that is stopped: it listens, and its queue is full.
         fs::remove_file(world.instance.socket()).unwrap();
         let address = SocketAddrUnix::new(world.instance.socket()).unwrap();
         let socket = |flags| rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();

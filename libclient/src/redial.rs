@@ -95,7 +95,8 @@ impl<T: Send + 'static> Redial<T> {
         })
     }
 
-    /// The connection was lost. A daemon that accepts and then hangs up each time is not asked without a pause.
+    /// The connection was lost. Pause before the next try if the last connection was short: the daemon may accept and close
+    /// each time.
     pub(crate) fn lost(&mut self) {
         if self.connected.is_some_and(|at| at.elapsed() < self.longest) {
             self.rest();
@@ -104,7 +105,7 @@ impl<T: Send + 'static> Redial<T> {
         }
     }
 
-    /// What was connected is of no use: tries again after a while.
+    /// The new connection is of no use: try again after a while.
     pub(crate) fn failed(&mut self, error: Error) -> Error {
         if (self.hopeless)(&error) {
             self.step = self.longest;
@@ -159,7 +160,7 @@ impl<T: Send + 'static> Redial<T> {
         }
     }
 
-    /// Takes what came of a try; nothing when another one is to be made.
+    /// Records the outcome of a try; none when another try is to be made.
     fn settle(&mut self, result: Result<T>, deadline: Deadline) -> Option<Result<T>> {
         match result {
             Ok(connected) => {
@@ -186,10 +187,10 @@ impl<T: Send + 'static> Redial<T> {
         let (sender, outcome) = mpsc::channel();
         let (ring, connect) = (Ring(Arc::clone(&done)), attempt.connect);
         let work = move || {
-            // Dropped in the reverse order: whoever is woken finds the outcome, or that there will be none.
+            // Dropped in the reverse order: the thread that the ring wakes finds the outcome, or that there will be none.
             let _ring = ring;
             let sender = sender;
-            // Nobody may be there any more to take it.
+            // The listener may be gone.
             let _ = sender.send(connect());
         };
         thread::Builder::new().name("bulkhead-redial".into()).spawn(work)?;
@@ -219,7 +220,7 @@ impl<T: Send + 'static> Redial<T> {
         );
     }
 
-    /// Brings the next try forward. Not to this moment: a socket appears shortly before somebody listens on it.
+    /// Brings the next try forward. Not to this moment: a socket appears shortly before its daemon listens.
     fn hear_news(&mut self, watch: &Watch) {
         let Some(news) = &self.news else { return };
         let mut heard = false;

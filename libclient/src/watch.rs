@@ -1,7 +1,7 @@
-//! One descriptor for a program to poll, where a connection's own does not tell all.
+//! One descriptor for a program to poll, where a connection's own does not show everything.
 //!
-//! It is an epoll over whatever there is to wait for (a connection, its alarm, a timer), and a bell that rings while something
-//! is here that has left the socket already. It stays the same one while connections come and go.
+//! It is an epoll over everything there is to wait for (a connection, its alarm, a timer) and a bell, which rings while
+//! something is here that has left the socket already. It stays the same one while connections come and go.
 
 use std::{
     io,
@@ -30,12 +30,12 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Tells of this descriptor, too, until it is removed.
+    /// Watches this descriptor, too, until it is removed.
     pub(crate) fn add(&self, fd: impl AsFd) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?)
     }
 
-    /// Tells of it no longer. Closing it would not do while a duplicate is open somewhere.
+    /// Stops watching it. Closing it is not enough while a duplicate is open somewhere.
     pub(crate) fn remove(&self, fd: impl AsFd) {
         // Fails only for what was never added.
         let _ = epoll::delete(&self.epoll, fd);
@@ -54,7 +54,7 @@ impl Watch {
         };
     }
 
-    /// Whether room to write is told as well: an epoll can be waited on for nothing else than reading.
+    /// Makes the watch readable also when this descriptor has room to write: a program can poll an epoll for reading only.
     pub(crate) fn tell_room(&self, fd: impl AsFd, told: bool) -> io::Result<()> {
         let room = if told { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
         epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN | room)?;

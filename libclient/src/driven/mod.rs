@@ -1,7 +1,8 @@
 //! A connection for somebody else's event loop: nothing here waits, and no thread is started.
 //!
 //! The gateway's worker stands on it: one process that polls its client, its driver and its acceptor. It may not open,
-//! dial or start anything, so it gets the socket to qemud from who may ([`dial`]) and does the rest with what it holds.
+//! dial or start anything, so it gets the socket to qemud from its launcher, which calls [`dial`], and does the rest with
+//! what it holds.
 //!
 //! ```no_run
 //! use ipc::paths::{Instance, Mode};
@@ -110,7 +111,7 @@ impl From<Lost> for Error {
 /// Whether a daemon that is not there is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// By whom it is to be started: a session's daemon, and the system's where no service manager does it.
+    /// Yes, if it is this program's to start: a session's daemon, and the system's where no service manager starts it.
     IfAbsent,
     /// No.
     Never,
@@ -121,8 +122,8 @@ pub enum Start {
 pub enum Target {
     /// The guests of a host or a user: [`Driven::new`] over a socket of [`dial`].
     Qemu(Mode),
-    /// The mock hypervisor with its built-in host: [`Driven::new`] over a socket to who hosts it
-    /// ([`MockHost`](crate::mock::MockHost)).
+    /// The mock hypervisor with its built-in host: [`Driven::new`] over a socket to the process that has the
+    /// [`MockHost`](crate::mock::MockHost).
     TestDefault,
     /// The mock hypervisor with a host from a file, which is a file of the client's.
     TestFile(PathBuf),
@@ -203,17 +204,17 @@ impl Driven {
         Ok(())
     }
 
-    /// Sends what was submitted, as much as the socket takes; [`Driven::interest`] tells of the rest. A daemon that is gone
-    /// is told by [`Driven::ready`].
+    /// Sends what was submitted, as much as the socket takes; [`Driven::interest`] asks for the rest. [`Driven::ready`]
+    /// reports a daemon that is gone.
     pub fn flush(&mut self) {
-        // A failure is told by reading: the daemon may have said why it hangs up.
+        // Reading reports the failure: the daemon may have sent the reason before it closed.
         let _ = self.conn.flush();
     }
 
     /// Does what can be done now, and appends the calls that have got their answers.
     ///
     /// # Errors
-    /// When the daemon is gone or makes no sense. Every call under way has been appended as failed.
+    /// When the daemon is gone or breaks the protocol. Every call under way has been appended as failed.
     pub fn ready(&mut self, done: &mut Vec<Done>) -> Result<(), Lost> {
         if let Some(lost) = &self.lost {
             return Err(lost.clone());
@@ -229,7 +230,7 @@ impl Driven {
         })
     }
 
-    /// Reads once. Whoever has no room for more polls no more for it, and the rest waits with the daemon.
+    /// Reads once. A caller without room for more stops polling for reading, and the rest waits in the socket.
     fn read(&mut self, done: &mut Vec<Done>) -> Result<(), Lost> {
         self.conn.fill_now().map_err(error::lost_connection)?;
         while let Some(frame) = self.conn.next_frame().map_err(error::lost_connection)? {

@@ -382,8 +382,7 @@ fn far_name(uri: &Uri) -> String {
 }
 
 fn invalid(uri: &Uri, why: String) -> Error {
-    Error::new(ErrorCode::INVALID_ARG, ErrorDomain::RPC, format!("the way to {uri} makes no sense"))
-        .with_cause_text(why)
+    Error::new(ErrorCode::INVALID_ARG, ErrorDomain::RPC, format!("invalid connection URI '{uri}'")).with_cause_text(why)
 }
 
 fn unknown(uri: &Uri, name: &str, value: &str, known: &str) -> Error {

@@ -2,7 +2,7 @@
 //!
 //! A call of the table goes over as it is. What only Bulkhead's daemons have (program `bulkhead`) is asked first and, where
 //! the far side does not know it, made of libvirt's calls (`fallback`). Events and consoles have connections of their
-//! own: whoever is slow to read delays no call.
+//! own, so that a slow reader delays no call.
 
 mod address;
 mod console;
@@ -182,7 +182,7 @@ struct Session {
 }
 
 impl Drop for Session {
-    /// Takes leave: a daemon of libvirt's complains of who does not.
+    /// Logs out: libvirt's daemon logs a complaint about clients that don't.
     fn drop(&mut self) {
         if self.open && self.client.lost().is_none() {
             let call = remote::ConnectCloseArgs {}.into_call();
@@ -296,9 +296,9 @@ impl Session {
             CallError::Silent(_) => {
                 new(ErrorCode::OPERATION_TIMEOUT, format!("{} does not answer {api}", self.place)).with_cause(failure)
             }
-            CallError::Answer { source, .. } => new(ErrorCode::RPC, format!("the answer to {api} makes no sense"))
+            CallError::Answer { source, .. } => new(ErrorCode::RPC, format!("unexpected reply to {api}"))
                 .with_cause(source)
-                .with_hint(format!("is it libvirt's protocol that {} speaks?", self.place)),
+                .with_hint(format!("check that {} speaks libvirt's protocol", self.place)),
             CallError::Send(source) => new(ErrorCode::RPC, format!("{api} cannot be sent")).with_cause(source),
             CallError::NoStream(_) | CallError::NotWritable => {
                 new(ErrorCode::RPC, format!("{api} cannot be sent")).with_cause(failure)

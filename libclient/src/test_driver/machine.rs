@@ -1,6 +1,6 @@
 //! The guests of the mock host.
 //!
-//! Which domains there are, what may be done to them in which state and what is told of it are the registry's rules, as in
+//! Which domains there are, which state permits which call and which events follow are the registry's rules, as in
 //! qemud, so that a program that works here works there. This module adds what a guest that does not run does.
 
 use std::time::{Instant, SystemTime};

@@ -16,7 +16,7 @@ use crate::output::tell;
 pub(crate) enum Kind {
     /// The operation failed.
     Failed,
-    /// The command line makes no sense.
+    /// The command line is invalid.
     Usage,
     /// There is no such domain.
     NotFound,
@@ -164,7 +164,7 @@ impl CliError {
     /// Shows the failure on the standard error and gives the exit code.
     pub(crate) fn report(&self, format: Format) -> u8 {
         match self {
-            // Whoever closed the pipe has seen enough.
+            // The reader of the pipe has closed it on purpose.
             Self::Output { source } if source.kind() == ErrorKind::BrokenPipe => return 0,
             Self::Signal { number } => {
                 // The terminal is restored by now, so the shell may see the death that the sender wanted.

@@ -82,7 +82,7 @@ impl<T: AsFd> Mode<T> {
             emulate_default_handler(SIGTSTP)?;
         }
         if caught.continued.swap(false, Ordering::AcqRel) {
-            // Who has stopped and continued us may have left another mode. In the background this stops us once more.
+            // A shell that stopped and continued us may have left another mode. In the background this stops us once more.
             tcsetattr(&self.terminal, OptionalActions::Drain, &self.own)?;
             return Ok(Asked::GoOn);
         }
@@ -96,12 +96,12 @@ impl<T: AsFd> Drop for Mode<T> {
     }
 }
 
-/// While this is there, signals are noted and told by a descriptor; without it they do what they always do.
+/// While this exists, signals are noted and make a descriptor readable; without it they act as usual.
 struct Signals(Arc<Caught>);
 
 /// What the handlers share. They stay once they are there, since removing one would leave its signal without any effect.
 struct Caught {
-    /// Nobody looks at signals, so they take effect by themselves.
+    /// No [`Signals`] exists, so signals act by themselves.
     idle: Arc<AtomicBool>,
     /// The signal that came, if it should end the program.
     number: Arc<AtomicUsize>,
@@ -119,7 +119,7 @@ impl Signals {
             Some(caught) => Arc::clone(caught),
             None => Arc::clone(kept.insert(Arc::new(Caught::register()?))),
         };
-        // Left over from when nobody looked.
+        // Left over from the last time.
         caught.drain();
         caught.stop.store(false, Ordering::Release);
         caught.continued.store(false, Ordering::Release);
@@ -147,15 +147,15 @@ impl Caught {
         let number = Arc::new(AtomicUsize::new(0));
         let ignored = ignored_signals();
         let is_ignored = |signal: i32| ignored & 1u64.wrapping_shl(signal.unsigned_abs().saturating_sub(1)) != 0;
-        // What was ignored when the program was started stays so, as with nohup.
+        // Signals that were ignored when the program was started stay ignored, as with nohup.
         for signal in ENDS.into_iter().filter(|signal| !is_ignored(*signal)) {
             let value = usize::try_from(signal).map_err(io::Error::other)?;
             signal_hook::flag::register_conditional_default(signal, Arc::clone(&idle))?;
-            // In this order: whoever is woken finds the number.
+            // In this order: the reader of the pipe finds the number.
             signal_hook::flag::register_usize(signal, Arc::clone(&number), value)?;
             pipe::register(signal, wake.try_clone()?)?;
         }
-        // Where nobody could continue us, the kernel ignores this one, but not the stop that stands in for it here.
+        // Without job control the kernel ignores this one, but not the stop that stands in for it here.
         if !is_ignored(SIGTSTP) && has_job_control() {
             signal_hook::flag::register_conditional_default(SIGTSTP, Arc::clone(&idle))?;
             signal_hook::flag::register(SIGTSTP, Arc::clone(&stop))?;

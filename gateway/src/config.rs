@@ -197,7 +197,7 @@ fn modular(value: &str) -> Result<Vec<String>, String> {
     words
         .map(|word| match MODULAR.contains(&word) {
             true => Ok(word.to_owned()),
-            false => Err(format!("'{word}' is none of {}", MODULAR.join(" "))),
+            false => Err(format!("'{word}' is not one of {}", MODULAR.join(" "))),
         })
         .collect()
 }
@@ -261,7 +261,7 @@ mod tests {
             ("socket_dir = run", "/etc/g.conf, line 1: 'run' is not an absolute path"),
             ("allow_users = eve", "/etc/g.conf, line 1: there is no user 'eve'"),
             ("allow_groups = -1", "/etc/g.conf, line 1: there is no group '-1'"),
-            ("modular_sockets = qemu vbox", "/etc/g.conf, line 1: 'vbox' is none of"),
+            ("modular_sockets = qemu vbox", "/etc/g.conf, line 1: 'vbox' is not one of"),
             ("service_uid = 0", "/etc/g.conf, line 1: 0 is not between 1 and"),
             ("connections = 10\nreserved_connections = 10", "/etc/g.conf: reserved_connections leaves nobody"),
         ] {

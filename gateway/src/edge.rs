@@ -296,8 +296,8 @@ pub enum ToLauncher {
         id: u64,
         /// Which of qemud's two sockets.
         rights: Rights,
-        /// In whose name, so that qemud counts what it holds for this client among what it holds for this user. Nobody's name
-        /// is used for more than to read.
+        /// The user to connect as, so that qemud counts the connection against this user's budgets; only for read-only
+        /// connections.
         user: Option<u32>,
     },
     /// qemud is not there: start it.

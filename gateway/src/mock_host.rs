@@ -45,19 +45,19 @@ const CLIENTS: std::ops::Range<usize> = 16..1 << 30;
 /// Clients from the network share one budget; the acceptor has already limited them by host.
 const BY_NETWORK: u32 = u32::MAX;
 
-/// Why the mock host ends before it is told to.
+/// Why the mock host ends before its acceptor does.
 #[derive(Debug, Error)]
 pub enum MockHostError {
     /// The launcher did not hand over what it should.
     #[error("the mock host is started by the gateway's launcher, not by hand")]
     Inherited(#[from] sandbox::fd::InheritError),
-    /// The acceptor is gone or talks nonsense.
+    /// The acceptor is gone or broke the protocol.
     #[error("the connection to the acceptor is lost")]
     Acceptor(#[source] ConnError),
     /// The acceptor did not begin with what it should, or began again.
     #[error("the acceptor did not say how many clients there may be")]
     NoBegin,
-    /// There is no host to be had.
+    /// The test driver could not make its host.
     #[error("cannot make a mock host")]
     Host(#[source] Error),
     /// It could not give up its power.
@@ -78,7 +78,7 @@ pub fn descriptors(clients: u64) -> u64 {
 /// Runs the mock host until the acceptor leaves.
 ///
 /// # Errors
-/// When it cannot start, or the acceptor makes no sense.
+/// When it cannot start, or the acceptor breaks the protocol.
 pub fn run() -> Result<(), MockHostError> {
     let mut acceptor: Acceptor = Channel::new(UnixStream::from(sandbox::fd::inherited_fd(fds::CHANNEL)?));
     let allowance = match acceptor.recv().map_err(MockHostError::Acceptor)?.value {
@@ -278,7 +278,7 @@ impl Hosting {
             // Encode once for all listeners.
             let mut body = Vec::new();
             if let Err(error) = codec::encode_event(&event, &mut body) {
-                tracing::error!("an event cannot be sent: {}", chain(&error));
+                tracing::error!("an event cannot be encoded: {}", chain(&error));
                 continue;
             }
             let keys: Vec<PeerKey> = self.listeners.keys().copied().collect();
@@ -317,7 +317,7 @@ impl Hosting {
         body: impl FnOnce(&mut Vec<u8>) -> Result<(), CodecError>,
     ) -> bool {
         let sent = self.server.send(key, kind, serial, fds, body);
-        sent.inspect_err(|error| tracing::error!("something cannot be sent: {}", chain(error))).is_ok()
+        sent.inspect_err(|error| tracing::error!("a message cannot be encoded: {}", chain(error))).is_ok()
     }
 }
 

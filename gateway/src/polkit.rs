@@ -59,7 +59,7 @@ pub enum PolkitError {
     /// The process could not give up its power.
     #[error("cannot give up power")]
     Sandbox(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The acceptor talks nonsense.
+    /// The acceptor broke the protocol.
     #[error("the connection to the acceptor is lost")]
     Acceptor(#[source] ConnError),
 }
@@ -67,7 +67,7 @@ pub enum PolkitError {
 /// Runs until the acceptor or the bus leaves.
 ///
 /// # Errors
-/// When it cannot start, or the acceptor makes no sense.
+/// When it cannot start, or the acceptor breaks the protocol.
 pub fn run() -> Result<(), PolkitError> {
     let socket = UnixStream::from(sandbox::fd::inherited_fd(fds::CHANNEL)?);
     socket.set_nonblocking(true).map_err(PolkitError::Loop)?;

@@ -8,7 +8,7 @@ use wire::sasl::Verifier;
 
 use crate::{acceptor, chain, launcher, mock_host, polkit, worker};
 
-/// What a verifier costs whoever tries passwords: the least that RFC 7677 advises.
+/// Iterations of a verifier, which make guessing passwords slow: the least that RFC 7677 advises.
 const ROUNDS: u32 = 4096;
 const LONGEST_PASSWORD: u64 = 4096;
 

@@ -1,6 +1,6 @@
 //! TLS with its key in another process.
 //!
-//! The worker speaks TLS with a stranger, so it must not hold the server's key: whoever took a worker over could be the
+//! The worker speaks TLS with a stranger, so it must not hold the server's key: a worker that was taken over could be the
 //! server for ever. The acceptor holds it and signs, once for each client; the worker asks it to.
 
 use std::{fmt, sync::Arc};

@@ -178,7 +178,7 @@ struct Shared {
     all: Held,
     /// Held by users that are not privileged.
     unprivileged: Held,
-    /// Counts releases, so that whoever waits for room knows when to look again.
+    /// Counts releases, so that a refused request is tried again only after one.
     releases: AtomicUsize,
 }
 
@@ -349,8 +349,8 @@ impl UserBudget {
         self.0.privileged
     }
 
-    /// A mark that changes whenever something is given back, by this user or by any: whoever was refused need not try again
-    /// before.
+    /// A mark that changes whenever something is given back, by this user or by any: a refused request need not be tried
+    /// again before.
     #[must_use]
     pub fn mark(&self) -> Mark {
         let load = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);

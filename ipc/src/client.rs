@@ -1,6 +1,6 @@
 //! The blocking client: thread-safe, pipelining, without a thread of its own.
 //!
-//! Whoever waits for an answer reads the socket for everybody: the first waiting thread becomes the reader, hands each reply
+//! A thread that waits for an answer reads the socket for all: the first waiting thread becomes the reader, hands each reply
 //! to the thread whose serial it carries and each event to the queue, and passes the reading on when its own answer has
 //! come. A single thread that makes one call after the other costs two system calls each and no thread switch.
 
@@ -53,7 +53,7 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
-    /// Somebody listens, but accepts nothing: the process is stopped or stuck.
+    /// The listener accepts nothing: its process is stopped or stuck.
     #[error("{} has not accepted a connection for {} seconds", path.display(), patience.as_secs_f32())]
     NotAccepted {
         /// The socket.
@@ -117,13 +117,13 @@ pub struct Client {
     socket: UnixStream,
 }
 
-/// Connects to the socket at `path`, without a word to whoever listens there.
+/// Connects to the socket at `path` and sends nothing.
 ///
 /// A plain `connect` sleeps for as long as the listener's queue is full, which for a stopped daemon is for ever. Linux bounds
 /// that sleep by the socket's send timeout.
 ///
 /// # Errors
-/// When nobody listens, the caller may not connect, or the queue stays full for `patience`.
+/// When nothing listens, the caller may not connect, or the queue stays full for `patience`.
 pub fn connect_socket(path: &Path, patience: Duration) -> Result<UnixStream, ConnectError> {
     let failed = |errno: Errno| ConnectError::Connect { path: path.to_path_buf(), source: errno.into() };
     let unprepared = |errno: Errno| ConnectError::Socket(errno.into());
@@ -144,7 +144,7 @@ pub fn connect_socket(path: &Path, patience: Duration) -> Result<UnixStream, Con
             Err(errno) => return Err(failed(errno)),
         }
     }
-    // The bound was for connecting; what is written later has its own.
+    // The timeout was for connecting; later writes have their own.
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, None).map_err(unprepared)?;
     Ok(socket.into())
 }
@@ -300,8 +300,8 @@ impl Client {
         }
     }
 
-    /// Reads one frame, and what came with it, and hands each to whom it belongs. `wait`: how long to wait for it at most (`None`: the silence that a
-    /// call allows; `Some(None)`: for ever).
+    /// Reads one frame and all that came whole with it, and hands each to its call or to the event queue. `wait`: how long to
+    /// wait for the first at most (`None`: the silence that a call allows; `Some(None)`: for ever).
     fn read_for_all<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
@@ -365,7 +365,7 @@ impl State {
 
 impl AsFd for Client {
     /// The socket, for an event loop: when it is readable, [`Client::wait_events`] with no time has something to do. Events
-    /// that came with an answer are not told: [`Client::take_events`] after each call.
+    /// that came with an answer do not make it readable: [`Client::take_events`] after each call.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -383,7 +383,7 @@ fn recv(reader: &mut Conn, look: &Look) -> Result<Incoming, ConnError> {
     found.map_or_else(|| reader.recv(), Ok)
 }
 
-/// Takes the frames that are here whole: the socket does not show them any more to whoever polls it.
+/// Takes the frames that are here whole: polling the socket no longer shows them.
 fn take_whole(reader: &mut Conn, frames: &mut Vec<Incoming>) -> Result<(), ConnError> {
     while let Some(frame) = reader.next_frame()? {
         frames.push(frame);

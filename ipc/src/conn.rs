@@ -474,7 +474,7 @@ impl Conn {
         loop {
             let waiting = self.input.get(at..self.end).unwrap_or_default();
             let Some((header, body)) = waiting.split_first_chunk::<HEADER_LEN>() else {
-                // Whoever sends a header in pieces gets its descriptors with the first piece.
+                // A header that comes in pieces has its descriptors with the first piece.
                 let begun = !waiting.is_empty() && !self.input_fds.is_empty();
                 let fds = if begun { 0 } else { usize::from(self.caps.fds) };
                 let bytes = if begun { room.min(HEADER_LEN - waiting.len()) } else { room };

@@ -112,7 +112,7 @@ fn a_daemon_that_accepts_nothing_is_given_up() {
     assert!(matches!(late, ConnectError::NotAccepted { .. }), "{late:?}");
     assert_eq!(late.to_string(), format!("{} has not accepted a connection for 0.2 seconds", path.display()));
     assert!(begin.elapsed() >= patience);
-    // Once there is room, who waits gets it, and the socket writes without a deadline again.
+    // Once there is room, a waiting connect succeeds, and the socket writes without a deadline again.
     let connected = thread::scope(|scope| {
         let waiting = scope.spawn(|| connect_socket(&path, LONG));
         rustix::net::accept(&listener).unwrap();

@@ -33,7 +33,7 @@ pub(crate) struct Console {
     /// Alias of the device, if not the first console
     #[arg(long, value_name = "ALIAS")]
     devname: Option<String>,
-    /// Take the console over from whoever has it
+    /// Take the console over from its present writer
     #[arg(long)]
     force: bool,
     /// Refuse if nobody could notice that the console is taken over (never the case here)
@@ -137,8 +137,8 @@ impl Attachment {
         }
     }
 
-    /// Copies until the end; `signal` gets the number of the one that was it. The greeting is for who has stopped the program
-    /// and lets it go on.
+    /// Copies until the end; `signal` gets the number of the signal that ended it. The greeting is shown again when the program was
+    /// stopped and goes on.
     fn copy(
         &self,
         session: &mut Session,

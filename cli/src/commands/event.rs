@@ -190,7 +190,7 @@ fn is_absence(error: &libclient::Error) -> bool {
     [ErrorCode::SYSTEM_ERROR, ErrorCode::RPC, ErrorCode::OPERATION_TIMEOUT].contains(&error.code)
 }
 
-/// One event, sent at once: whoever reads us waits for it.
+/// Prints one event and flushes: a reader of our output waits for it.
 fn show(session: &mut Session, name: &'static str, event: &DomainEvent) -> Result<(), CliError> {
     let is_life = event.notice.is_none();
     if session.out.is_json() {

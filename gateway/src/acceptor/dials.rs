@@ -90,7 +90,7 @@ impl Dials {
         self.asked.push((self.last, wish));
         // A launcher that is gone shows when it is flushed, and ends this process.
         if let Err(error) = launcher.queue(0, &dial, Vec::new()) {
-            tracing::error!("cannot ask for a connection to qemud: {}", chain(&error));
+            tracing::error!("cannot get a connection to qemud: {}", chain(&error));
         }
     }
 
@@ -99,7 +99,7 @@ impl Dials {
         Some(self.asked.swap_remove(at).1)
     }
 
-    /// Who a connection is for; nobody, when its worker has lost its client meanwhile.
+    /// The worker that a connection is for; none if it has lost its client meanwhile.
     pub fn dialed(&mut self, id: u64) -> Option<Key> {
         self.take(id).map(|wish| wish.key)
     }
@@ -118,7 +118,7 @@ impl Dials {
             && !under_way
             && let Err(error) = launcher.queue(0, &ToLauncher::StartQemud, Vec::new())
         {
-            tracing::error!("cannot ask for a start of qemud: {}", chain(&error));
+            tracing::error!("cannot have qemud started: {}", chain(&error));
         }
         self.waiting.push(wish);
         None

@@ -31,11 +31,11 @@ enum MockHostError {
     Pair(#[source] io::Error),
     #[error("cannot watch its channel")]
     Watch(#[source] io::Error),
-    #[error("cannot ask for its start")]
+    #[error("cannot have it started")]
     Start(#[source] ConnError),
-    #[error("it is stuck")]
+    #[error("it is stuck: it has stopped reading")]
     Stuck,
-    #[error("it cannot be told of a client")]
+    #[error("cannot hand it a client")]
     Tell(#[source] ConnError),
 }
 
@@ -61,7 +61,7 @@ impl MockHost {
     /// A connection for a client. Starts the process if there is none.
     ///
     /// # Errors
-    /// The worker's error when there is none.
+    /// The error for the worker, if there is no connection.
     pub fn connect(
         &mut self,
         registry: &Registry,

@@ -1,9 +1,9 @@
 //! # acceptor: lets clients in and hands them on
 //!
-//! It accepts, asks the kernel who came, decides the rights, counts, and gives the client to a worker once the client has
-//! said something: who connects and is silent costs a descriptor here until the patience with him ends. It reads no byte of
-//! a client's. What it does for a worker is one thing: it gets it a connection to a daemon, by the rights that it has noted itself.
-//! That to qemud it asks of the launcher: it has root's uid, and so it must not be able to reach a socket.
+//! It accepts, asks the kernel for the client's user, decides the rights, counts, and gives the client to a worker once the
+//! client has sent something: a silent client costs a descriptor here until its time is up. It reads no byte of a client's. It
+//! does one thing for a worker: it gets the worker a connection to a daemon, by the rights that it has noted itself. The
+//! connection to qemud comes from the launcher: the acceptor has root's uid, so it must not be able to reach a socket.
 //!
 //! One thread around one poll; nothing waits.
 
@@ -67,7 +67,7 @@ pub enum AcceptorError {
     /// The launcher did not hand over what it should.
     #[error("the acceptor is started by the gateway's launcher, not by hand")]
     Inherited(#[from] sandbox::fd::InheritError),
-    /// The launcher is gone or talks nonsense.
+    /// The launcher is gone or broke the protocol.
     #[error("the connection to the launcher is lost")]
     Launcher(#[source] ConnError),
     /// The first message is something else than what there is to do.
@@ -162,7 +162,7 @@ pub fn run() -> Result<(), AcceptorError> {
     let mut listeners = Vec::new();
     for (number, door) in (fds::FIRST_LISTENER..).zip(&settings.doors) {
         let inherited = sandbox::fd::inherited_fd(number)?;
-        // Whoever made them has made them non-blocking: the mode is the listener's, not this process's.
+        // The launcher made them non-blocking; the mode belongs to the listener, not to this process.
         let listener = match door {
             Door::ReadWrite | Door::ReadOnly => Listener::Unix(inherited.into()),
             Door::Tcp | Door::Tls => Listener::Tcp(inherited.into()),

@@ -263,8 +263,8 @@ impl Launcher {
         Ok(())
     }
 
-    /// Connects to one of qemud's two sockets, without waiting: nobody listens, or too many wait there already, is an error. Who
-    /// only reads is connected in the name of its own user; to change things takes this process's.
+    /// Connects to one of qemud's two sockets, without waiting: an absent daemon or a full queue is an error. A read-only client
+    /// is connected in the name of its own user; a connection that may change things needs this process's uid.
     fn dial(&self, rights: Rights, user: Option<u32>) -> Result<OwnedFd, Errno> {
         let path = match rights {
             Rights::Full => self.instance.socket(),

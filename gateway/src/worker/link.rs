@@ -62,7 +62,7 @@ pub enum News {
 pub struct Link {
     state: State,
     read_only: bool,
-    /// Who answers, once something was opened.
+    /// The daemon that answers, once something was opened.
     daemon: Daemon,
     /// The connection served another session before.
     second_hand: bool,
@@ -108,7 +108,7 @@ impl Link {
         self.second_hand
     }
 
-    /// Who answers.
+    /// The daemon that answers.
     pub fn daemon(&self) -> Daemon {
         self.daemon
     }

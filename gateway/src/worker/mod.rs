@@ -49,7 +49,7 @@ pub enum WorkerError {
     /// The launcher did not hand over what it should.
     #[error("a worker is started by the gateway's launcher, not by hand")]
     Inherited(#[from] sandbox::fd::InheritError),
-    /// The acceptor is gone or talks nonsense.
+    /// The acceptor is gone or broke the protocol.
     #[error("the connection to the acceptor is lost")]
     Acceptor(#[source] ConnError),
     /// The acceptor said what this worker cannot do now.
@@ -69,7 +69,7 @@ pub enum WorkerError {
 /// Runs the worker until the acceptor lets it go.
 ///
 /// # Errors
-/// When it cannot start, or the acceptor makes no sense.
+/// When it cannot start, or the acceptor breaks the protocol.
 pub fn run() -> Result<(), WorkerError> {
     let socket = sandbox::fd::inherited_fd(fds::CHANNEL)?;
     let sandboxed = |error: Box<dyn std::error::Error + Send + Sync>| WorkerError::Sandbox(error);

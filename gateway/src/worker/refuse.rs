@@ -1,7 +1,7 @@
 //! Telling clients why they are not served.
 //!
 //! A refusal is the answer to a client's first call, because that is what libvirt's clients show. One worker does it for all
-//! of them: it holds nothing but their sockets, and whoever took it over could tell lies to those who get nothing anyway.
+//! of them: it holds nothing but their sockets; taken over, it could only lie to clients that are refused anyway.
 
 use std::{
     os::{fd::AsFd, unix::net::UnixStream},

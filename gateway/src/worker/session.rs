@@ -166,7 +166,7 @@ pub struct Session {
     question: bool,
     /// The client is not read; when the next sign of life is due.
     paused: Option<Instant>,
-    /// The client has said goodbye: what is queued still goes, until it has taken nothing of it for so long.
+    /// The client has closed its session: the queue is still sent, until the client has read nothing of it for so long.
     closing: Option<Instant>,
     /// No call could have left anything behind in the driver's connection.
     only_read: bool,
@@ -415,7 +415,7 @@ impl Session {
             News::Lost(error) => {
                 tracing::info!("{} is lost: {}", self.link.daemon(), error.full_text());
                 self.flow.subscribing = false;
-                // Whoever listens must not have to ask.
+                // A listener makes no call that would connect again.
                 if self.wants_events() {
                     self.link.dial_now(true);
                 }

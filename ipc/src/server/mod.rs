@@ -14,7 +14,7 @@
 //!   for too long, or is sent far too much, is dropped;
 //! * send more than others, or connect more often: users are served in turn, one call each, and each turn ends after so many
 //!   calls and accepted connections;
-//! * send nonsense: its own connection ends. Before its hello a peer may send a hello and nothing else.
+//! * break the protocol: its own connection ends. Before its hello a peer may send a hello and nothing else.
 
 mod connection;
 mod users;
@@ -449,7 +449,7 @@ impl Server {
         self.take_in(socket, Peer { door, pid, uid, gid });
     }
 
-    /// Serves a connection that somebody else has accepted, or made, and knows the far end of.
+    /// Serves a connection that the caller has accepted or made. The caller vouches for `peer`: the kernel is not asked.
     pub fn take_in(&mut self, socket: UnixStream, peer: Peer) {
         if socket.set_nonblocking(true).is_err() {
             return;

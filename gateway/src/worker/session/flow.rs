@@ -103,7 +103,7 @@ impl Session {
             }
             Err(error) if waiting.is_empty() => tracing::warn!("no events: {}", error.full_text()),
             Err(error) => {
-                // Those that wait have no events, and are told so; those that had them keep their place for when the daemon is back.
+                // Registrations that wait fail; earlier ones keep their place for when the daemon is back.
                 for (header, _, what) in waiting {
                     let _ = match what {
                         Registered::New(id) => self.registrations.deregister(id),
@@ -145,7 +145,7 @@ impl Session {
         self.conn.queue_event(&Event::ConnectEventConnectionClosed(remote::ConnectEventConnectionClosedMsg { reason }))
     }
 
-    /// The daemon did not come back: who listens must not go on waiting for what nobody will say.
+    /// The daemon did not come back: end the session, so that a listener does not wait for events that cannot come.
     pub(super) fn end_without_events(&mut self) {
         let _ = self.tell_closed(api::consts::CloseReason::Eof).and_then(|()| self.conn.flush().map(drop));
         self.over.get_or_insert_with(|| Over::Broken(Fault::NoEvents.into()));

@@ -1,5 +1,5 @@
-//! Starting the guests that are to start with the host: once for each boot of the host, a few at a time, and whoever is left
-//! when control dies is started by the next one.
+//! Starts the guests that are marked for it: once for each boot of the host, a few at a time. If control dies meanwhile, the
+//! next one starts the rest.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -31,8 +31,8 @@ pub struct Autostart {
 }
 
 impl Control {
-    /// Begins, or goes on where an earlier control was interrupted. A guest that somebody has stopped since its autostart
-    /// is not started again.
+    /// Begins, or goes on where an earlier control was interrupted. A guest that was stopped since its autostart is not started
+    /// again.
     pub(super) fn autostart(&mut self) {
         let path = self.autostarted();
         let shown = path.display().to_string();
@@ -41,21 +41,21 @@ impl Control {
             move |_| read_list(&path),
             move |control, read| match read {
                 Ok(done) => control.autostart_all_but(done.as_deref()),
-                // Without the list they would be started again and again, also those that somebody has stopped.
+                // Without the list each control would start all of them again, also those that were stopped on purpose.
                 Err(error) => tracing::error!("{shown} cannot be read, no guest is autostarted: {error}"),
             },
         );
     }
 
     fn autostart_all_but(&mut self, done: Option<&str>) {
-        // What an earlier release has left is an empty file that says: all of them.
+        // An earlier release leaves an empty file, which means: all of them.
         if done.is_some_and(|done| done.is_empty() || done.lines().any(|line| line == ALL)) {
             return;
         }
         let known: HashSet<&str> = done.unwrap_or_default().lines().collect();
         let wanted = self.objects.inactive().filter(|object| object.autostart()).map(registry::Object::uuid);
         self.autostart.left = wanted.filter(|uuid| !known.contains(uuid.to_string().as_str())).collect();
-        // Those that run were started by the control that was interrupted, or need no start.
+        // Those that run need no start: the control that was interrupted, or a user, has started them.
         let running = self.objects.active().filter(|object| object.autostart()).map(registry::Object::uuid);
         let running: Vec<Uuid> = running.filter(|uuid| !known.contains(uuid.to_string().as_str())).collect();
         running.into_iter().for_each(|uuid| self.note(&uuid.to_string(), |_| {}));
@@ -66,7 +66,7 @@ impl Control {
         self.instance.journal().with_file_name("autostarted")
     }
 
-    /// Notes what was done, so that it is not done again, and then does `then`; not when it cannot be noted.
+    /// Notes what was done, so that it is not done again, and then does `then`. If the note fails, autostart ends.
     fn note(&mut self, line: &str, then: fn(&mut Control)) {
         let (path, line) = (self.autostarted(), format!("{line}\n"));
         let shown = path.display().to_string();

@@ -1,7 +1,7 @@
 //! Ending a guest at once, whatever state it is in: up, being started, unreachable, or ending already.
 //!
-//! A client is told "destroyed" when the launcher has said, on the kernel's word, that no process of the run is left; and it
-//! is told something by a deadline even if that does not come.
+//! The answer "destroyed" waits for the launcher to report, on the kernel's word, that no process of the run is left. If that
+//! does not come by a deadline, the call fails.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ impl Control {
         let name = self.guests.get(&run).map(|guest| guest.name.clone()).unwrap_or_default();
         let asked = cx.later();
         let then = move |control: &mut Control, said: SupervisorReply| match said {
-            // Without its supervisor's word the guest may be ending all the same: the launcher tells.
+            // Without an answer of its supervisor the guest may be ending all the same; the launcher reports the end.
             Ok(_) | Err(GuestError::Unreachable | GuestError::Gone(_)) => control.answer_when_gone(asked, run, reply),
             Err(error) => control.answer(&asked, Err(errors::guest("destroy", &name, &error))),
         };
@@ -69,7 +69,7 @@ impl Control {
         }
     }
 
-    /// Answers when the run or start is over, or when it has had its time.
+    /// Answers when the run or start is over, or by its deadline.
     fn answer_at_end(&mut self, cx: &Asked, uuid: Uuid, how: Destroy, reply: fn(()) -> Reply) {
         let name = self.objects.get(&uuid).map(registry::Object::name).unwrap_or_default();
         let late = errors::undying(name, PATIENCE);
@@ -100,7 +100,7 @@ impl Control {
         if self.up(&uuid).is_none() {
             return self.kill_run(run);
         }
-        let then = move |control: &mut Control, reply: super::link::SupervisorReply| match reply {
+        let then = move |control: &mut Control, reply: SupervisorReply| match reply {
             // It leaves by itself now; a supervisor that stays is killed.
             Ok(_) => {
                 control.ending(run);

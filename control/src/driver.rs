@@ -552,7 +552,7 @@ impl Driver for Control {
         cx: &mut Asked,
         args: remote::ConnectDomainEventCallbackRegisterAnyArgs,
     ) -> Answer<remote::ConnectDomainEventCallbackRegisterAnyRet> {
-        // Whoever waits for what no guest does here yet waits for what does not happen, as with any driver of libvirt's.
+        // Registering for an event that this driver never emits is allowed, as in libvirt.
         if DomainEventId::try_from(args.event_id).is_err() {
             return Err(errors::invalid(format!("eventID {} is no kind of domain event", args.event_id)));
         }

@@ -31,11 +31,11 @@ use super::{
 };
 use crate::qemu::plan;
 
-/// A QEMU that does not say what it can do in this time does not say it.
+/// Give up on a capability probe after this long.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long an emulator that could not be asked is not asked again: its cause may have been a full disk.
+/// How long to wait before an emulator whose probe failed is probed again: the cause may have been a full disk.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How long anybody waits for the disk that emulators are on.
+/// How long a call waits for the disk that emulators are on.
 const LOOKING: Duration = Duration::from_secs(10);
 /// No cached description is larger.
 const MAX_CACHED: u64 = 4 << 20;
@@ -44,7 +44,7 @@ const MAX_CACHED: u64 = 4 << 20;
 pub struct Emulators {
     dir: PathBuf,
     known: HashMap<String, (Identity, Rc<Abilities>)>,
-    /// Those that could not be asked, and when: they are not asked again at once.
+    /// Those whose probe failed, and when: they are not probed again at once.
     silent: HashMap<String, (Identity, Instant, Error)>,
     asking: HashMap<String, Vec<Then<Known>>>,
 }
@@ -69,7 +69,7 @@ impl Probes {
     }
 }
 
-/// What a question about an emulator ends in.
+/// What an emulator can do, or why its probe failed.
 pub type Known = Result<Rc<Abilities>, Error>;
 
 /// What tells one state of a binary, and of KVM, from another.
@@ -91,7 +91,7 @@ struct Cached {
 }
 
 impl Emulators {
-    /// Nothing is known but what the cache directory holds.
+    /// Empty: abilities come from the cache directory or a probe when they are asked for.
     pub fn new(cache: &Path) -> Emulators {
         Emulators {
             dir: cache.join("capabilities"),
@@ -106,7 +106,7 @@ impl Emulators {
         (known == identity && now.saturating_duration_since(*since) < SILENCE).then(|| error.clone())
     }
 
-    /// What is in memory of an emulator in this state.
+    /// The abilities of an emulator in this state, if they are in memory.
     fn lookup(&self, emulator: &str, identity: &Identity) -> Option<Rc<Abilities>> {
         let (known, abilities) = self.known.get(emulator)?;
         (known == identity).then(|| Rc::clone(abilities))
@@ -132,7 +132,7 @@ impl Emulators {
     }
 }
 
-/// What the disk tells of an emulator: its state, and what is kept of it in this state unless it is known already.
+/// An emulator on the disk: its state, and the cached abilities for this state unless they are in memory already.
 struct Seen {
     identity: Identity,
     abilities: Option<Abilities>,
@@ -305,7 +305,7 @@ impl Control {
         self.learn(&emulator, &identity, result);
     }
 
-    /// Whether a run that has ended was a probe's; what waits for one that has said nothing is told.
+    /// Whether a run that has ended was a probe's. If it gave no answer, the calls that wait for it fail.
     pub(super) fn probe_ended(&mut self, run: u32, how: Option<&str>) -> bool {
         let known = self.probes.running.contains_key(&run);
         self.probed(run, Err(GuestError::Gone(how.map(str::to_owned))));
@@ -325,7 +325,7 @@ impl Control {
         self.launcher.tell(&tell);
     }
 
-    /// Keeps what an emulator in this state can do, and answers all who wait for it.
+    /// Keeps the outcome of a probe for this state of the emulator, and answers the calls that wait for it.
     fn learn(&mut self, emulator: &str, identity: &Identity, result: Result<Abilities, String>) {
         let result: Known = match result {
             Ok(abilities) => {

@@ -127,7 +127,7 @@ pub fn half_changed(name: &str, stands: &str, error: Error) -> Error {
     error.with_hint(hint)
 }
 
-/// Nobody can tell what an emulator is: the disk that it is on does not answer.
+/// The disk that an emulator is on does not answer.
 pub fn emulator_unseen(emulator: &str, waited: std::time::Duration) -> Error {
     let why = format!("the disk that it is on has not answered within {} s", waited.as_secs());
     emulator_refused(&Refusal::Emulator { path: emulator.into(), why })

@@ -29,7 +29,7 @@ use super::{
     },
 };
 
-/// How long an event waits for its line in the journal before it is told without.
+/// How long an event waits for its line in the journal before it is sent without.
 const UNWRITTEN: Duration = Duration::from_secs(1);
 /// After how long the journal is tried again when a disk does not take it.
 const RETRY: Duration = Duration::from_secs(5);
@@ -39,7 +39,7 @@ const QUEUED_LINES: usize = 16_384;
 /// How events are on their way through the journal to the clients.
 #[derive(Default)]
 pub struct Telling {
-    /// When those that have a number are told although no disk has taken them.
+    /// When numbered events are sent although no disk has taken them.
     late: Option<(Instant, u64)>,
     /// Lines that the store's thread has not answered for.
     queued: usize,
@@ -55,11 +55,11 @@ const MAX_CALLBACKS: usize = 256;
 /// libvirt's numbers of kinds of events are below this.
 const KINDS: i32 = 64;
 
-/// Who wants to hear of events. An event is told to those who want it without a look at the others.
+/// Subscriptions and callbacks of connections, listed so that an event finds its own without a look at the others.
 #[derive(Default)]
 pub struct Subscribers {
     by_sequence: HashMap<PeerKey, Charge>,
-    /// By libvirt's number of the kind of event, and by guest for those who want to hear of one only.
+    /// By libvirt's number of the kind of event, and by guest for callbacks of one guest.
     by_kind: HashMap<(i32, Option<Uuid>), Vec<Listed>>,
     callbacks: HashMap<PeerKey, Vec<Callback>>,
     next_callback: i32,
@@ -128,7 +128,7 @@ impl Subscribers {
         }
     }
 
-    /// Whose callbacks of one kind are told of an event of a guest.
+    /// The callbacks that an event of this kind and guest goes to.
     fn wanting(&self, event: i32, guest: Uuid) -> impl Iterator<Item = (PeerKey, i32)> {
         let listed = [None, Some(guest)].into_iter().filter_map(move |guest| self.by_kind.get(&(event, guest)));
         listed.flatten().copied()
@@ -136,16 +136,13 @@ impl Subscribers {
 }
 
 impl Control {
-    /// Writes an event down, and tells everybody who wants to hear of it when it is written.
+    /// Gives an event its line in the journal, and sends it to its subscribers when the line is written.
     pub(super) fn publish(&mut self, entry: Entry) {
         let sequence = self.journal.number(entry);
         self.write_line(sequence);
         if self.telling.late.is_none() {
             let late = |control: &mut Control, ()| {
                 control.telling.late = None;
-                if let Some(last) = control.journal.last_numbered() {
-                    control.in_hand.told_unwritten(last.sequence);
-                }
                 control.tell(u64::MAX);
             };
             self.telling.late = Some(self.after(UNWRITTEN, Box::new(late)));
@@ -161,9 +158,6 @@ impl Control {
             move |lines| lines.append(line),
             move |control, condition| {
                 control.telling.queued = control.telling.queued.saturating_sub(1);
-                if condition.failing {
-                    control.in_hand.told_unwritten(sequence);
-                }
                 control.look_after_journal(condition);
                 control.tell(sequence);
             },
@@ -193,7 +187,7 @@ impl Control {
         }
     }
 
-    /// Tells the events up to this number that have not been told.
+    /// Sends the events up to this number that have not been sent.
     fn tell(&mut self, up_to: u64) {
         while let Some(entry) = self.journal.told(up_to) {
             self.tell_one(&entry);

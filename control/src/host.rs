@@ -125,7 +125,7 @@ fn cells(system: &Path, memory_kib: u64) -> Vec<Cell> {
     cells
 }
 
-/// Where a CPU is. What the kernel does not tell is counted as if each CPU were a core of one socket.
+/// Where a CPU is. Without the kernel's topology each CPU counts as a core of one socket.
 fn cell_cpu(system: &Path, id: u32) -> CellCpu {
     let topology = system.join(format!("cpu/cpu{id}/topology"));
     let text = |file: &str| fs::read_to_string(topology.join(file)).ok().map(|text| text.trim().to_owned());

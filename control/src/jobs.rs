@@ -94,7 +94,7 @@ impl Control {
         self.guest_job_then(id, doing, request, then);
     }
 
-    /// The same with something else to be done with what comes of it than to answer.
+    /// The same, but `then` gets the outcome instead of the client.
     pub(super) fn guest_job_then(
         &mut self,
         id: u32,
@@ -331,7 +331,7 @@ impl Control {
         self.ask_guest(id, &Request::Jobs, Vec::new(), Box::new(then));
     }
 
-    /// What a supervisor does not say again of the jobs that nobody else knows of, is over.
+    /// Ends the adopted jobs that the supervisor no longer lists.
     fn forget_adopted(&mut self, id: u32, jobs: &[protocol::Job]) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let said: HashSet<JobId> = jobs.iter().map(|job| JobId(job.id)).collect();

@@ -34,8 +34,8 @@ struct Waiting {
 }
 
 impl Control {
-    /// Asks the launcher, and does `then` with the answer, or with its silence: a file on storage that is stuck holds up the
-    /// process that opens it, and whoever waits is told so.
+    /// Asks the launcher, and does `then` with the answer or, if none comes in time, with that failure: a file on storage that
+    /// is stuck holds up the process that opens it.
     pub(super) fn ask_launcher(&mut self, request: &ToLauncher, fds: Vec<OwnedFd>, then: Then<Done>) {
         let serial = self.launcher.serial + 1;
         let give_up = move |control: &mut Control, ()| {

@@ -1,13 +1,13 @@
-//! # control: who may ask what, and what there is
+//! # control: clients, domains, jobs and events of one instance
 //!
 //! This process holds the clients' sockets, the registry of guests and definitions, the journal and the queues of jobs. It
 //! runs under a uid of its own without any capability, under seccomp and, where the kernel has it, Landlock. It must never
 //! open a disk, make a namespace or signal a guest: what needs power is asked of the launcher, what needs a guest of that
 //! guest's supervisor.
 //!
-//! It is a loop around one poll. Nothing in it waits: a call that needs somebody else leaves a continuation behind, and each
-//! continuation has a deadline, so a stuck guest delays only its own calls. What a disk may hold up is done by the threads of
-//! the store, which touch nothing of the loop's.
+//! It is a loop around one poll. Nothing in it waits: a call that needs another process or a disk leaves a continuation behind,
+//! and each continuation has a deadline, so a stuck guest delays only its own calls. The threads of the store do everything that
+//! a disk may hold up, and touch no state of the loop.
 
 mod adopt;
 mod authority;
@@ -125,7 +125,7 @@ pub enum ControlError {
     /// The poll failed.
     #[error("the event loop failed")]
     Poll(#[source] std::io::Error),
-    /// The launcher is gone or talks nonsense.
+    /// The launcher is gone or broke the protocol.
     #[error("the connection to the launcher is lost")]
     Launcher(#[source] ConnError),
     /// Control could not give up its power.
@@ -169,12 +169,12 @@ fn load(summaries: Vec<(Summary, bool)>, journal: &Journal) -> registry::Registr
     objects
 }
 
-/// In whose name lines are written. The number of lines that one user can cause is bounded by it.
+/// The span of a client's lines; logging bounds the lines of each user by its `uid`.
 fn client_span(peer: Peer) -> Span {
     tracing::info_span!("client", uid = peer.uid, pid = peer.pid)
 }
 
-/// What is done later is done in the name in which it is asked for now.
+/// Runs a continuation in the span in which it was made.
 fn in_the_same_name<T: 'static>(then: Then<T>) -> Then<T> {
     let span = Span::current();
     if span.is_none() {
@@ -201,7 +201,7 @@ pub struct Control {
     subscribers: Subscribers,
     /// Which domains there are, and how far the run of each has come.
     objects: registry::Registry<Domains>,
-    /// In whose name lines are written.
+    /// The span of each client's log lines.
     clients: HashMap<PeerKey, Span>,
     /// What is known besides of each run that is not gone, by its number.
     guests: BTreeMap<u32, Guest>,
@@ -217,7 +217,8 @@ pub struct Control {
     timer_count: u64,
     authority: Authority,
     idle_since: Option<Instant>,
-    /// Since when there may be clients, and whether there has been one: whoever starts a daemon connects only when it is up.
+    /// Since when there may be clients, and whether there has been one: the client that starts a daemon connects only when the
+    /// daemon is up.
     began: Instant,
     served: bool,
     /// The launcher has been asked to end.
@@ -295,9 +296,7 @@ impl Control {
             .map_err(ControlError::Poll)?;
         let clients = registry.try_clone().map_err(ControlError::Poll)?;
         let waker = Waker::new(&registry, STORE).map_err(ControlError::Poll)?;
-        let Opened { mut journal, length, torn } = journal;
-        let in_hand = InHand::new(Some(in_hand));
-        journal.leave_up_to(in_hand.told_before());
+        let Opened { journal, length, torn } = journal;
         let lines = Lines::new(&instance.journal(), length, torn);
         Ok(Control {
             authority: Authority::of(&instance),
@@ -309,7 +308,7 @@ impl Control {
             poll: registry,
             server: Server::new(clients, CLIENTS, limits, "qemud"),
             launcher: LauncherLink::new(Channel::new(launcher)),
-            in_hand,
+            in_hand: InHand::new(Some(in_hand)),
             journal,
             telling: Telling::default(),
             subscribers: Subscribers::default(),
@@ -397,7 +396,7 @@ impl Control {
         [timer, idle, self.awaits_first_client(now), self.server.patience_left(now)].into_iter().flatten().min()
     }
 
-    /// How much longer a new daemon waits for whoever started it.
+    /// How much longer a new daemon waits for the client that started it.
     fn awaits_first_client(&self, now: Instant) -> Option<Duration> {
         let left = (self.began + STARTER_PATIENCE).saturating_duration_since(now);
         (!self.served && !left.is_zero()).then_some(left)
@@ -468,7 +467,7 @@ impl Control {
             self.idle_since = None;
         } else if *self.idle_since.get_or_insert(now) + self.config.idle_timeout <= now {
             self.idle_since = None;
-            // From here on who connects waits at the door, for this daemon or, when it has left, to be turned to the next one.
+            // New clients stay in the listener's queue, for this daemon if it stays, or for the next one.
             self.server.pause_listening();
             self.leaving = true;
             self.launcher.tell(&edge::ToLauncher::Idle);

@@ -2,7 +2,7 @@
 //! in the same way; a connection belongs to a run and says nothing about whether that run lives.
 //!
 //! A supervisor may have been taken over by its guest. So what waits for it is bounded, what it says is checked before it is
-//! believed, and nonsense ends the connection and nothing else.
+//! believed, and a broken rule ends the connection and nothing else.
 
 use std::{
     collections::HashMap,
@@ -298,7 +298,7 @@ impl Control {
                 Ok(Some(message)) => match link.believe(message.value) {
                     Ok(value) => self.take_message(run, message.serial, value, message.fds),
                     Err(excess) => {
-                        tracing::warn!(run, "its supervisor talks nonsense: {excess}");
+                        tracing::warn!(run, "its supervisor breaks the protocol: {excess}");
                         return self.lose_link(run, &ConnError::Closed);
                     }
                 },
@@ -338,7 +338,7 @@ impl Control {
         }
     }
 
-    /// A connection has ended or makes no sense. Whether its run lives is not known by that.
+    /// A connection has ended, or its peer broke the protocol. That does not tell whether the run lives.
     pub(super) fn lose_link(&mut self, run: u32, error: &ConnError) {
         if self.drop_link(run) {
             self.link_lost(run, error);

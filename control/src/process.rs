@@ -13,10 +13,10 @@ use std::{
 
 /// No more is read of a file in `/proc`.
 const LINE_MAX: usize = 4096;
-/// More threads are not looked at: QEMU has one for each virtual CPU and a few more, and one that was taken over may make as
-/// many as it likes.
+/// Look at no more threads: QEMU has one for each virtual CPU and a few more, but one that was taken over can make as many as
+/// it likes.
 const THREADS_MAX: usize = 1024;
-/// How often threads are looked for at most, however many virtual CPUs are asked about and have none.
+/// The shortest time between two looks for threads, however many virtual CPUs without one are asked about.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A guest's QEMU. Control's filter has no call that could do anything to it.
@@ -100,8 +100,7 @@ impl Process {
         affinity(self.pid)
     }
 
-    /// Looks at a virtual CPU's thread, and for the threads when it is not known or no longer there. One that was just looked
-    /// for and not found is not looked for again at once.
+    /// Looks at a virtual CPU's thread. When it is not known or gone, looks for the threads, at most once in [`LOOK_EVERY`].
     fn of_vcpu<T>(&self, vcpu: u32, look: impl Fn(i32, i32) -> Option<T>) -> Option<T> {
         let known = self.vcpus.borrow().get(&vcpu).copied();
         if let Some(seen) = known.and_then(|tid| look(self.pid, tid)) {

@@ -1,5 +1,5 @@
-//! Changes of what a domain is: its size, its name, what is noted down about it. The definition is changed by writing it
-//! anew; a running guest only as far as its QEMU can do it.
+//! Changes of what a domain is: its size, its name, its metadata. A change writes the definition anew; a running guest changes
+//! only as far as its QEMU can.
 
 use api::{
     Answer, Error, Op, Outcome, Reply,
@@ -210,7 +210,7 @@ impl Control {
             if let Err(refusal) = control.objects.update(summary) {
                 return control.answer_due(&due, Err(errors::refusal(&refusal)));
             }
-            // The client of a call that was too late has been told that the definition may still change.
+            // If the deadline has passed, the client's error said that the definition may still change.
             let Some(asked) = control.in_time(&due) else { return };
             control.set_balloon(id, kib, move |control, set| match set {
                 Ok(()) => control.answer(&asked, Ok((reply(()), Vec::new()))),
@@ -220,8 +220,8 @@ impl Control {
         Ok(())
     }
 
-    /// The guest did not take what its definition has already: the definition is changed back, unless somebody has changed it
-    /// again, and the call answered with why.
+    /// The guest refused what its definition has already. Changes the definition back, unless another call has changed it since,
+    /// and answers with the guest's error.
     fn take_back_memory(&mut self, asked: Asked, uuid: Uuid, (set, before): (u64, u64), error: Error) {
         let back = move |domain: &mut Domain| {
             if domain.current_memory_kib == set {

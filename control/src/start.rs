@@ -451,7 +451,7 @@ fn crash_action(domain: &Domain) -> LifecycleAction {
     }
 }
 
-/// A disk's identity, or that a file is none that matters; refuses what is no disk at all, whoever opened it.
+/// A disk's identity; none for a file that needs none. Refuses what is no disk at all, whichever process opened it.
 fn identify(file: &plan::File, fd: &OwnedFd) -> Result<Option<DiskInUse>, Refusal> {
     let access = if file.writable { Access::ReadWrite } else { Access::Read };
     check::regular_or_block(fd.as_fd(), access).map_err(|error| match error {

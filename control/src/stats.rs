@@ -1,8 +1,8 @@
 //! Statistics: of all domains in one pass, and of one domain's memory, processors and disks.
 //!
 //! State, processor time and virtual CPUs are the kernel's and control's own. Only a balloon and disks have to be asked of
-//! QEMU: all guests are asked at once, each in one message, and each has a deadline. Whoever misses it is in the list all the
-//! same, without what only its QEMU knows.
+//! QEMU: all guests are asked at once, each in one message, and each has a deadline. A guest that misses it is listed
+//! without the figures that only its QEMU knows.
 
 use std::{cell::RefCell, collections::HashSet, rc::Rc, time::Duration};
 

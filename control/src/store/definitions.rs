@@ -19,10 +19,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
-/// No note of a change of name is longer: two names and some words.
+/// The longest note of a change of name in bytes: two names and some words.
 const NOTE_MAX: u64 = 4096;
 
-/// How the file is called that a document is written to before it takes its place.
+/// How the name ends of the file that a document is written to before it takes its place.
 const TEMPORARY: &str = ".xml.new";
 
 /// What a guest calls a disk, and where the disk's image is; a drive may be empty.
@@ -39,9 +39,9 @@ pub struct Summary {
     pub vcpus: u32,
     /// Those that it starts with.
     pub vcpus_online: u32,
-    /// Memory.
+    /// Memory, in KiB.
     pub memory_kib: u64,
-    /// What it is to keep of it.
+    /// Memory that it keeps, in KiB: the balloon's target.
     pub current_memory_kib: u64,
     /// Its disks: what the guest calls each, and the image's path. A list of statistics reads no file for them.
     pub disks: Box<[DiskPlace]>,
@@ -74,7 +74,7 @@ pub enum StoreError {
         #[source]
         source: model::XmlError,
     },
-    /// The file tells of another guest than its name says.
+    /// The file's name is not that of the domain in it.
     #[error("{} describes the domain '{found}'", path.display())]
     OtherName {
         /// The file.
@@ -88,8 +88,8 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
-    /// The document is longer than any that is accepted.
-    #[error("{} has {bytes} bytes", path.display())]
+    /// The document is longer than [`model::limits::MAX_BYTES`].
+    #[error("{} has {bytes} bytes, more than a document may have ({})", path.display(), model::limits::MAX_BYTES)]
     TooLong {
         /// The file.
         path: PathBuf,
@@ -270,7 +270,7 @@ impl Definitions {
             return Err(error);
         }
         self.known.remove(uuid);
-        // It is gone for everybody who looks, so that is what the caller is told.
+        // Readers find it gone already, so the caller gets no error.
         sync_dir(&self.dir).unwrap_or_else(|error| {
             tracing::warn!("'{name}' is removed, and may be back after a power cut: {}", chain(&error));
         });
@@ -347,7 +347,7 @@ impl Definitions {
                     tracing::info!("'{}' is called '{}': its change of name is complete", renaming.from, renaming.to);
                 }
             }
-            _ => tracing::error!("{} tells of no change of name; removed", self.renaming_note().display()),
+            _ => tracing::error!("{} is no valid note of a change of name; removed", self.renaming_note().display()),
         }
         self.remove_note();
     }
@@ -476,7 +476,7 @@ fn replace(dir: &Path, path: &Path, content: &[u8]) -> Result<(), StoreError> {
         return Err(StoreError::Io { step: "replace", path: path.to_path_buf(), source });
     }
     sync_dir(dir).inspect_err(|_| {
-        // The new content is there but may not outlive a power cut, and the caller is told that nothing was changed.
+        // The new content is there but may not outlive a power cut; the caller's error says that nothing was changed.
         let undone = match before {
             Some(before) => write_synced(&temporary, &before).is_ok() && fs::rename(&temporary, path).is_ok(),
             None => fs::remove_file(path).is_ok(),
@@ -701,7 +701,7 @@ mod tests {
         let (dir, mut store) = store();
         let a = Uuid::from_u128(1);
         store.write(&domain("a", a), a).unwrap();
-        // A directory where the temporary file should go makes the write fail, whoever runs the test.
+        // A directory where the temporary file should go makes the write fail, for root too.
         fs::create_dir(dir.path().join("a.xml.new")).unwrap();
         let change = |domain: &mut Domain| {
             domain.memory_kib = 1;

@@ -5,16 +5,16 @@
 //! run and its number there: after a restart control knows from the journal which events of each run it has seen, and asks
 //! the supervisors, or the logs of those that died, for the rest.
 //!
-//! A guest can cause notices without end, and change its life again and again. So both are kept apart from each other, and for
-//! each guest apart from the others: whoever makes much happen pushes out what happened to it before, and nothing else.
+//! A guest can cause notices without end, and change its life again and again. So both are kept apart and capped per guest: a
+//! noisy guest only evicts its own history.
 //!
 //! The numbers of a journal begin with the second in which it was begun, so that one from before the host's reboot is never
 //! taken for one of this journal's, however much has happened since.
 //!
 //! The journal itself is memory of control's loop; its file is written on a thread of the store's ([`super::lines`]). An event
-//! is numbered when it comes and told to clients when its line is written, so that a number which a client has heard is
-//! never given to another event by the next daemon. A disk that is full or does not answer costs the file's newest lines,
-//! never a guest: events are told without it then.
+//! gets its number when it comes and goes to clients when its line is written, so the next daemon never gives a number that
+//! a client has seen to another event. A disk that is full or does not answer costs the file's newest lines,
+//! never a guest: events are sent without it then.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -28,16 +28,16 @@ use api::{consts::LifecycleEvent, notice::Parts};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Changes of lives that are kept for those who ask, of one guest and of all.
+/// Changes of lives that are kept, of one guest and of all.
 const LIVES_KEPT: (usize, usize) = (KEPT, KEPT);
 const KEPT: usize = 8192;
 /// Notices that are kept, of one guest and of all: as many as a guest may cause at once ([`super::guests::NOTICES`]).
 const NOTICES_KEPT: (usize, usize) = (512, 8192);
-/// The highest number: every reader of JSON can count to it.
+/// The highest number that every reader of JSON can represent.
 const MAX_SEQUENCE: u64 = (1 << 53) - 1;
-/// So many numbers a second has. With it they stay below 2^53, which every reader of JSON can count to.
+/// Numbers that each second has. They stay below [`MAX_SEQUENCE`] until the year 2255.
 const NUMBERS_A_SECOND: u64 = 1_000_000;
-/// No line is longer; what is, is no event.
+/// The longest line in bytes; a longer one is no event.
 pub(super) const MAX_LINE: u64 = 64 << 10;
 
 /// One line of the journal.
@@ -128,9 +128,9 @@ struct Seen {
 
 /// The journal of one instance.
 pub struct Journal {
-    /// What has been told.
+    /// Events that were sent.
     entries: BTreeMap<u64, Entry>,
-    /// What has a number and is not told yet, in order.
+    /// Events that have a number and are not sent yet, in order.
     numbered: VecDeque<Entry>,
     /// Those entries that are changes of lives.
     lives: Kept,
@@ -229,7 +229,7 @@ impl Journal {
         }
     }
 
-    /// The number of the next event that is told.
+    /// The number of the next event that is sent.
     #[must_use]
     pub fn next_sequence(&self) -> u64 {
         self.numbered.front().map_or(self.next, |entry| entry.sequence)
@@ -279,14 +279,6 @@ impl Journal {
         self.next = (self.next + 1).min(MAX_SEQUENCE);
     }
 
-    /// Leaves all numbers up to this one free: events have been told by them that are not here.
-    pub fn leave_up_to(&mut self, told: u64) {
-        if told >= self.next {
-            self.gone = told.min(MAX_SEQUENCE);
-            self.next = told.saturating_add(1).min(MAX_SEQUENCE);
-        }
-    }
-
     /// Forgets the numbers of a run that is over and retired.
     pub fn retire(&mut self, id: u32) {
         self.seen.remove(&id);
@@ -302,7 +294,7 @@ impl Journal {
         (lost, self.entries.range(since.saturating_add(1)..).map(|(_, entry)| entry))
     }
 
-    /// Numbers an event. It is told, and kept for those who ask, by [`Journal::told`].
+    /// Numbers an event. [`Journal::told`] releases it to clients.
     pub fn number(&mut self, mut entry: Entry) -> u64 {
         entry.sequence = self.next;
         self.next = (self.next + 1).min(MAX_SEQUENCE);
@@ -312,13 +304,13 @@ impl Journal {
         sequence
     }
 
-    /// An event that has a number and is not told yet.
+    /// The newest event that has a number and is not sent yet.
     #[must_use]
     pub fn last_numbered(&self) -> Option<&Entry> {
         self.numbered.back()
     }
 
-    /// The next event to tell, if its number is at most this one; from now on it is kept for those who ask.
+    /// The next event to send, if its number is at most this one; from now on [`Journal::after`] returns it.
     pub fn told(&mut self, up_to: u64) -> Option<Entry> {
         self.numbered.front().filter(|entry| entry.sequence <= up_to)?;
         let entry = self.numbered.pop_front()?;

@@ -1,8 +1,7 @@
 //! The journal's file, as the store's thread writes it: lines are added, and when it has grown long it is written anew from
 //! those of its lines that are still kept.
 //!
-//! It never gives up: what a full disk does not take waits in memory, up to a limit, and is tried again with the next line
-//! or after a while.
+//! Lines that a full disk does not take wait in memory, up to a limit, and are tried again with the next line or after a while.
 
 use std::{
     collections::HashSet,
@@ -18,7 +17,7 @@ use super::journal::MAX_LINE;
 
 /// A file longer than this is written anew.
 const COMPACT_AT: u64 = 8 << 20;
-/// So many bytes wait for a disk that takes none.
+/// Bytes that wait at most for a disk that takes none.
 const UNWRITTEN_MAX: usize = 4 << 20;
 
 /// The file of one journal.
@@ -61,7 +60,7 @@ impl Lines {
     pub fn append(&mut self, line: Vec<u8>) -> Condition {
         let failing = !self.unwritten.is_empty();
         if self.unwritten.len() + line.len() > UNWRITTEN_MAX {
-            // The next daemon finds the gap in the numbers and tells of it.
+            // The next daemon finds the gap in the numbers and reports the loss.
             tracing::error!("the newest events are not in the journal {}", self.path.display());
             self.unwritten.clear();
         }
@@ -130,7 +129,7 @@ impl Lines {
         self.compact_at = COMPACT_AT.max(self.length.saturating_mul(2));
         let temporary = self.path.with_extension("new");
         let length = self.copy_kept(&temporary, kept).inspect_err(|_| {
-            // Room for what is to come is worth more than half a copy.
+            // A partial copy would only take room from the next lines.
             let _ = fs::remove_file(&temporary);
         })?;
         fs::rename(&temporary, &self.path)?;

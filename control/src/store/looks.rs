@@ -1,5 +1,6 @@
-//! Looks at files that may be anywhere: emulators, what clients hand over. A file server that does not answer holds up the
-//! thread that looks, so there are as many threads as there are looks at a time, up to a limit, and no look waits for another.
+//! Looks at files that may be anywhere: emulators, and the files that clients hand over. A file server that does not answer
+//! holds up the thread that looks, so there are as many threads as looks under way, up to a limit, and no look waits for
+//! another.
 
 use std::{
     io,

@@ -1,10 +1,10 @@
-//! What control has on disk, and whatever else may wait for a disk: definitions, the journal's file, what is known of
-//! emulators, the files that clients hand over.
+//! Everything of control that may wait for a disk: definitions, the journal's file, the cache of emulators' abilities, the
+//! files that clients hand over.
 //!
-//! Control's loop waits for nothing: definitions and journal have a thread each, which works off one thing after another, and
-//! files that may be anywhere have as many as it takes ([`looks`]). All answer through the loop's waker. A disk that does not
-//! answer delays only the calls that need it, and each of those ends by a deadline. The threads speak with no client and touch nothing of the loop's; Landlock and seccomp hold them as they hold
-//! the loop.
+//! Control's loop waits for nothing: definitions and journal have a thread each, which does one job after another, and files
+//! that may be anywhere have a thread for each look, up to a limit ([`looks`]). All answer through the loop's waker. A disk that
+//! does not answer delays only the calls that need it, and each of those ends by a deadline. The threads speak with no client
+//! and touch no state of the loop; Landlock and seccomp hold them as they hold the loop.
 
 pub mod definitions;
 pub mod journal;
@@ -35,10 +35,10 @@ use looks::Looks;
 
 /// How long a call waits for a disk.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a control that leaves waits for what its threads have to write.
+/// How long a control that leaves waits for its threads to write.
 const LEAVING: Duration = Duration::from_secs(5);
-/// So many reads may wait for the definitions: more than calls are under way at a time, so those that are more have been given
-/// up, and the disk hangs.
+/// Reads of definitions that wait at most. That is more than calls are under way at a time, so beyond it most have missed their
+/// deadline: the disk hangs.
 const WAITING_MAX: usize = 8192;
 /// A document of the deepest nesting fits several times.
 const STACK: usize = 1 << 20;
@@ -63,7 +63,7 @@ impl<S: Send + 'static> Worker<S> {
                 job(&mut state);
                 done.fetch_sub(1, Ordering::Relaxed);
             }
-            // Nobody waits for it unless control leaves.
+            // It is received only when control leaves.
             let _ = ended.send(());
         };
         thread::Builder::new().name(name.into()).stack_size(STACK).spawn(work)?;
@@ -90,7 +90,7 @@ impl Drop for EndsWithThread {
     }
 }
 
-/// The threads, and what waits for them.
+/// The threads, and the continuations that wait for them.
 pub struct Store {
     definitions: Worker<Definitions>,
     lines: Worker<Lines>,
@@ -111,7 +111,7 @@ struct Back {
 
 impl Back {
     fn tell(&self, number: u64) {
-        // Without the loop there is nobody to tell.
+        // Fails only when the loop is gone.
         let _ = self.done.send(number);
         let _ = self.waker.wake();
     }
@@ -140,7 +140,7 @@ impl Store {
         })
     }
 
-    /// Waits until the threads have done what they have been given, but not for ever: a disk may be stuck.
+    /// Waits until the threads have done their work, at most `LEAVING`: a disk may be stuck.
     pub fn finish(self) {
         let Store { definitions, lines, ended, .. } = self;
         drop((definitions, lines));
@@ -200,7 +200,7 @@ pub fn of_lines(store: &Store) -> &Worker<Lines> {
     &store.lines
 }
 
-/// A call that is answered once: with what comes of it, or by its deadline.
+/// A call that is answered once: with its result, or by its deadline.
 #[derive(Clone)]
 pub struct Due {
     asked: Rc<Cell<Option<Asked>>>,
@@ -208,7 +208,7 @@ pub struct Due {
 }
 
 impl Control {
-    /// Gives work to a thread, and does `then` in the loop with what comes of it, however long that takes.
+    /// Gives work to a thread, and does `then` in the loop with the result, however long that takes.
     pub(super) fn hand<S: Send + 'static, T: Send + 'static>(
         &mut self,
         place: Place<S>,
@@ -239,7 +239,7 @@ impl Control {
         }
     }
 
-    /// The same, but `then` is done with none when it takes longer than this; what comes of it later is dropped.
+    /// The same, but `then` gets none when it takes longer than `patience`; a later result is dropped.
     pub(super) fn hand_within<S: Send + 'static, T: Send + 'static>(
         &mut self,
         place: Place<S>,
@@ -288,7 +288,7 @@ impl Control {
         }
     }
 
-    /// Does what waits for work that is done.
+    /// Runs the continuations of work that is done.
     pub(super) fn hear_store(&mut self) {
         while let Ok(number) = self.store.done.try_recv() {
             if let Some(then) = self.store.waiting.remove(&number) {
@@ -323,8 +323,8 @@ impl Control {
         due.asked.take()
     }
 
-    /// A call that only reads. Anybody may make it, and again when its deadline has passed: what was given up before still waits
-    /// for the disk.
+    /// A call that only reads. Refused when too many wait: any client may make it, and repeat it after its deadline, while the
+    /// earlier reads still wait for the disk.
     pub(super) fn read_definitions<T: Send + 'static>(
         &mut self,
         cx: &Asked,

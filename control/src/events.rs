@@ -143,6 +143,9 @@ impl Control {
         if self.telling.late.is_none() {
             let late = |control: &mut Control, ()| {
                 control.telling.late = None;
+                if let Some(last) = control.journal.last_numbered() {
+                    control.in_hand.told_unwritten(last.sequence);
+                }
                 control.tell(u64::MAX);
             };
             self.telling.late = Some(self.after(UNWRITTEN, Box::new(late)));
@@ -158,6 +161,9 @@ impl Control {
             move |lines| lines.append(line),
             move |control, condition| {
                 control.telling.queued = control.telling.queued.saturating_sub(1);
+                if condition.failing {
+                    control.in_hand.told_unwritten(sequence);
+                }
                 control.look_after_journal(condition);
                 control.tell(sequence);
             },

@@ -1,10 +1,12 @@
-//! The note of which run is in hand. Control writes it before it looks at what a run's supervisor has sent or logged, and
+//! The note that outlives control: which run is in hand, and how far events were told that no disk has taken.
+//!
+//! The run: Control writes it before it looks at what a run's supervisor has sent or logged, and
 //! the launcher reads it when control has died: a run at which that happened twice is quarantined.
 
 use std::os::fd::OwnedFd;
 
-use qemud::edge::IN_HAND_SIZE;
-use rustix::io::pwrite;
+use qemud::edge::{IN_HAND_SIZE, TOLD_AT};
+use rustix::io::{pread, pwrite};
 
 use super::Control;
 
@@ -22,6 +24,26 @@ impl InHand {
     /// Writes to the launcher's page; without one nothing is noted.
     pub fn new(note: Option<OwnedFd>) -> InHand {
         InHand { note, run: NONE }
+    }
+
+    /// Notes that events up to this number were told although their lines are not in the journal: no later control gives one
+    /// of these numbers to another event.
+    pub fn told_unwritten(&self, sequence: u64) {
+        if sequence > self.told_before()
+            && let Some(note) = &self.note
+            && let Err(errno) = pwrite(note, &sequence.to_ne_bytes(), TOLD_AT)
+        {
+            tracing::error!("what was told cannot be noted: {errno}");
+        }
+    }
+
+    /// What an earlier control has noted so, or this one; 0 for nothing.
+    pub fn told_before(&self) -> u64 {
+        let mut bytes = [0; size_of::<u64>()];
+        match self.note.as_ref().map(|note| pread(note, &mut bytes, TOLD_AT)) {
+            Some(Ok(read)) if read == bytes.len() => u64::from_ne_bytes(bytes),
+            _ => 0,
+        }
     }
 
     /// Notes a run and returns the one that was noted before.

@@ -296,7 +296,9 @@ impl Control {
             .map_err(ControlError::Poll)?;
         let clients = registry.try_clone().map_err(ControlError::Poll)?;
         let waker = Waker::new(&registry, STORE).map_err(ControlError::Poll)?;
-        let Opened { journal, length, torn } = journal;
+        let Opened { mut journal, length, torn } = journal;
+        let in_hand = InHand::new(Some(in_hand));
+        journal.leave_up_to(in_hand.told_before());
         let lines = Lines::new(&instance.journal(), length, torn);
         Ok(Control {
             authority: Authority::of(&instance),
@@ -308,7 +310,7 @@ impl Control {
             poll: registry,
             server: Server::new(clients, CLIENTS, limits, "qemud"),
             launcher: LauncherLink::new(Channel::new(launcher)),
-            in_hand: InHand::new(Some(in_hand)),
+            in_hand,
             journal,
             telling: Telling::default(),
             subscribers: Subscribers::default(),

@@ -279,6 +279,14 @@ impl Journal {
         self.next = (self.next + 1).min(MAX_SEQUENCE);
     }
 
+    /// Leaves all numbers up to this one free: events have been told by them that are not here.
+    pub fn leave_up_to(&mut self, told: u64) {
+        if told >= self.next {
+            self.gone = told.min(MAX_SEQUENCE);
+            self.next = told.saturating_add(1).min(MAX_SEQUENCE);
+        }
+    }
+
     /// Forgets the numbers of a run that is over and retired.
     pub fn retire(&mut self, id: u32) {
         self.seen.remove(&id);

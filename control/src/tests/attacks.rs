@@ -314,3 +314,33 @@ fn a_record_of_more_processors_than_there_can_be_is_not_believed() {
     assert!(bed.control.size_of(&uuid("a")).vcpus < 10_000, "statistics are of each of them");
     bed.ask(client, &destroy("a")).unwrap();
 }
+
+#[test]
+fn a_number_that_was_told_without_its_line_is_not_given_again() {
+    let (mut bed, client) = with_running_a();
+    bed.ask(client, &subscribe(None)).unwrap();
+    let (release, hang) = std::sync::mpsc::channel::<()>();
+    let hangs = move |_: &mut store::Lines| {
+        let _ = hang.recv();
+    };
+    bed.control.hand(store::of_lines, hangs, |_, ()| {});
+    bed.call(client, &define("b"));
+    bed.turns(50);
+    bed.put_forward(Duration::from_secs(1));
+    bed.turns(10);
+    let told = bed.clients[client].events.iter().filter_map(sequence).max().expect("it was told without its line");
+    bed.restart_at_once();
+    let client = bed.client();
+    bed.ask(client, &define("c")).unwrap();
+    let Ok(Reply::BulkheadEventsSubscribe(ret)) = bed.ask(client, &subscribe(Some(told))) else { panic!() };
+    let after: Vec<u64> = bed.clients[client].events.iter().filter_map(sequence).collect();
+    assert!(ret.next > told + 1 && after == [told + 1], "{told}: next {}, lost {}, {after:?}", ret.next, ret.lost);
+    drop(release);
+}
+
+fn sequence(event: &api::Event) -> Option<u64> {
+    match event {
+        api::Event::BulkheadDomainEvent(event) => Some(event.sequence),
+        _ => None,
+    }
+}

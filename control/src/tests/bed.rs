@@ -45,6 +45,8 @@ pub struct Bed {
     pub launcher: Launcher,
     pub clients: Vec<Client>,
     root: TempDir,
+    /// What outlives control besides, as the launcher keeps it.
+    note: OwnedFd,
 }
 
 /// What is done with a kind of request.
@@ -138,8 +140,9 @@ impl Bed {
         fs::write(emulators.join("qemu-system-x86_64"), "").unwrap();
         prepare(&instance);
         let (launcher, theirs) = Launcher::new(instance);
-        let (control, poll) = start(&root, theirs);
-        let mut bed = Bed { control, poll, launcher, clients: Vec::new(), root };
+        let note = rustix::fs::memfd_create("in-hand", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let (control, poll) = start(&root, &note, theirs);
+        let mut bed = Bed { control, poll, launcher, clients: Vec::new(), root, note };
         bed.launcher.report_runs();
         bed.rest();
         bed
@@ -198,7 +201,7 @@ impl Bed {
         self.launcher.channel = Channel::new(launcher);
         self.launcher.held.clear();
         let ahead = self.control.ahead;
-        (self.control, self.poll) = start(&self.root, theirs);
+        (self.control, self.poll) = start(&self.root, &self.note, theirs);
         self.put_forward(ahead);
         self.clients.clear();
         for process in self.launcher.runs.values_mut() {
@@ -257,7 +260,7 @@ fn socket_pair() -> (UnixStream, UnixStream) {
     (ours, theirs)
 }
 
-fn start(root: &TempDir, launcher: UnixStream) -> (Control, Poll) {
+fn start(root: &TempDir, note: &OwnedFd, launcher: UnixStream) -> (Control, Poll) {
     let instance = Instance::at(Mode::Session, Some(root.path().to_owned()));
     let mut config = Config::defaults(&instance);
     config.emulator_roots = vec![root.path().join("emulators")];
@@ -270,7 +273,7 @@ fn start(root: &TempDir, launcher: UnixStream) -> (Control, Poll) {
         listener
     };
     let doors = vec![(listen(instance.socket()), DOOR), (listen(instance.read_only_socket()), READ_ONLY_DOOR)];
-    let in_hand = rustix::fs::memfd_create("in-hand", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    let in_hand = note.try_clone().unwrap();
     let loaded = Loaded {
         definitions: store::definitions::Definitions::load(&instance.definitions_dir()).unwrap(),
         journal: store::journal::Journal::open(&instance.journal()).unwrap(),

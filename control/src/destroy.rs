@@ -51,6 +51,11 @@ impl Control {
         let then = move |control: &mut Control, said: SupervisorReply| match said {
             // Without an answer of its supervisor the guest may be ending all the same; the launcher reports the end.
             Ok(_) | Err(GuestError::Unreachable | GuestError::Gone(_)) => control.answer_when_gone(asked, run, reply),
+            Err(error @ GuestError::Silent(_)) => {
+                let known = errors::guest("destroy", &name, &error);
+                let hint = "it may end all the same when its supervisor goes on; look at it then, or destroy it without --graceful";
+                control.answer(&asked, Err(known.with_hint(hint)));
+            }
             Err(error) => control.answer(&asked, Err(errors::guest("destroy", &name, &error))),
         };
         let within_ms = u32::try_from(GRACE.as_millis()).unwrap_or(u32::MAX);

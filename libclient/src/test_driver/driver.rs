@@ -38,6 +38,12 @@ pub(super) fn no_flags(bits: u32, op: Op) -> Result<()> {
     known_flags(bits, 0, op)
 }
 
+/// The flags of a start. Nothing here ends with a connection, so a guest that should is refused, as libvirt's driver does.
+fn create_flags(bits: u32, op: Op) -> Result<CreateFlags> {
+    known_flags(bits, (CreateFlags::all() - CreateFlags::AUTODESTROY).bits(), op)?;
+    Ok(CreateFlags::from_bits_truncate(bits))
+}
+
 /// As many as a caller has room for.
 fn at_most<T>(list: impl Iterator<Item = T>, most: i32) -> Vec<T> {
     list.take(usize::try_from(most).unwrap_or_default()).collect()
@@ -53,12 +59,12 @@ pub(super) fn number(number: u32) -> i32 {
 
 impl Machine {
     fn start_by(&mut self, dom: &remote::Domain, bits: u32, op: Op) -> Result<remote::Domain> {
-        let flags: CreateFlags = flags(bits, op)?;
+        let flags = create_flags(bits, op)?;
         self.start(dom, flags.contains(CreateFlags::PAUSED))
     }
 
     fn create_by(&mut self, xml: &str, bits: u32, op: Op) -> Result<remote::Domain> {
-        let flags: CreateFlags = flags(bits, op)?;
+        let flags = create_flags(bits, op)?;
         self.create(xml, flags.contains(CreateFlags::PAUSED))
     }
 

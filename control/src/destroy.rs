@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use api::{Answer, Outcome, Reply, remote};
 use ipc::server::PeerKey;
-use registry::Destroy;
+use registry::{Destroy, Run};
 use supervisor::protocol::Request;
-use uuid::Uuid;
 
 use super::{
     Control,
@@ -30,7 +29,8 @@ impl Control {
     pub(super) fn destroy(&mut self, cx: &Asked, dom: &remote::Domain, reply: fn(()) -> Reply) -> Answer<()> {
         let uuid = self.known(dom)?;
         let how = self.objects.destroy(&uuid).map_err(|refusal| errors::refusal(&refusal))?;
-        self.answer_at_end(cx, uuid, how, reply);
+        let name = self.objects.get(&uuid).map(|object| object.name().to_owned()).unwrap_or_default();
+        self.answer_at_end(cx.later(), &name, how, reply);
         match how {
             Destroy::Cancel(_) => {}
             Destroy::Kill(run) => self.end_run(run.0),
@@ -50,7 +50,9 @@ impl Control {
         let asked = cx.later();
         let then = move |control: &mut Control, said: SupervisorReply| match said {
             // Without an answer of its supervisor the guest may be ending all the same; the launcher reports the end.
-            Ok(_) | Err(GuestError::Unreachable | GuestError::Gone(_)) => control.answer_when_gone(asked, run, reply),
+            Ok(_) | Err(GuestError::Unreachable | GuestError::Gone(_)) => {
+                control.answer_at_end(asked, &name, Destroy::Kill(Run(run)), reply);
+            }
             Err(error @ GuestError::Silent(_)) => {
                 let known = errors::guest("destroy", &name, &error);
                 let hint = "it may end all the same when its supervisor goes on; look at it then, or destroy it without --graceful";
@@ -64,21 +66,9 @@ impl Control {
         Ok(Outcome::Pending)
     }
 
-    fn answer_when_gone(&mut self, asked: Asked, run: u32, reply: fn(()) -> Reply) {
-        let Some(guest) = self.guests.get(&run) else { return self.answer(&asked, Ok((reply(()), Vec::new()))) };
-        let late = errors::undying(&guest.name, PATIENCE);
-        let due = self.due(asked, PATIENCE, late);
-        let over = move |control: &mut Control, ()| control.answer_due(&due, Ok(reply(())));
-        if let Some(guest) = self.guests.get_mut(&run) {
-            guest.on_end.push(Box::new(over));
-        }
-    }
-
     /// Answers when the run or start is over, or by its deadline.
-    fn answer_at_end(&mut self, cx: &Asked, uuid: Uuid, how: Destroy, reply: fn(()) -> Reply) {
-        let name = self.objects.get(&uuid).map(registry::Object::name).unwrap_or_default();
-        let late = errors::undying(name, PATIENCE);
-        let due = self.due(cx.later(), PATIENCE, late);
+    fn answer_at_end(&mut self, asked: Asked, name: &str, how: Destroy, reply: fn(()) -> Reply) {
+        let due = self.due(asked, PATIENCE, errors::undying(name, PATIENCE));
         let over = move |control: &mut Control, ()| control.answer_due(&due, Ok(reply(())));
         match how {
             Destroy::Cancel(ticket) => self.give_up_start(ticket, Box::new(over)),

@@ -215,7 +215,7 @@ impl Control {
         let read = move |definitions: &mut Definitions| {
             definitions.read(&uuid).map(|domain| domain.to_xml(&DumpOptions { live: None, secrets }))
         };
-        self.read_definitions(cx, &name.clone(), read, move |_, read| {
+        self.on_definitions(cx, ("read", &name.clone()), read, move |_, read| {
             let xml = read.map_err(|error| errors::store("read", &name, &error))?;
             Ok(Reply::DomainGetXmlDesc(remote::DomainGetXmlDescRet { xml }))
         });

@@ -293,7 +293,7 @@ impl Control {
         let (name, uri) = (self.name_of_defined(&uuid)?, args.uri.clone());
         let read =
             move |definitions: &mut Definitions| definitions.read(&uuid).map(|domain| read(&domain, uri.as_deref()));
-        self.read_definitions(cx, &name.clone(), read, move |_, found| {
+        self.on_definitions(cx, ("read", &name.clone()), read, move |_, found| {
             found.map_err(|error| errors::store("read", &name, &error))?.map(Reply::DomainGetMetadata)
         });
         Ok(Outcome::Pending)

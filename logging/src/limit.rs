@@ -79,7 +79,7 @@ impl Bucket {
     }
 
     fn is_quiet(&self, rate: Rate) -> bool {
-        self.lines == rate.burst && self.suppressed == 0
+        self.lines == rate.burst
     }
 }
 
@@ -96,10 +96,15 @@ impl<K: Eq + Hash + Clone> LogLimiter<K> {
             return bucket.take(self.rate, now);
         }
         if self.users.len() >= MAX_USERS {
-            let rate = self.rate;
+            let (rate, others) = (self.rate, &mut self.others);
             self.users.retain(|_, bucket| {
                 bucket.refill(rate, now);
-                !bucket.is_quiet(rate)
+                let quiet = bucket.is_quiet(rate);
+                if quiet {
+                    // What was left out of a user that is forgotten is counted with that of those who found no place.
+                    others.suppressed += bucket.suppressed;
+                }
+                !quiet
             });
         }
         if self.users.len() >= MAX_USERS {

@@ -18,7 +18,6 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
@@ -37,9 +36,6 @@ use looks::Looks;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a control that leaves waits for its threads to write.
 const LEAVING: Duration = Duration::from_secs(5);
-/// Reads of definitions that wait at most. That is more than calls are under way at a time, so beyond it most have missed their
-/// deadline: the disk hangs.
-const WAITING_MAX: usize = 8192;
 /// A document of the deepest nesting fits several times.
 const STACK: usize = 1 << 20;
 
@@ -48,30 +44,24 @@ type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
 /// A thread and what it works on. It ends when this is dropped and its work is done.
 pub struct Worker<S> {
     jobs: Sender<Job<S>>,
-    /// Jobs that wait or are under way.
-    waiting: Arc<AtomicUsize>,
 }
 
 impl<S: Send + 'static> Worker<S> {
     fn start(name: &str, mut state: S, ended: Sender<()>) -> io::Result<Worker<S>> {
         let (jobs, queue) = channel::<Job<S>>();
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let done = Arc::clone(&waiting);
         let work = move || {
             let _guard = EndsWithThread;
             for job in queue {
                 job(&mut state);
-                done.fetch_sub(1, Ordering::Relaxed);
             }
             // It is received only when control leaves.
             let _ = ended.send(());
         };
         thread::Builder::new().name(name.into()).stack_size(STACK).spawn(work)?;
-        Ok(Worker { jobs, waiting })
+        Ok(Worker { jobs })
     }
 
     fn add(&self, job: Job<S>) {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
         if self.jobs.send(job).is_err() {
             // A thread ends only with the process.
             tracing::error!("a thread of the store is gone");
@@ -323,22 +313,8 @@ impl Control {
         due.asked.take()
     }
 
-    /// A call that only reads. Refused when too many wait: any client may make it, and repeat it after its deadline, while the
-    /// earlier reads still wait for the disk.
-    pub(super) fn read_definitions<T: Send + 'static>(
-        &mut self,
-        cx: &Asked,
-        name: &str,
-        work: impl FnOnce(&mut Definitions) -> T + Send + 'static,
-        then: impl FnOnce(&mut Control, T) -> Result<Reply, Error> + 'static,
-    ) {
-        if self.store.definitions.waiting.load(Ordering::Relaxed) >= WAITING_MAX {
-            return self.answer(cx, Err(errors::disk_silent("read", name, PATIENCE)));
-        }
-        self.on_definitions(cx, ("read", name), work, then);
-    }
-
-    /// A call about the definitions' files, which ends by a deadline. `then` is done whenever the work is.
+    /// A call about the definitions' files, which ends by a deadline. `then` is done whenever the work is, and until then the
+    /// call counts for its user: a disk that hangs lets nobody make more of them than may be under way.
     pub(super) fn on_definitions<T: Send + 'static>(
         &mut self,
         cx: &Asked,
@@ -347,7 +323,9 @@ impl Control {
         then: impl FnOnce(&mut Control, T) -> Result<Reply, Error> + 'static,
     ) {
         let due = self.due(cx.later(), PATIENCE, errors::disk_silent(doing, name, PATIENCE));
+        let counted = cx.later();
         self.hand(of_definitions, work, move |control, value| {
+            drop(counted);
             let result = then(control, value);
             control.answer_due(&due, result);
         });

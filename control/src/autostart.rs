@@ -53,7 +53,12 @@ impl Control {
             return;
         }
         let known: HashSet<&str> = done.unwrap_or_default().lines().collect();
-        let wanted = self.objects.inactive().filter(|object| object.autostart()).map(registry::Object::uuid);
+        // The list may have been removed. A guest that the journal, which begins with the host's boot, has seen run was started.
+        let (_, told) = self.journal.after(0);
+        let ran: HashSet<Uuid> =
+            told.filter(|entry| done.is_none() && entry.id.is_some()).map(|entry| entry.uuid).collect();
+        let off = self.objects.inactive().filter(|object| object.autostart() && !ran.contains(&object.uuid()));
+        let wanted = off.map(registry::Object::uuid);
         self.autostart.left = wanted.filter(|uuid| !known.contains(uuid.to_string().as_str())).collect();
         // Those that run need no start: the control that was interrupted, or a user, has started them.
         let running = self.objects.active().filter(|object| object.autostart()).map(registry::Object::uuid);

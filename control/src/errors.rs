@@ -1,7 +1,6 @@
 //! What clients are told: libvirt's codes and texts where its clients test them, the chain of causes, what to do.
 
 use api::{Error, ErrorCode, ErrorDomain};
-use ipc::ConnError;
 use supervisor::protocol::Failure;
 use uuid::Uuid;
 
@@ -260,11 +259,6 @@ pub fn disk_in_use(name: &str, what: &str, path: &str, other: &str, others: &str
     qemu(ErrorCode::RESOURCE_BUSY, format!("cannot start domain '{name}'"))
         .with_cause_text(format!("{what} ('{path}') is in use by the running domain '{other}' as its {others}"))
         .with_hint("stop that domain, or mark the disk <shareable/> in both if the guests agree on it")
-}
-
-/// The answer to a call is longer than a frame.
-pub fn unsendable(error: &ConnError) -> Error {
-    Error::new(ErrorCode::RPC, ErrorDomain::RPC, "the answer cannot be sent").with_cause(error)
 }
 
 fn printable(text: &str) -> String {

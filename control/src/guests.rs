@@ -325,6 +325,10 @@ impl Control {
             tracing::warn!(run = id, "of its log {invalid} lines are invalid, truncated: {truncated}");
         }
         for what in log.entries {
+            // What the log no longer has, nobody has: its numbers are missing, and that is told once for each gap.
+            if what.sequence() > self.journal.seen(id).saturating_add(1) {
+                self.journal.leave_gap();
+            }
             match what {
                 Recorded::Event(event) => self.take_event(id, event),
                 Recorded::Notice(notice) => self.take_notice(id, notice),

@@ -50,7 +50,7 @@ use std::{
 use api::{Error, Reply, look::Look};
 use ipc::{
     ConnError, Kind,
-    codec::{self, CodecError},
+    codec::CodecError,
     edge::Channel,
     paths::{Instance, Mode},
     server::{Happening, Limits, Peer, PeerKey, Server},
@@ -505,20 +505,7 @@ impl Control {
         if let Err(error) = &result {
             tracing::debug!("refused: {}", error.full_text());
         }
-        let sent = match result {
-            Ok((reply, fds)) => {
-                self.send(asked.key, Kind::Reply, asked.serial, fds, |out| codec::encode_reply(&reply, out))
-            }
-            Err(error) => {
-                self.send(asked.key, Kind::Error, asked.serial, Vec::new(), |out| codec::encode_error(&error, out))
-            }
-        };
-        if let Err(error) = sent {
-            let error = errors::unsendable(&error);
-            let body = |out: &mut Vec<u8>| codec::encode_error(&error, out);
-            // An error of a few words always fits.
-            let _ = self.send(asked.key, Kind::Error, asked.serial, Vec::new(), body);
-        }
+        self.server.answer(asked.key, asked.serial, result);
     }
 
     fn send(

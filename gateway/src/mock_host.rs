@@ -227,24 +227,24 @@ impl Hosting {
             Ok(call) => call,
             Err(CodecError::UnknownOperation { program, procedure }) => {
                 let text = format!("unknown procedure: {procedure} of program {program:#x}");
-                return self.answer(key, serial, Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, text)));
+                return self.server.answer(key, serial, Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, text)));
             }
             Err(error) => return self.server.drop_peer(key, ConnError::Codec(error)),
         };
         let op = call.op();
         if !op.info().fds_in.allows(frame.fds.len()) {
             let text = format!("{op} came with {} file descriptors", frame.fds.len());
-            return self.answer(key, serial, Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, text)));
+            return self.server.answer(key, serial, Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, text)));
         }
         match call {
             Call::BulkheadEventsSubscribe(args) => self.subscribe(key, serial, args.since),
             Call::BulkheadEventsUnsubscribe(_) => {
                 self.listeners.remove(&key);
-                self.answer(key, serial, Ok((Reply::BulkheadEventsUnsubscribe(()), Vec::new())));
+                self.server.answer(key, serial, Ok((Reply::BulkheadEventsUnsubscribe(()), Vec::new())));
             }
             call => {
                 let answer = self.host.call(call, peer.door == door(Rights::ReadOnly));
-                self.answer(key, serial, answer);
+                self.server.answer(key, serial, answer);
             }
         }
     }
@@ -257,12 +257,12 @@ impl Hosting {
             Err(over) => {
                 let text = format!("Requested operation is not valid: {over}");
                 let error = Error::new(ErrorCode::OPERATION_INVALID, ErrorDomain::TEST, text);
-                return self.answer(key, serial, Err(error));
+                return self.server.answer(key, serial, Err(error));
             }
         };
         let lost = since.is_some_and(|since| self.host.has_lost(since));
         let ret = bulkhead::EventsSubscribeRet { next: self.told + 1, lost };
-        self.answer(key, serial, Ok((Reply::BulkheadEventsSubscribe(ret), Vec::new())));
+        self.server.answer(key, serial, Ok((Reply::BulkheadEventsSubscribe(ret), Vec::new())));
         let missed: Vec<api::Event> = since.map(|since| self.host.events_after(since).collect()).unwrap_or_default();
         for event in missed {
             self.send(key, Kind::Event, 0, Vec::new(), |out| codec::encode_event(&event, out));
@@ -291,23 +291,6 @@ impl Hosting {
         }
     }
 
-    fn answer(&mut self, key: PeerKey, serial: u64, result: Result<(Reply, Vec<OwnedFd>), Error>) {
-        let sent = match result {
-            Ok((reply, fds)) => self.send(key, Kind::Reply, serial, fds, |out| codec::encode_reply(&reply, out)),
-            Err(error) => {
-                self.send(key, Kind::Error, serial, Vec::new(), |out| codec::encode_error(&error, out));
-                return;
-            }
-        };
-        if !sent {
-            let text = "internal error: the answer cannot be sent";
-            let error = Error::new(ErrorCode::INTERNAL_ERROR, ErrorDomain::TEST, text);
-            // A short error always fits.
-            self.send(key, Kind::Error, serial, Vec::new(), |out| codec::encode_error(&error, out));
-        }
-    }
-
-    /// False when the body cannot be encoded.
     fn send(
         &mut self,
         key: PeerKey,
@@ -315,9 +298,10 @@ impl Hosting {
         serial: u64,
         fds: Vec<OwnedFd>,
         body: impl FnOnce(&mut Vec<u8>) -> Result<(), CodecError>,
-    ) -> bool {
-        let sent = self.server.send(key, kind, serial, fds, body);
-        sent.inspect_err(|error| tracing::error!("a message cannot be encoded: {}", chain(error))).is_ok()
+    ) {
+        if let Err(error) = self.server.send(key, kind, serial, fds, body) {
+            tracing::error!("a message cannot be sent: {}", chain(&error));
+        }
     }
 }
 

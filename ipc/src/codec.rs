@@ -64,6 +64,23 @@ pub fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Resul
     bincode::serde::encode_into_std_write(value, out, config()).map(|_| ()).map_err(CodecError::Encode)
 }
 
+/// Encodes as `encode` does, unless that makes more than `max` bytes: what is longer than its receiver takes would end the
+/// connection, and all that is under way on it.
+///
+/// # Errors
+/// [`CodecError::TooLong`], or what `encode` says.
+pub fn within(
+    max: u32,
+    encode: impl FnOnce(&mut Vec<u8>) -> Result<(), CodecError>,
+) -> impl FnOnce(&mut Vec<u8>) -> Result<(), CodecError> {
+    move |out| {
+        let before = out.len();
+        encode(out)?;
+        let (found, max) = (out.len() - before, max as usize);
+        if found > max { Err(CodecError::TooLong { found, max }) } else { Ok(()) }
+    }
+}
+
 /// Reads one value that fills `bytes` exactly.
 ///
 /// # Errors

@@ -326,12 +326,8 @@ impl Conn {
     /// # Errors
     /// As [`Conn::queue_with`].
     pub fn queue_call(&mut self, serial: u64, call: &api::Call, fds: Vec<OwnedFd>) -> Result<(), ConnError> {
-        self.queue_with(Kind::Call, serial, fds, |out| {
-            let before = out.len();
-            codec::encode_call(call, out)?;
-            let (found, max) = (out.len() - before, Caps::FROM_CLIENT.body as usize);
-            if found > max { Err(CodecError::TooLong { found, max }) } else { Ok(()) }
-        })
+        let body = |out: &mut Vec<u8>| codec::encode_call(call, out);
+        self.queue_with(Kind::Call, serial, fds, codec::within(Caps::FROM_CLIENT.body, body))
     }
 
     /// Sends what the socket takes. True when nothing is left.

@@ -23,6 +23,18 @@ use rustix::{
 };
 
 #[test]
+fn an_answer_that_is_longer_than_a_client_takes_is_an_error_and_no_end() {
+    let daemon = Daemon::start(Limits::default());
+    let client = daemon.client();
+    let call = Call::ConnectGetCapabilities(remote::ConnectGetCapabilitiesArgs {});
+    let Err(CallError::Failed(error)) = client.call(&call, vec![]) else { panic!("no error") };
+    assert_eq!((error.code, error.message.as_str()), (ErrorCode::RPC, "the answer cannot be sent"));
+    assert_eq!(id_of(&client.call(&by_id(0), vec![]).unwrap().0), 0);
+    drop(client);
+    daemon.end();
+}
+
+#[test]
 fn answers_find_their_callers_in_any_order() {
     let daemon = Daemon::start(Limits::default());
     let client = &daemon.client();

@@ -30,7 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::{Error, ErrorCode, ErrorDomain};
+use api::{Error, ErrorCode, ErrorDomain, Reply};
 use mio::{Interest, Registry, Token, unix::SourceFd};
 
 pub use self::connection::Ticket;
@@ -376,10 +376,23 @@ impl Server {
         deadline.into_iter().chain(self.accept_again).min().map(|at| at.saturating_duration_since(now))
     }
 
+    /// Answers a call. What cannot be encoded, or is longer than a client takes, becomes an error: a call has an answer.
+    pub fn answer(&mut self, key: PeerKey, serial: u64, result: Result<(Reply, Vec<OwnedFd>), Error>) {
+        let sent = match result {
+            Ok((reply, fds)) => self.send(key, Kind::Reply, serial, fds, |out| codec::encode_reply(&reply, out)),
+            Err(error) => self.send(key, Kind::Error, serial, Vec::new(), |out| codec::encode_error(&error, out)),
+        };
+        if let Err(cause) = sent {
+            let error = Error::new(ErrorCode::RPC, ErrorDomain::RPC, "the answer cannot be sent").with_cause(cause);
+            // An error of a few words always fits.
+            let _ = self.send(key, Kind::Error, serial, Vec::new(), |out| codec::encode_error(&error, out));
+        }
+    }
+
     /// Queues a frame for a peer. A peer that is gone, or too far behind, simply does not get it.
     ///
     /// # Errors
-    /// When the body cannot be encoded: the caller owes the peer another answer then.
+    /// When the body cannot be encoded or is longer than a client takes: the caller owes the peer another answer then.
     pub fn send(
         &mut self,
         key: PeerKey,
@@ -391,7 +404,7 @@ impl Server {
         let limits = self.limits;
         let Some(connection) = self.connection_mut(key) else { return Ok(()) };
         let unread = connection.conn.backlog() > 0;
-        connection.conn.queue_with(kind, serial, fds, body)?;
+        connection.conn.queue_with(kind, serial, fds, codec::within(Caps::FROM_DAEMON.body, body))?;
         if matches!(kind, Kind::Reply | Kind::Error) {
             connection.in_flight = connection.in_flight.saturating_sub(1);
         }

@@ -40,6 +40,8 @@ pub(super) struct RemoteEvents {
     redial: Redial<Subscribed>,
     /// The number of the last event that has arrived; what has none is counted on from here.
     last: Option<u64>,
+    /// The first number that had not been given when the log was asked last. What is missing before it, its answer has said.
+    live_from: u64,
     lost: bool,
     queue: VecDeque<Numbered>,
     first_new: Option<u64>,
@@ -87,6 +89,7 @@ impl RemoteEvents {
             session: None,
             redial,
             last: since,
+            live_from: 0,
             lost: false,
             queue: VecDeque::new(),
             first_new: None,
@@ -140,6 +143,7 @@ impl RemoteEvents {
         if self.last.is_none() || restarted {
             self.last = Some(newest);
         }
+        self.live_from = ret.next;
         self.first_new.get_or_insert(ret.next);
     }
 
@@ -147,6 +151,7 @@ impl RemoteEvents {
     fn count(&mut self) {
         self.lost |= self.last.is_some();
         let last = *self.last.get_or_insert(0);
+        self.live_from = 0;
         self.first_new.get_or_insert(last.saturating_add(1));
     }
 
@@ -163,7 +168,8 @@ impl RemoteEvents {
                     continue;
                 }
                 // A daemon of ours leaves no number out, and one that goes back is another log's.
-                self.lost |= event.sequence() != last.saturating_add(1);
+                let expected = last.saturating_add(1).max(self.live_from);
+                self.lost |= event.sequence() < last || event.sequence() > expected;
             }
             self.last = Some(event.sequence());
             self.queue.push_back(event);

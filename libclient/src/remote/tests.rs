@@ -528,6 +528,21 @@ fn a_number_that_is_left_out_is_a_loss() {
 }
 
 #[test]
+fn a_log_that_is_asked_for_from_its_beginning_begins_where_it_does() {
+    let world = World::new();
+    let daemon = world.gateway(with_events);
+    let mut stream = world.connect().subscribe(Some(0)).unwrap();
+    daemon.wait_for_listeners(1);
+    // The answer has said that nothing after the number is lost: the log begins at 3.
+    for sequence in [3, 4, 5] {
+        daemon.emit(&numbered(sequence));
+        assert_eq!((stream.next(LONG).unwrap().unwrap().sequence, stream.lost()), (sequence, false));
+    }
+    daemon.emit(&numbered(7));
+    assert_eq!((stream.next(LONG).unwrap().unwrap().sequence, stream.lost()), (7, true));
+}
+
+#[test]
 fn a_number_that_goes_back_is_of_another_log_and_told() {
     let world = World::new();
     let daemon = world.gateway(with_events);

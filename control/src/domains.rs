@@ -266,7 +266,7 @@ impl Control {
     ) {
         let name = domain.name.clone();
         let write = move |definitions: &mut Definitions| definitions.write(&domain, uuid);
-        self.on_definitions(cx, ("define", &name.clone()), write, move |control, written| match written {
+        self.change_definitions(cx, ("define", &name.clone()), write, move |control, written| match written {
             Ok(summary) => {
                 let effects = control.objects.commit_define(ticket, summary);
                 control.carry_out(effects.map_err(|refusal| errors::refusal(&refusal))?);
@@ -302,7 +302,7 @@ impl Control {
         let name = self.persistent(dom, TransientRefusal::Undefine)?.name;
         let ticket = self.objects.begin_undefine(&uuid, Removing::default()).map_err(|r| errors::refusal(&r))?;
         let remove = move |definitions: &mut Definitions| definitions.remove(&uuid);
-        self.on_definitions(cx, ("undefine", &name.clone()), remove, move |control, removed| match removed {
+        self.change_definitions(cx, ("undefine", &name.clone()), remove, move |control, removed| match removed {
             Ok(()) => {
                 let effects = control.objects.commit_undefine(ticket).map_err(|refusal| errors::refusal(&refusal))?;
                 control.carry_out(effects);

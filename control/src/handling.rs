@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 
-use qemud::edge::{IN_HAND_SIZE, TOLD_AT};
+use qemud::edge::{CHANGING_AT, IN_HAND_SIZE, TOLD_AT};
 use rustix::io::{pread, pwrite};
 
 use super::Control;
@@ -18,12 +18,13 @@ const NONE: u32 = 0;
 pub struct InHand {
     note: Option<OwnedFd>,
     run: u32,
+    changes: u32,
 }
 
 impl InHand {
     /// Writes to the launcher's page; without one nothing is noted.
     pub fn new(note: Option<OwnedFd>) -> InHand {
-        InHand { note, run: NONE }
+        InHand { note, run: NONE, changes: 0 }
     }
 
     /// Notes that events up to this number were told although their lines are not in the journal: no later control gives one
@@ -35,6 +36,46 @@ impl InHand {
         {
             tracing::error!("what was told cannot be noted: {errno}");
         }
+    }
+
+    /// Notes that a definition is being changed, from before its file until its event is in the journal. A control that was
+    /// killed in between may have changed what no event tells of.
+    pub fn begin_change(&mut self) {
+        self.changes += 1;
+        if self.changes == 1 {
+            self.note_changing(true);
+        }
+    }
+
+    /// Whether a change is under way.
+    #[cfg(test)]
+    pub fn is_changing(&self) -> bool {
+        self.changes > 0
+    }
+
+    /// Notes that a change is over, whatever came of it.
+    pub fn end_change(&mut self) {
+        self.changes = self.changes.saturating_sub(1);
+        if self.changes == 0 {
+            self.note_changing(false);
+        }
+    }
+
+    fn note_changing(&self, changing: bool) {
+        let bytes = u32::from(changing).to_ne_bytes();
+        if let Some(note) = &self.note
+            && let Err(errno) = pwrite(note, &bytes, CHANGING_AT)
+        {
+            tracing::error!("a change of a definition cannot be noted: {errno}");
+        }
+    }
+
+    /// Whether an earlier control was killed within a change. Asked once, when the next one begins.
+    pub fn was_changing(&self) -> bool {
+        let mut bytes = [0; size_of::<u32>()];
+        let read = self.note.as_ref().map(|note| pread(note, &mut bytes, CHANGING_AT));
+        self.note_changing(false);
+        read == Some(Ok(bytes.len())) && bytes != [0; size_of::<u32>()]
     }
 
     /// What an earlier control has noted so, or this one; 0 for nothing.

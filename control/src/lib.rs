@@ -299,6 +299,9 @@ impl Control {
         let Opened { mut journal, length, torn } = journal;
         let in_hand = InHand::new(Some(in_hand));
         journal.leave_up_to(in_hand.told_before());
+        if in_hand.was_changing() {
+            journal.leave_gap();
+        }
         let lines = Lines::new(&instance.journal(), length, torn);
         Ok(Control {
             authority: Authority::of(&instance),

@@ -54,7 +54,7 @@ impl Control {
     ) -> Result<(), Error> {
         let name = self.name_of_defined(&uuid)?;
         let change = move |definitions: &mut Definitions| definitions.change(&uuid, change);
-        self.on_definitions(cx, (doing, &name.clone()), change, move |control, changed| {
+        self.change_definitions(cx, (doing, &name.clone()), change, move |control, changed| {
             let summary = changed.map_err(|error| errors::change(doing, &name, error))?;
             control.objects.update(summary).map_err(|refusal| errors::refusal(&refusal))?;
             then(control)
@@ -360,7 +360,7 @@ impl Control {
         let old = self.persistent(&args.dom, TransientRefusal::Rename)?.name;
         let ticket = self.objects.begin_rename(&uuid, &name).map_err(|refusal| errors::refusal(&refusal))?;
         let rename = move |definitions: &mut Definitions| definitions.rename(&uuid, &name);
-        self.on_definitions(cx, ("rename", &old.clone()), rename, move |control, renamed| match renamed {
+        self.change_definitions(cx, ("rename", &old.clone()), rename, move |control, renamed| match renamed {
             Ok(summary) => {
                 let effects = control.objects.commit_rename(ticket, summary);
                 control.carry_out(effects.map_err(|refusal| errors::refusal(&refusal))?);

@@ -24,9 +24,12 @@ pub mod fds {
 /// The size of the note of which run control has in hand, in bytes: its number, 0 for none, as this host writes numbers.
 /// Control writes it before it looks at what the run's supervisor says; the launcher reads it when control has died.
 pub const IN_HAND_SIZE: usize = size_of::<u32>();
-/// The size of the whole note. Behind the run's number, at [`TOLD_AT`], control keeps a number of its own for the control that
-/// comes after it: the highest of those events that were told although no disk had taken them.
+/// The size of the whole note. Behind the run's number control keeps two numbers of its own for the control that comes after
+/// it: at [`CHANGING_AT`] whether a definition was being changed, at [`TOLD_AT`] the highest of those events that were told
+/// although no disk had taken them.
 pub const NOTE_SIZE: usize = 16;
+/// See [`NOTE_SIZE`]. Four bytes, 0 for no.
+pub const CHANGING_AT: u64 = 4;
 /// See [`NOTE_SIZE`]. Eight bytes, 0 for none.
 pub const TOLD_AT: u64 = 8;
 

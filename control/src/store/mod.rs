@@ -313,6 +313,24 @@ impl Control {
         due.asked.take()
     }
 
+    /// A call that changes a definition, and the event of that: when control is killed between the two, the next one reports
+    /// that an event may be lost.
+    pub(super) fn change_definitions<T: Send + 'static>(
+        &mut self,
+        cx: &Asked,
+        what: (&'static str, &str),
+        work: impl FnOnce(&mut Definitions) -> T + Send + 'static,
+        then: impl FnOnce(&mut Control, T) -> Result<Reply, Error> + 'static,
+    ) {
+        self.in_hand.begin_change();
+        self.on_definitions(cx, what, work, |control, value| {
+            let result = then(control, value);
+            // Behind the event's line, if there is one.
+            control.hand(of_lines, |_| (), |control, ()| control.in_hand.end_change());
+            result
+        });
+    }
+
     /// A call about the definitions' files, which ends by a deadline. `then` is done whenever the work is, and until then the
     /// call counts for its user: a disk that hangs lets nobody make more of them than may be under way.
     pub(super) fn on_definitions<T: Send + 'static>(

@@ -162,7 +162,8 @@ fn the_launcher_holds_the_few_capabilities_of_its_table() {
 fn launchers_descriptors(guests: usize) -> Vec<(String, usize)> {
     [
         ("path PROGRAMS/qemu-supervisor", 1),
-        ("path PROGRAMS/qemud-control", 1),
+        // Control's program, eight times more as a reserve of descriptors for another control.
+        ("path PROGRAMS/qemud-control", 9),
         ("path PROGRAMS/qemud", 1),
         ("r /dev/null", 1),
         // The poll, and the openers' handle on it.

@@ -143,6 +143,9 @@ struct Control {
     since: Instant,
 }
 
+/// How many descriptors a start of control takes, and some more.
+const RESERVE: usize = 8;
+
 /// The whole state of the process.
 struct Launcher {
     instance: Instance,
@@ -157,6 +160,8 @@ struct Launcher {
     controls: u32,
     /// Control's program.
     control_program: OwnedFd,
+    /// Descriptors that are kept for another control: guests may have all others.
+    reserve: Vec<OwnedFd>,
     runs: BTreeMap<u32, Run>,
     numbers: Numbers,
     suspects: Suspects,
@@ -194,6 +199,7 @@ pub fn run(instance: Instance, idle_timeout: Option<u32>, announce: impl FnOnce(
         openers,
         controls: 0,
         control_program,
+        reserve: Vec::new(),
         runs: BTreeMap::new(),
         numbers,
         suspects: Suspects::new().map_err(LauncherError::Note)?,
@@ -270,6 +276,14 @@ impl Launcher {
     }
 
     fn start_control(&mut self) -> Result<Control, LauncherError> {
+        self.reserve.clear();
+        let started = self.try_start_control();
+        self.reserve =
+            (0..RESERVE).map_while(|_| rustix::io::fcntl_dupfd_cloexec(&self.control_program, 0).ok()).collect();
+        started
+    }
+
+    fn try_start_control(&mut self) -> Result<Control, LauncherError> {
         let (ours, theirs) = UnixStream::pair().map_err(LauncherError::Poll)?;
         let child = compartment::start_control(
             &self.control_program,

@@ -100,8 +100,13 @@ fn few_descriptors_cost_starts_and_no_guest() {
         };
         assert_eq!(active(&instance), started, "{most}: a start that failed is no guest");
         assert_eq!(instance.role(Role::Qemu).len(), started.len(), "{most}");
-        // A launcher that has no descriptor left for another control ends. The next one finds all guests with as few.
+        // Guests have no descriptor that another control needs.
         let (launcher, control) = (instance.launcher(), instance.control());
+        control.kill();
+        assert_eq!(active(&instance), started, "{most}: guests are lost\n{}", instance.log());
+        assert!(launcher.is_alive(), "{most}: the launcher has ended\n{}", instance.log());
+        // The next launcher finds all guests with as few, too.
+        let control = instance.control();
         control.kill();
         launcher.kill();
         start_with_descriptors(&instance, most);

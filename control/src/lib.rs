@@ -343,15 +343,7 @@ impl Control {
         loop {
             self.settle()?;
             let wait = self.sleep(self.now());
-            let soon = || poll.poll(&mut events, Some(Duration::ZERO)).map(|()| (!events.is_empty()).then_some(()));
-            let polled = match look.look(soon) {
-                Ok(None) => poll.poll(&mut events, wait),
-                looked => looked.map(drop),
-            };
-            match polled {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                other => other.map_err(ControlError::Poll)?,
-            }
+            ipc::wait::until_ready(poll, &mut events, &look, wait).map_err(ControlError::Poll)?;
             if !self.take_events(&events)? {
                 tracing::info!("the launcher has left, and so does control; guests go on");
                 return Ok(());
@@ -368,7 +360,7 @@ impl Control {
                     Err(ControlError::Launcher(ConnError::Closed)) => return Ok(false),
                     other => other?,
                 },
-                // Heard below, whatever else a turn has brought.
+                // The store's answers are taken once for all events of the poll.
                 STORE => {}
                 token if self.server.owns(token) => self.server.ready(token),
                 token => self.supervisor_ready(token),

@@ -1,8 +1,8 @@
 //! What the processes say to each other.
 //!
-//! The worker is where strangers' bytes are read, so what it may say is the least: it asks for a connection to a driver's
-//! daemon (which it gets by the rights that the acceptor has noted, whatever it says), for what its client's login needs, and that it has
-//! finished. Each question has one answer, in order; no serial is needed.
+//! The worker reads strangers' bytes, so it may say the least: it asks for a connection to a driver's daemon (by the rights that
+//! the acceptor has noted) and for what its client's login needs, and reports that it has finished. Each question has one
+//! answer, in order; no serial is needed.
 
 use std::{
     fmt,
@@ -533,7 +533,7 @@ pub enum ToMockHost {
     },
     /// Serve a client. The far end of its worker's connection comes along.
     Serve {
-        /// Who the client is.
+        /// The client.
         peer: Peer,
         /// What it may do.
         rights: Rights,

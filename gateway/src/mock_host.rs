@@ -140,16 +140,8 @@ impl Hosting {
         self.hear(acceptor)?;
         loop {
             self.turn();
-            let wait = self.sleep(Instant::now());
-            let soon = || poll.poll(&mut events, Some(Duration::ZERO)).map(|()| (!events.is_empty()).then_some(()));
-            let polled = match look.look(soon) {
-                Ok(None) => poll.poll(&mut events, wait),
-                looked => looked.map(drop),
-            };
-            match polled {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other.map_err(MockHostError::Poll)?,
-            }
+            let wait = self.timeout(Instant::now());
+            ipc::wait::until_ready(poll, &mut events, &look, wait).map_err(MockHostError::Poll)?;
             for event in &events {
                 match event.token() {
                     ACCEPTOR => self.hear(acceptor)?,
@@ -167,7 +159,7 @@ impl Hosting {
         }
     }
 
-    fn sleep(&self, now: Instant) -> Option<Duration> {
+    fn timeout(&self, now: Instant) -> Option<Duration> {
         if self.busy { Some(Duration::ZERO) } else { self.server.patience_left(now) }
     }
 

@@ -17,6 +17,7 @@
 //! | [`lock`] | lock files |
 //! | [`paths`] | where an instance keeps its sockets, definitions, run-time state and caches |
 //! | [`programs`] | where a program of the suite is looked for, and whose it must be |
+//! | [`wait`] | how a daemon's loop waits |
 //!
 //! A byte stream (a guest's console) is not tunnelled through frames: the reply to the call that opens it carries one end
 //! of a socket pair, so a daemon never copies what a guest wrote, a slow reader fills its own socket buffer only, and the
@@ -39,6 +40,7 @@ pub mod paths;
 pub mod programs;
 pub mod server;
 mod socket;
+pub mod wait;
 
 pub use conn::{Conn, ConnError, Filled, Incoming, OutputLimit};
 pub use frame::{Caps, Kind};

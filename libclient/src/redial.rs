@@ -115,7 +115,7 @@ impl<T: Send + 'static> Redial<T> {
         error
     }
 
-    /// Connects again, as far as that is possible until the deadline. Whatever is not done by then goes on, and makes `watch`
+    /// Connects again, as far as that is possible until the deadline. A try that is not over by then goes on, and makes `watch`
     /// readable when there is something to do for another call of this.
     ///
     /// # Errors

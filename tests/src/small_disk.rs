@@ -13,7 +13,7 @@ use rustix::{
 
 use crate::wait::skip;
 
-/// A file system of a few pages on a directory. Its end takes it away, whoever still uses it.
+/// A file system of a few pages on a directory. Dropping it unmounts it, also when processes still use it.
 #[derive(Debug)]
 pub struct SmallDisk {
     dir: PathBuf,

@@ -95,7 +95,7 @@ fn a_flood_through_the_gateway_that_reads_nothing_costs_little() {
     eprintln!("control: {control} KiB more; {} workers: usually {usual} KiB, now {largest} at most", workers.len());
     assert!(control < CONTROL_MAX, "control has grown by {control} KiB");
     assert!(largest.saturating_sub(usual) < WORKER_MAX, "a worker has {largest} KiB instead of {usual}");
-    // Whoever reads is served to the end.
+    // A client that reads gets all of its answers.
     let mut reader = flood.pop().unwrap();
     let own = sent.pop().unwrap();
     reader.set_nonblocking(false).unwrap();

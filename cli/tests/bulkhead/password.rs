@@ -12,7 +12,7 @@ const QUESTION: &str = "Password of ann on localhost: ";
 /// Runs the program as a job, so that keys of the terminal reach it alone, and lets the test look before it goes on.
 const JOB: &str = r#"set -m; trap : INT; "$0" "$@"; echo "status $?"; read x"#;
 
-/// A daemon of libvirt's protocol that wants a password and hangs up when it comes.
+/// A daemon of libvirt's protocol that asks for a password and closes the connection when it has one.
 struct Guarded {
     uri: String,
     /// The client's process.

@@ -245,15 +245,7 @@ impl Acceptor {
         loop {
             self.settle()?;
             let wait = self.sleep(Instant::now());
-            let soon = || poll.poll(&mut events, Some(Duration::ZERO)).map(|()| (!events.is_empty()).then_some(()));
-            let polled = match look.look(soon) {
-                Ok(None) => poll.poll(&mut events, wait),
-                looked => looked.map(drop),
-            };
-            match polled {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other.map_err(AcceptorError::Poll)?,
-            }
+            ipc::wait::until_ready(poll, &mut events, &look, wait).map_err(AcceptorError::Poll)?;
             for event in &events {
                 match event.token() {
                     LAUNCHER => match self.hear_launcher() {

@@ -18,21 +18,26 @@ use ipc::paths::Mode;
 use libclient::driven::{Done, Target};
 use rustix::event::{PollFd, PollFlags};
 use wire::{
-    Conn, Frame, Header, Transport, WireError,
+    Conn, Frame, Header, Transport,
     codec::{self, Meaning},
     frame::{MAX_MESSAGE, MAX_MESSAGE_BEFORE_LOGIN},
     keepalive::{self, Action, Keepalive},
-    stream::{Packet, StreamError, StreamId},
+    stream::{Packet, StreamId},
 };
 
 mod flow;
+mod over;
 
-use self::flow::{Flow, Registered};
+pub use self::over::Over;
+use self::{
+    flow::{Flow, Registered},
+    over::Fault,
+};
 use super::{
     events::{Cursor, Registrations},
     link::{Kept, Link, News},
     login::LoginState,
-    streams::{self, Broken, Streams},
+    streams::{self, Streams},
 };
 use crate::edge::{Client, Daemon, Denied, Dial, KeepaliveSettings, Peer, Rights, Share};
 
@@ -46,56 +51,6 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
 /// The byte stream to a client.
 pub type ClientStream = Box<dyn Transport + Send>;
-
-/// Why a session has ended.
-#[derive(Debug)]
-pub enum Over {
-    /// The client has left in good order.
-    Left,
-    /// It broke the rules, or its connection broke.
-    Broken(Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl From<WireError> for Over {
-    fn from(error: WireError) -> Over {
-        match error {
-            WireError::Closed => Over::Left,
-            error => Over::Broken(error.into()),
-        }
-    }
-}
-
-impl From<StreamError> for Over {
-    fn from(error: StreamError) -> Over {
-        Over::Broken(error.into())
-    }
-}
-
-impl From<Broken> for Over {
-    fn from(error: Broken) -> Over {
-        match error {
-            Broken::Stream(error) => error.into(),
-            Broken::Wire(error) => error.into(),
-        }
-    }
-}
-
-/// What a client has done wrong without breaking a frame.
-#[derive(Debug, thiserror::Error)]
-enum Fault {
-    #[error("the client did not log in in time")]
-    Silent,
-    #[error("the client does not answer keepalive")]
-    Dead,
-    #[error("the client leaves {0} bytes unread")]
-    Backlog(usize),
-    #[error("the client does not read its last answers")]
-    Unread,
-    #[error("the driver's daemon did not come back, and events may have been missed")]
-    NoEvents,
-    #[error("the daemon's log does not reach back to the last event that the client has seen")]
-    Missed,
-}
 
 /// How far the client has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -161,7 +161,7 @@ pub fn dial(instance: &Instance, read_only: bool, start: Start) -> Result<UnixSt
 
 impl Driven {
     /// A connection over a socket that is connected to a daemon; the hellos are exchanged along the way, and calls may be
-    /// submitted at once. `read_only` holds whatever the daemon itself allows.
+    /// submitted at once. `read_only` refuses writing calls here, also where the daemon would allow them.
     ///
     /// # Errors
     /// When the socket cannot be made non-blocking.

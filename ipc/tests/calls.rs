@@ -5,13 +5,14 @@ mod rig;
 
 use std::{
     io::{Read, Write},
+    net::Shutdown,
     thread,
     time::{Duration, Instant},
 };
 
 use api::{Call, ErrorCode, Event, remote};
 use ipc::{
-    ConnError,
+    Caps, Conn, ConnError, Kind,
     client::{CallError, Client, ConnectError, connect_socket},
     codec,
     server::Limits,
@@ -50,6 +51,39 @@ fn answers_find_their_callers_in_any_order() {
         }
     });
     daemon.end();
+}
+
+#[test]
+fn who_stops_talking_still_gets_the_answers_that_are_not_ready() {
+    let daemon = Daemon::start(Limits::default());
+    let others = daemon.client();
+    let mut quiet = asks_and_stops_talking(&daemon);
+    let gone = asks_and_stops_talking(&daemon);
+    // The daemon has seen by now that both have stopped.
+    others.call(&by_id(0), vec![]).unwrap();
+    others.call(&by_id(0), vec![]).unwrap();
+    drop(gone);
+    others.call(&by_id(0), vec![]).unwrap();
+    others.call(&by_id(0), vec![]).unwrap();
+    others.call(&release(), vec![]).unwrap();
+    let answer = quiet.recv().unwrap();
+    let reply = codec::decode_reply(&answer.body).unwrap();
+    assert_eq!((answer.kind, answer.serial, id_of(&reply)), (Kind::Reply, 5, 7));
+    assert!(matches!(quiet.recv(), Err(ConnError::Closed)));
+    let closed = daemon.end();
+    assert_eq!(closed, ["the peer closed the connection"; 2]);
+}
+
+/// A connection that has asked for something that takes its time, and says no more.
+fn asks_and_stops_talking(daemon: &Daemon) -> Conn {
+    let mut socket = daemon.raw();
+    socket.write_all(&hello()).unwrap();
+    let mut conn = Conn::new(socket, Caps::FROM_DAEMON);
+    assert_eq!(conn.recv().unwrap().kind, Kind::Hello);
+    conn.queue_call(5, &by_id(7), vec![]).unwrap();
+    conn.flush_all().unwrap();
+    conn.socket().shutdown(Shutdown::Write).unwrap();
+    conn
 }
 
 #[test]

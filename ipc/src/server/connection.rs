@@ -73,6 +73,8 @@ pub struct Connection {
     /// It is in the list of those with something to send.
     pub dirty: bool,
     pub pause: Pause,
+    /// It says no more, and has not been told everything yet.
+    pub finishing: bool,
     _place: Charge,
     input: Charge,
     output: Charge,
@@ -98,6 +100,7 @@ impl Connection {
             queued: false,
             dirty: false,
             pause: Pause::None,
+            finishing: false,
             _place: place,
         }
     }
@@ -142,6 +145,11 @@ impl Connection {
     /// Whether the limits of one connection allow another call.
     pub fn may_take(&self, limits: &Limits) -> bool {
         self.in_flight < limits.calls_in_flight && self.conn.backlog() <= limits.backlog_pause
+    }
+
+    /// Whether its peer, which says no more, has answers to come.
+    pub fn is_owed(&self) -> bool {
+        self.greeted && (self.in_flight > 0 || self.conn.backlog() > 0) && !self.conn.hung_up()
     }
 
     /// What the user has used up, so that no call of it is taken. Who holds nothing of a resource may always have one call:

@@ -14,6 +14,7 @@
 //!   for too long, or is sent far too much, is dropped;
 //! * send more than others, or connect more often: users are served in turn, one call each, and each turn ends after so many
 //!   calls and accepted connections;
+//! * stop to talk: it is told what it has asked for, and its connection ends then;
 //! * break the protocol: its own connection ends. Before its hello a peer may send a hello and nothing else.
 
 mod connection;
@@ -548,8 +549,10 @@ impl Server {
         let key = PeerKey { slot, generation: connection.generation };
         let waited = connection.conn.backlog();
         let step = connection.step(&self.hello, &self.limits);
-        if connection.conn.backlog() > waited {
-            // A hello, or a refusal.
+        let finishing = matches!(step, Err(ConnError::Closed)) && connection.is_owed();
+        connection.finishing |= finishing;
+        if connection.conn.backlog() > waited || (finishing && connection.conn.backlog() > 0) {
+            // A hello, a refusal, or the last answers.
             connection.count_output();
             self.send_soon(slot);
         }
@@ -563,6 +566,7 @@ impl Server {
                 self.wait(slot, resource);
                 None
             }
+            Err(ConnError::Closed) if finishing => None,
             Err(why) => {
                 self.close(slot, why);
                 return None;
@@ -582,7 +586,8 @@ impl Server {
         let sent = connection.conn.flush();
         connection.count_output();
         let (uid, backlog) = (connection.peer.uid, connection.conn.backlog());
-        let go_on = connection.pause == Pause::Own && connection.may_take(&limits);
+        let finished = connection.finishing && !connection.is_owed();
+        let go_on = finished || (connection.pause == Pause::Own && connection.may_take(&limits));
         match sent {
             Err(why) => return self.close(slot, why),
             Ok(_) if backlog > limits.backlog_drop => return self.close(slot, ConnError::Timeout),
@@ -625,11 +630,7 @@ impl Server {
     }
 
     fn close(&mut self, slot: usize, why: ConnError) {
-        let Some(mut connection) = self.connections.get_mut(slot).and_then(Option::take) else { return };
-        if matches!(why, ConnError::Closed) {
-            // It has stopped talking; it may still read what it was answered in this turn.
-            let _ = connection.conn.flush();
-        }
+        let Some(connection) = self.connections.get_mut(slot).and_then(Option::take) else { return };
         // Closing deregisters by itself; this keeps the poll's own books right.
         let _ = self.registry.deregister(&mut SourceFd(&connection.conn.socket().as_raw_fd()));
         self.open -= 1;

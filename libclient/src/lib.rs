@@ -101,6 +101,7 @@ mod fake_libvirtd;
 mod fake_qemud;
 mod libvirt_conf;
 mod link;
+mod numbers;
 mod qemu;
 mod redial;
 mod remote;

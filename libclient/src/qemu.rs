@@ -16,6 +16,7 @@ use crate::{
     dial::Dialer,
     error,
     link::{EventSource, Link, Numbered},
+    numbers::Numbers,
     redial::{Attempt, Redial},
     wait::{self, Deadline},
     watch::Watch,
@@ -88,12 +89,8 @@ struct QemuEvents {
     watch: Watch,
     client: Option<Client>,
     redial: Redial<Subscribed>,
-    /// The last event that has arrived.
-    last: Option<u64>,
-    lost: bool,
+    numbers: Numbers,
     queue: VecDeque<Numbered>,
-    /// The number of the first event after the first subscription.
-    first_new: Option<u64>,
 }
 
 /// A connection on which events flow, and what the daemon said of its log.
@@ -119,10 +116,8 @@ impl QemuEvents {
             watch,
             client: None,
             redial,
-            last: since,
-            lost: false,
+            numbers: Numbers::since(since),
             queue: VecDeque::new(),
-            first_new: None,
         };
         source.take_client(subscribed)?;
         source.watch.ring(!source.queue.is_empty());
@@ -132,14 +127,7 @@ impl QemuEvents {
     /// Takes a connection on which events flow.
     fn take_client(&mut self, (client, ret): Subscribed) -> Result<()> {
         self.watch.add(&client).map_err(unwatched)?;
-        // A log that ends before the last event that we have seen is another log, begun anew.
-        let newest = ret.next.saturating_sub(1);
-        let restarted = self.last.is_some_and(|last| newest < last);
-        self.lost |= ret.lost || restarted;
-        if self.last.is_none() || restarted {
-            self.last = Some(newest);
-        }
-        self.first_new.get_or_insert(ret.next);
+        self.numbers.resume(&ret);
         // Events that came with the answer have left the socket.
         self.take(client.take_events());
         self.client = Some(client);
@@ -148,7 +136,7 @@ impl QemuEvents {
 
     /// Subscribes again as soon as a daemon is there, as far as that is possible until the deadline.
     fn resubscribe(&mut self, deadline: Deadline) -> Result<()> {
-        let (dialer, since) = (&self.dialer, self.last);
+        let (dialer, since) = (&self.dialer, self.numbers.last());
         let attempt = || {
             // The notice begins before the try, so that a socket that appears in between brings the next one forward.
             let news = dialer.notice();
@@ -169,8 +157,7 @@ impl QemuEvents {
     fn take(&mut self, events: Vec<Event>) {
         for event in events {
             let Some(event) = Numbered::of(event) else { continue };
-            if self.last.is_none_or(|last| event.sequence() > last) {
-                self.last = Some(event.sequence());
+            if self.numbers.pass(event.sequence()) {
                 self.queue.push_back(event);
             }
         }
@@ -207,11 +194,11 @@ impl EventSource for QemuEvents {
     }
 
     fn lost(&self) -> bool {
-        self.lost
+        self.numbers.lost()
     }
 
     fn first_new(&self) -> u64 {
-        self.first_new.unwrap_or_default()
+        self.numbers.first_new()
     }
 
     fn poll_fd(&self) -> BorrowedFd<'_> {

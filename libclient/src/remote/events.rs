@@ -22,6 +22,7 @@ use super::{AUTH_REFUSED, Dialer, FOREIGN, OPEN_PATIENCE, OURS, Session, is_fina
 use crate::{
     Result,
     link::{EventSource, Numbered},
+    numbers::Numbers,
     redial::{Attempt, Redial},
     wait::Deadline,
     watch::Watch,
@@ -38,13 +39,9 @@ pub(super) struct RemoteEvents {
     watch: Watch,
     session: Option<Session>,
     redial: Redial<Subscribed>,
-    /// The number of the last event that has arrived; what has none is counted on from here.
-    last: Option<u64>,
-    /// The first number that had not been given when the log was asked last. What is missing before it, its answer has said.
-    live_from: u64,
-    lost: bool,
+    /// What has no number is counted on from the last one.
+    numbers: Numbers,
     queue: VecDeque<Numbered>,
-    first_new: Option<u64>,
 }
 
 /// A connection on which events flow, and what a daemon of ours said of its log.
@@ -88,11 +85,8 @@ impl RemoteEvents {
             watch,
             session: None,
             redial,
-            last: since,
-            live_from: 0,
-            lost: false,
+            numbers: Numbers::since(since),
             queue: VecDeque::new(),
-            first_new: None,
         };
         source.take_session(subscribed)?;
         source.watch.ring(!source.queue.is_empty());
@@ -105,8 +99,8 @@ impl RemoteEvents {
             self.watch.add(fd).map_err(unwatched)?;
         }
         match ret {
-            Some(ret) => self.resume(&ret),
-            None => self.count(),
+            Some(ret) => self.numbers.resume(&ret),
+            None => self.numbers.count(),
         }
         // What has come with the answer, the socket does not show any more.
         self.take(session.client.take_events());
@@ -116,7 +110,7 @@ impl RemoteEvents {
 
     /// Subscribes again as soon as a daemon is there, as far as that is possible until the deadline.
     fn resubscribe(&mut self, deadline: Deadline) -> Result<()> {
-        let (dialer, since) = (&self.dialer, self.last);
+        let (dialer, since) = (&self.dialer, self.numbers.last());
         let attempt = || {
             let dialer = Arc::clone(dialer);
             let connect = move || dialer.redial().and_then(|session| subscribe(session, since));
@@ -134,27 +128,6 @@ impl RemoteEvents {
         self.redial.lost();
     }
 
-    /// Goes on in a log with numbers.
-    fn resume(&mut self, ret: &bulkhead::EventsSubscribeRet) {
-        // A log that ends before the last event that we have seen is another log, begun anew.
-        let newest = ret.next.saturating_sub(1);
-        let restarted = self.last.is_some_and(|last| newest < last);
-        self.lost |= ret.lost || restarted;
-        if self.last.is_none() || restarted {
-            self.last = Some(newest);
-        }
-        self.live_from = ret.next;
-        self.first_new.get_or_insert(ret.next);
-    }
-
-    /// Goes on where nobody gives numbers. What happened before is not to be had.
-    fn count(&mut self) {
-        self.lost |= self.last.is_some();
-        let last = *self.last.get_or_insert(0);
-        self.live_from = 0;
-        self.first_new.get_or_insert(last.saturating_add(1));
-    }
-
     fn take(&mut self, events: Vec<Event>) {
         for event in events {
             let event = match event {
@@ -163,16 +136,9 @@ impl RemoteEvents {
                 event => Notice::from_event(event).map(|(dom, notice)| Numbered::Notice(self.noticed(dom, notice))),
             };
             let Some(event) = event else { continue };
-            if let Some(last) = self.last {
-                if event.sequence() == last {
-                    continue;
-                }
-                // A daemon of ours leaves no number out, and one that goes back is another log's.
-                let expected = last.saturating_add(1).max(self.live_from);
-                self.lost |= event.sequence() < last || event.sequence() > expected;
+            if self.numbers.pass(event.sequence()) {
+                self.queue.push_back(event);
             }
-            self.last = Some(event.sequence());
-            self.queue.push_back(event);
         }
     }
 
@@ -198,7 +164,7 @@ impl RemoteEvents {
     fn counted(&self, event: remote::DomainEventLifecycleMsg) -> bulkhead::DomainEventMsg {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         bulkhead::DomainEventMsg {
-            sequence: self.last.unwrap_or_default().saturating_add(1),
+            sequence: self.numbers.next(),
             dom: event.dom,
             event: event.event,
             detail: event.detail,
@@ -242,11 +208,11 @@ impl EventSource for RemoteEvents {
     }
 
     fn lost(&self) -> bool {
-        self.lost
+        self.numbers.lost()
     }
 
     fn first_new(&self) -> u64 {
-        self.first_new.unwrap_or_default()
+        self.numbers.first_new()
     }
 
     fn poll_fd(&self) -> BorrowedFd<'_> {

@@ -21,11 +21,7 @@ use std::{
     },
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-    net::RecvFlags,
-};
+use rustix::{io::Errno, net::RecvFlags};
 use thiserror::Error;
 
 use crate::{
@@ -229,14 +225,6 @@ impl Conn {
     /// theirs. Without turns, everything is read.
     pub fn begin_turn(&mut self, bytes: usize) {
         self.turn = bytes;
-    }
-
-    /// Whether the peer can't be told anything any more. One that has only stopped to talk can.
-    #[must_use]
-    pub fn hung_up(&self) -> bool {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
-        let looked = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-        looked.is_err() || fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
     }
 
     /// Bytes that wait for the peer to read.

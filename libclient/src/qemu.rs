@@ -18,7 +18,7 @@ use crate::{
     link::{EventSource, Link, Numbered},
     numbers::Numbers,
     redial::{Attempt, Redial},
-    wait::{self, Deadline},
+    wait::Deadline,
     watch::Watch,
 };
 
@@ -43,7 +43,7 @@ impl QemuLink {
     fn client(&self) -> Result<Arc<Client>> {
         let mut current = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         // A daemon that went away between two calls has not seen the next one, so that one need not fail.
-        if let Some(client) = current.as_ref().filter(|client| !wait::hung_up(client.as_ref())) {
+        if let Some(client) = current.as_ref().filter(|client| !ipc::wait::hung_up(client.as_ref())) {
             return Ok(Arc::clone(client));
         }
         // What is gone stays gone, even if dialling fails.
@@ -434,7 +434,7 @@ mod tests {
 
     /// Whether the stream's descriptor shows that there is something to do.
     fn told(stream: &crate::EventStream, patience: Option<Duration>) -> bool {
-        wait::readable(stream.poll_fd(), Deadline::after(patience)).unwrap()
+        crate::wait::readable(stream.poll_fd(), Deadline::after(patience)).unwrap()
     }
 
     /// The loop of the program is one for all; this is the only unit test that uses it.

@@ -18,6 +18,9 @@ use rustix::{
 /// How long anything may take that should be quick: far more than the slowest machine needs, so only a failure waits for it.
 pub const LONG: Duration = Duration::from_secs(90);
 
+/// Between two looks at something that the kernel tells nobody of.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
+
 /// How many Linux guests boot at once: emulated ones take a processor each.
 const BOOTS: usize = 2;
 
@@ -72,7 +75,7 @@ pub(crate) fn readable(fd: BorrowedFd<'_>, deadline: Instant) -> bool {
 }
 
 /// Waits for something that the kernel tells nobody of, such as a process that another one starts; false when the time is
-/// over.
+/// over. Between two looks the processor is left to what is waited for.
 #[must_use]
 pub fn wait_until(time: Duration, mut done: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + time;
@@ -80,7 +83,7 @@ pub fn wait_until(time: Duration, mut done: impl FnMut() -> bool) -> bool {
         if Instant::now() >= deadline {
             return false;
         }
-        std::thread::yield_now();
+        std::thread::sleep(BETWEEN_LOOKS);
     }
     true
 }

@@ -12,6 +12,7 @@ use crate::{
     edge,
     frame::{Caps, Kind},
     hello::Hello,
+    wait,
 };
 
 /// Bodies up to this size cost a user nothing but the call.
@@ -149,7 +150,7 @@ impl Connection {
 
     /// Whether its peer, which says no more, has answers to come.
     pub fn is_owed(&self) -> bool {
-        self.greeted && (self.in_flight > 0 || self.conn.backlog() > 0) && !self.conn.hung_up()
+        self.greeted && (self.in_flight > 0 || self.conn.backlog() > 0) && !wait::hung_up(&self.conn)
     }
 
     /// What the user has used up, so that no call of it is taken. Who holds nothing of a resource may always have one call:

@@ -271,5 +271,5 @@ fn a_daemon_that_is_not_there_is_not_waited_for() {
     assert_eq!(error.code, ErrorCode::SYSTEM_ERROR);
     let _qemud = world.qemud(hostname);
     let shared = Arc::new(dial(&world.instance, false, Start::Never).unwrap());
-    assert!(!wait::hung_up(&shared.as_fd()));
+    assert!(!ipc::wait::hung_up(&shared.as_fd()));
 }

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::{event::epoll, io::Errno, net::SendFlags};
 
-use crate::{ConsoleStream, wait};
+use crate::ConsoleStream;
 
 /// Read this much at a time, this many times, before other consoles have their turn.
 const READ: usize = 4096;
@@ -56,7 +56,7 @@ impl Echo {
 
     /// Whether its user is still there.
     pub(crate) fn in_use(&self) -> bool {
-        !wait::hung_up(&self.socket)
+        !ipc::wait::hung_up(&self.socket)
     }
 
     /// Echoes what was typed, without waiting and for one turn at most. True when there may be more that the epoll won't
@@ -160,8 +160,8 @@ mod tests {
         let mut heard = 0;
         let mut buffer = [0; 65536];
         while heard < typed {
-            let deadline = wait::Deadline::after(Some(std::time::Duration::from_secs(20)));
-            assert!(wait::readable(std::os::fd::AsFd::as_fd(&watch), deadline).unwrap());
+            let deadline = crate::wait::Deadline::after(Some(std::time::Duration::from_secs(20)));
+            assert!(crate::wait::readable(std::os::fd::AsFd::as_fd(&watch), deadline).unwrap());
             let mut space = [std::mem::MaybeUninit::<epoll::Event>::uninit(); 4];
             let (rung, _) = epoll::wait(&watch, &mut space, None).unwrap();
             assert!(rung.iter().all(|event| event.data.u64() == 7));

@@ -1,9 +1,11 @@
 //! What a supervisor asks of a real QEMU on behalf of control, and passes on to it.
 
+use std::time::Instant;
+
 use rustix::process::Signal;
 use supervisor::protocol::{Answer, Failure, MAX_KEYS, MAX_RECORD, Measure, Measured, Request};
 
-use crate::rig::{Rig, guest};
+use crate::rig::{PATIENCE, Rig, guest};
 
 const DISK: [&str; 4] = [
     "-blockdev",
@@ -82,7 +84,10 @@ fn a_stuck_qemu_is_not_waited_for_twice() {
     assert!(matches!(known.failure, Some(Failure::Deadline { .. })), "{known:?}");
     rig.signal_qemu(Signal::CONT);
     // What it owed comes now, and then it is asked again.
-    while rig.control.status().stuck {}
+    let deadline = Instant::now() + PATIENCE;
+    while rig.control.status().stuck {
+        assert!(Instant::now() < deadline, "{}", rig.log());
+    }
     assert!(measured(&mut rig, &measure(false, true)).blocks.is_some());
 }
 

@@ -26,7 +26,7 @@ use supervisor::{
 use tempfile::TempDir;
 
 /// What a test waits for at most; nothing takes that long.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 

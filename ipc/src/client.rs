@@ -37,8 +37,8 @@ pub const VERSIONS: (u16, u16) = (1, 1);
 /// The longest silence after a call: every daemon ends its calls by a shorter deadline of its own, so silence this long
 /// means that the daemon itself is stuck.
 const SILENCE: Duration = Duration::from_secs(120);
-/// How long a daemon may take to make room for another connection in its listener's queue. A running one takes less than a
-/// second; a stopped one never does.
+/// How long a daemon may take to make room for another connection in its listener's queue, and then to answer the hello. A
+/// running one takes less than a second; a stopped one never does.
 pub const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why there is no connection.
@@ -168,8 +168,13 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub fn over(socket: UnixStream, program: &str) -> Result<Client, ConnectError> {
-        socket.set_read_timeout(Some(SILENCE)).map_err(ConnectError::Socket)?;
-        socket.set_write_timeout(Some(SILENCE)).map_err(ConnectError::Socket)?;
+        Client::within(CONNECT_PATIENCE, socket, program)
+    }
+
+    fn within(patience: Duration, socket: UnixStream, program: &str) -> Result<Client, ConnectError> {
+        let may_be_silent =
+            |time| socket.set_read_timeout(Some(time)).and_then(|()| socket.set_write_timeout(Some(time)));
+        may_be_silent(patience).map_err(ConnectError::Socket)?;
         let mut writer = Conn::new(socket.try_clone().map_err(ConnectError::Socket)?, Caps::FROM_DAEMON);
         let mut reader = Conn::new(socket.try_clone().map_err(ConnectError::Socket)?, Caps::FROM_DAEMON);
         let ours = Hello::new(program, VERSIONS.0, VERSIONS.1);
@@ -188,6 +193,7 @@ impl Client {
         }
         let daemon = edge::decode_hello(&first).map_err(ConnectError::Hello)?;
         ours.agree(&daemon)?;
+        may_be_silent(SILENCE).map_err(ConnectError::Socket)?;
         Ok(Client {
             reader: Mutex::new(reader),
             writer: Mutex::new(writer),
@@ -412,4 +418,16 @@ fn recv_within(reader: &mut Conn, left: Option<Duration>) -> Result<Option<Incom
     }
     reader.fill()?;
     reader.next_frame()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_says_nothing_is_not_waited_for_as_for_an_answer() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let greeted = Client::within(Duration::from_millis(20), near, "test");
+        assert!(matches!(greeted, Err(ConnectError::Hello(ConnError::Timeout))));
+    }
 }

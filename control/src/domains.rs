@@ -17,7 +17,10 @@ use super::{
     errors,
     guests::{GuestError, Process, SupervisorReply},
     start::{Given, Start, Started},
-    store::definitions::{Definitions, Summary},
+    store::{
+        DiskJob,
+        definitions::{Definitions, Summary},
+    },
 };
 use crate::qemu::complete;
 
@@ -212,10 +215,11 @@ impl Control {
             return Ok(remote::DomainGetXmlDescRet { xml }.into());
         }
         let name = defined.ok_or_else(|| errors::no_domain_uuid(&uuid, &dom.name))?;
+        let job = self.disk_job("read", &name)?;
         let read = move |definitions: &mut Definitions| {
             definitions.read(&uuid).map(|domain| domain.to_xml(&DumpOptions { live: None, secrets }))
         };
-        self.on_definitions(cx, ("read", &name.clone()), read, move |_, read| {
+        self.on_definitions(cx, job, read, move |_, read| {
             let xml = read.map_err(|error| errors::store("read", &name, &error))?;
             Ok(Reply::DomainGetXmlDesc(remote::DomainGetXmlDescRet { xml }))
         });
@@ -236,6 +240,7 @@ impl Control {
         let uuid = domain.ensure_uuid();
         let emulator = complete::complete_emulator(&mut domain, &self.host.arch)
             .map_err(|error| errors::plan(&domain.name, &error))?;
+        let job = self.disk_job("define", &domain.name)?;
         let ticket = self.objects.begin_define(&domain.name, uuid).map_err(|refusal| errors::refusal(&refusal))?;
         let asked = cx.later();
         let known = move |control: &mut Control, known: super::emulators::Known| {
@@ -244,7 +249,7 @@ impl Control {
                 complete::complete(&mut domain, &abilities).map_err(|error| errors::plan(&domain.name, &error))
             });
             match completed {
-                Ok(()) => control.keep(&asked, domain, uuid, ticket, reply),
+                Ok(()) => control.keep(&asked, job, (domain, uuid), ticket, reply),
                 Err(error) => {
                     control.drop_ticket(ticket);
                     control.answer(&asked, Err(error));
@@ -259,14 +264,14 @@ impl Control {
     fn keep(
         &mut self,
         cx: &Asked,
-        domain: Domain,
-        uuid: Uuid,
+        job: DiskJob,
+        (domain, uuid): (Domain, Uuid),
         ticket: registry::Ticket,
         reply: impl FnOnce(remote::Domain) -> Reply + 'static,
     ) {
         let name = domain.name.clone();
         let write = move |definitions: &mut Definitions| definitions.write(&domain, uuid);
-        self.change_definitions(cx, ("define", &name.clone()), write, move |control, written| match written {
+        self.change_with_event(cx, job, write, move |control, written| match written {
             Ok(summary) => {
                 let effects = control.objects.commit_define(ticket, summary);
                 control.carry_out(effects.map_err(|refusal| errors::refusal(&refusal))?);
@@ -300,9 +305,10 @@ impl Control {
     pub(super) fn undefine(&mut self, cx: &Asked, dom: &remote::Domain, reply: fn(()) -> Reply) -> Answer<()> {
         let uuid = self.known(dom)?;
         let name = self.persistent(dom, TransientRefusal::Undefine)?.name;
+        let job = self.disk_job("undefine", &name)?;
         let ticket = self.objects.begin_undefine(&uuid, Removing::default()).map_err(|r| errors::refusal(&r))?;
         let remove = move |definitions: &mut Definitions| definitions.remove(&uuid);
-        self.change_definitions(cx, ("undefine", &name.clone()), remove, move |control, removed| match removed {
+        self.change_with_event(cx, job, remove, move |control, removed| match removed {
             Ok(()) => {
                 let effects = control.objects.commit_undefine(ticket).map_err(|refusal| errors::refusal(&refusal))?;
                 control.carry_out(effects);
@@ -325,8 +331,9 @@ impl Control {
     /// Lets a domain start with the host, or no longer.
     pub(super) fn set_autostart(&mut self, cx: &Asked, dom: &remote::Domain, autostart: bool) -> Answer<()> {
         let Summary { uuid, name, .. } = self.persistent(dom, TransientRefusal::Autostart)?;
+        let job = self.disk_job("set autostart of", &name)?;
         let set = move |definitions: &mut Definitions| definitions.set_autostart(&uuid, autostart);
-        self.on_definitions(cx, ("set autostart of", &name.clone()), set, move |control, set| {
+        self.on_definitions(cx, job, set, move |control, set| {
             set.map_err(|error| errors::store("set autostart of", &name, &error))?;
             control.objects.set_autostart(&uuid, autostart).map_err(|refusal| errors::refusal(&refusal))?;
             Ok(Reply::DomainSetAutostart(()))

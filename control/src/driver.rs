@@ -16,7 +16,7 @@ use api::{
 use ipc::{
     ConnError, Incoming,
     codec::{self, CodecError},
-    server::{PeerKey, Ticket},
+    server::{Peer, PeerKey, Ticket},
 };
 use supervisor::protocol::Request;
 use tracing::Span;
@@ -63,6 +63,12 @@ impl Control {
     /// Takes a call from the frame that it came in to the driver, or to the error that it deserves.
     pub(super) fn take_call(&mut self, key: PeerKey, frame: Incoming, ticket: Ticket) {
         let Some(peer) = self.server.peer(key) else { return };
+        self.acting_for = self.server.budget(key).cloned();
+        self.take_call_of(peer, key, frame, ticket);
+        self.acting_for = None;
+    }
+
+    fn take_call_of(&mut self, peer: Peer, key: PeerKey, frame: Incoming, ticket: Ticket) {
         self.served = true;
         let read_only = self.authority.read_only(peer);
         let client = self.clients.entry(key).or_insert_with(|| client_span(peer)).clone();

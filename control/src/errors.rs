@@ -1,6 +1,7 @@
 //! What clients are told: libvirt's codes and texts where its clients test them, the chain of causes, what to do.
 
 use api::{Error, ErrorCode, ErrorDomain};
+use ipc::budget::OverBudget;
 use supervisor::protocol::Failure;
 use uuid::Uuid;
 
@@ -118,6 +119,13 @@ pub fn disk_silent(doing: &str, name: &str, waited: std::time::Duration) -> Erro
     qemu(ErrorCode::OPERATION_TIMEOUT, format!("cannot {doing} domain '{name}'"))
         .with_cause_text(&cause)
         .with_hint("what was asked for may still be done when the disk answers; look at the domain then")
+}
+
+/// The disk with the definitions has so much to do for a user that it gets no more.
+pub fn disk_behind(doing: &str, name: &str, over: OverBudget) -> Error {
+    qemu(ErrorCode::OPERATION_TIMEOUT, format!("cannot {doing} domain '{name}'"))
+        .with_cause(over)
+        .with_hint("the disk with the definitions does not answer; calls that need no disk are served")
 }
 
 /// One half of a change was made and the other was not.

@@ -152,6 +152,13 @@ impl Control {
         }
     }
 
+    /// Something has happened that no event tells of: a number is left free for it, by which every client learns that, now or
+    /// when it comes back. No line says so, so the number is noted for the next control.
+    pub(super) fn leave_gap(&mut self) {
+        let gap = self.journal.leave_gap();
+        self.in_hand.told_unwritten(gap);
+    }
+
     fn write_line(&mut self, sequence: u64) {
         let line = self.journal.last_numbered().map(serde_json::to_vec);
         let Some(Ok(line)) = line.filter(|_| self.telling.queued < QUEUED_LINES) else { return };

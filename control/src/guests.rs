@@ -156,19 +156,38 @@ impl Control {
         self.active(uuid)
     }
 
-    /// Takes over an event of a run: state, journal, clients. Each is taken once, whichever way it came.
-    pub(super) fn take_event(&mut self, id: u32, event: Event) {
-        let now = self.now();
-        let Some(guest) = self.guests.get_mut(&id) else { return };
-        if !follows(self.journal.seen(id), event.sequence) {
+    /// Takes over what a run's supervisor tells or has logged, each once, whichever way it came. What it has lost shows in its
+    /// numbers, once for each gap; what is beyond its guest's allowance is left out in the same way.
+    pub(super) fn take_recorded(&mut self, id: u32, what: Recorded) {
+        let (seen, sequence) = (self.journal.seen(id), what.sequence());
+        if !self.guests.contains_key(&id) || !follows(seen, sequence) {
             return;
         }
+        if sequence > seen.saturating_add(1) {
+            self.lose(id, sequence - 1);
+        }
+        match what {
+            Recorded::Event(event) => self.take_event(id, event),
+            Recorded::Notice(notice) => self.take_notice(id, notice),
+        }
+    }
+
+    /// Events of a run up to this one are left out.
+    fn lose(&mut self, id: u32, run_sequence: u64) {
+        self.journal.pass(id, run_sequence);
+        self.leave_gap();
+    }
+
+    /// An event of a run: state, journal, clients.
+    fn take_event(&mut self, id: u32, event: Event) {
+        let now = self.now();
+        let Some(guest) = self.guests.get_mut(&id) else { return };
         let event = Event { text: event.text.map(|text| text.chars().take(MAX_TEXT).collect()), ..event };
         if event.event == LifecycleEvent::Stopped as i32 {
             return self.stopped(id, event);
         }
         if !guest.events.take(now) {
-            return self.journal.lose(id, event.sequence);
+            return self.lose(id, event.sequence);
         }
         let entry = journal_entry(guest, &event);
         if let (Ok(state), Some(seen)) = (DomainState::try_from(event.state), self.objects.live_mut(Run(id))) {
@@ -201,12 +220,12 @@ impl Control {
         }
     }
 
-    /// Takes over a notice of a run: journal, clients. Each is taken once, and not more than a guest may cause.
-    pub(super) fn take_notice(&mut self, id: u32, notice: Notice) {
+    /// A notice of a run: journal, clients.
+    fn take_notice(&mut self, id: u32, notice: Notice) {
         let now = self.now();
         let Some(guest) = self.guests.get_mut(&id) else { return };
-        if !follows(self.journal.seen(id), notice.sequence) || !guest.notices.take(now) {
-            return;
+        if !guest.notices.take(now) {
+            return self.lose(id, notice.sequence);
         }
         let mut notice = bounded(notice);
         if let Some(domain) = &guest.domain {
@@ -241,7 +260,7 @@ impl Control {
         let how = how.map(str::to_owned);
         if guest.quarantine.is_some() {
             // Its log is as little read as its supervisor is heard, so what it has to tell is lost.
-            self.journal.leave_gap();
+            self.leave_gap();
             return self.close_books(id, how.as_deref());
         }
         let path = self.instance.guest_event_log(id);
@@ -253,7 +272,7 @@ impl Control {
                 unread => {
                     let why = unread.and_then(Result::err).map_or("its disk does not answer".into(), |e| e.to_string());
                     tracing::warn!(run = id, "its log cannot be read, some of its events are lost: {why}");
-                    control.journal.leave_gap();
+                    control.leave_gap();
                 }
             }
             control.close_books(id, how.as_deref());
@@ -325,14 +344,7 @@ impl Control {
             tracing::warn!(run = id, "of its log {invalid} lines are invalid, truncated: {truncated}");
         }
         for what in log.entries {
-            // What the log no longer has, nobody has: its numbers are missing, and that is told once for each gap.
-            if what.sequence() > self.journal.seen(id).saturating_add(1) {
-                self.journal.leave_gap();
-            }
-            match what {
-                Recorded::Event(event) => self.take_event(id, event),
-                Recorded::Notice(notice) => self.take_notice(id, notice),
-            }
+            self.take_recorded(id, what);
         }
     }
 }

@@ -1,7 +1,10 @@
-//! The note that outlives control: which run is in hand, and how far events were told that no disk has taken.
+//! The note that outlives control, in a page that it shares with the launcher:
 //!
-//! The run: Control writes it before it looks at what a run's supervisor has sent or logged, and
-//! the launcher reads it when control has died: a run at which that happened twice is quarantined.
+//! * which run is in hand: written before control looks at what that run's supervisor has sent or logged. The launcher reads
+//!   it when control has died; a run at which that happened twice is quarantined;
+//! * up to which number events, or that some are missing, were told without a line in the journal: the next control gives
+//!   none of these numbers to another event;
+//! * whether a definition is being changed: control may be killed before the event of that has its line.
 
 use std::os::fd::OwnedFd;
 
@@ -27,8 +30,8 @@ impl InHand {
         InHand { note, run: NONE, changes: 0 }
     }
 
-    /// Notes that events up to this number were told although their lines are not in the journal: no later control gives one
-    /// of these numbers to another event.
+    /// Notes that the numbers up to this one were given although the journal has no lines of them: no later control gives one
+    /// of them to another event.
     pub fn told_unwritten(&self, sequence: u64) {
         if sequence > self.told_before()
             && let Some(note) = &self.note
@@ -70,11 +73,15 @@ impl InHand {
         }
     }
 
-    /// Whether an earlier control was killed within a change. Asked once, when the next one begins.
+    /// The change within which an earlier control was killed is told, as a gap.
+    pub fn changes_are_told(&self) {
+        self.note_changing(false);
+    }
+
+    /// Whether an earlier control was killed within a change.
     pub fn was_changing(&self) -> bool {
         let mut bytes = [0; size_of::<u32>()];
         let read = self.note.as_ref().map(|note| pread(note, &mut bytes, CHANGING_AT));
-        self.note_changing(false);
         read == Some(Ok(bytes.len())) && bytes != [0; size_of::<u32>()]
     }
 

@@ -11,7 +11,7 @@ use ipc::{
     edge::{Channel, Message},
 };
 
-use super::{Control, Then, in_the_same_name};
+use super::{Control, Then};
 use qemud::edge::{FromLauncher, Refusal, ToLauncher};
 
 /// How long the launcher may take for one request.
@@ -44,6 +44,7 @@ impl Control {
             }
         };
         let timer = self.after(PATIENCE, Box::new(give_up));
+        let then = self.in_the_same_name(then);
         self.launcher.ask(request, fds, Waiting { then, timer });
     }
 
@@ -58,6 +59,7 @@ impl Control {
     ) {
         let late = move |control: &mut Control, ()| late(control, Refusal::Silent { seconds: PATIENCE.as_secs() });
         let timer = self.after(PATIENCE, Box::new(late));
+        let then = self.in_the_same_name(then);
         self.launcher.ask(request, fds, Waiting { then, timer });
     }
 }
@@ -78,8 +80,7 @@ impl LauncherLink {
     /// Sends a request and keeps what waits for its answer.
     fn ask(&mut self, request: &ToLauncher, fds: Vec<OwnedFd>, waiting: Waiting) {
         self.serial += 1;
-        let Waiting { then, timer } = waiting;
-        self.waiting.insert(self.serial, Waiting { then: in_the_same_name(then), timer });
+        self.waiting.insert(self.serial, waiting);
         self.queue(self.serial, request, fds);
     }
 

@@ -50,6 +50,7 @@ use std::{
 use api::{Error, Reply, look::Look};
 use ipc::{
     ConnError, Kind,
+    budget::UserBudget,
     codec::CodecError,
     edge::Channel,
     paths::{Instance, Mode},
@@ -174,18 +175,6 @@ fn client_span(peer: Peer) -> Span {
     tracing::info_span!("client", uid = peer.uid, pid = peer.pid)
 }
 
-/// Runs a continuation in the span in which it was made.
-fn in_the_same_name<T: 'static>(then: Then<T>) -> Then<T> {
-    let span = Span::current();
-    if span.is_none() {
-        return then;
-    }
-    Box::new(move |control, value| {
-        let _within = span.entered();
-        then(control, value);
-    })
-}
-
 /// The whole state of the process.
 pub struct Control {
     instance: Instance,
@@ -203,6 +192,8 @@ pub struct Control {
     objects: registry::Registry<Domains>,
     /// The span of each client's log lines.
     clients: HashMap<PeerKey, Span>,
+    /// The user in whose name something is being done, if it is anybody's but our own.
+    acting_for: Option<UserBudget>,
     /// What is known besides of each run that is not gone, by its number.
     guests: BTreeMap<u32, Guest>,
     /// The runs that live for a connection.
@@ -300,24 +291,28 @@ impl Control {
         let in_hand = InHand::new(Some(in_hand));
         journal.leave_up_to(in_hand.told_before());
         if in_hand.was_changing() {
-            journal.leave_gap();
+            in_hand.told_unwritten(journal.leave_gap());
+            in_hand.changes_are_told();
         }
         let lines = Lines::new(&instance.journal(), length, torn);
+        let mut server = Server::new(clients, CLIENTS, limits, "qemud");
+        let own = server.own_budget();
         Ok(Control {
             authority: Authority::of(&instance),
             emulators: Emulators::new(instance.cache_dir()),
             objects: load(definitions.summaries, &journal),
-            store: Store::start(definitions.definitions, lines, waker).map_err(ControlError::Store)?,
+            store: Store::start(definitions.definitions, lines, waker, own).map_err(ControlError::Store)?,
             instance,
             config,
             poll: registry,
-            server: Server::new(clients, CLIENTS, limits, "qemud"),
+            server,
             launcher: LauncherLink::new(Channel::new(launcher)),
             in_hand,
             journal,
             telling: Telling::default(),
             subscribers: Subscribers::default(),
             clients: HashMap::new(),
+            acting_for: None,
             guests: BTreeMap::new(),
             owned: HashMap::new(),
             starts: HashMap::new(),
@@ -399,6 +394,20 @@ impl Control {
         (!self.served && !left.is_zero()).then_some(left)
     }
 
+    /// Runs a continuation in the span, and at the expense of the user, in which it was made.
+    fn in_the_same_name<T: 'static>(&self, then: Then<T>) -> Then<T> {
+        let (span, user) = (Span::current(), self.acting_for.clone());
+        if span.is_none() && user.is_none() {
+            return then;
+        }
+        Box::new(move |control, value| {
+            let _within = span.entered();
+            let before = std::mem::replace(&mut control.acting_for, user);
+            then(control, value);
+            control.acting_for = before;
+        })
+    }
+
     /// The present moment.
     #[cfg(not(test))]
     #[expect(clippy::unused_self, reason = "a test's clock is its own")]
@@ -414,7 +423,7 @@ impl Control {
 
     /// Does `then` at a moment unless it is cancelled before.
     fn after(&mut self, wait: Duration, then: Then<()>) -> (Instant, u64) {
-        let then = in_the_same_name(then);
+        let then = self.in_the_same_name(then);
         self.timer_count += 1;
         let key = (self.now() + wait, self.timer_count);
         self.timers.insert(key, then);

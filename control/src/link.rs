@@ -15,9 +15,12 @@ use std::{
 
 use ipc::{Caps, ConnError, OutputLimit, edge::Channel};
 use mio::{Interest, Token, unix::SourceFd};
-use supervisor::protocol::{Answer, Excess, Failure, Happening, Message, News, PAYLOADS_SINCE, Request};
+use supervisor::{
+    events::Recorded,
+    protocol::{Answer, Excess, Failure, Happening, Message, News, PAYLOADS_SINCE, Request},
+};
 
-use super::{Control, FIRST_SUPERVISOR, Then, in_the_same_name};
+use super::{Control, FIRST_SUPERVISOR, Then};
 
 /// Messages of one supervisor that are taken before others have their turn.
 const MESSAGES_A_TURN: usize = 64;
@@ -224,8 +227,9 @@ impl Control {
         }
         let Some(serial) = self.links.by_run.get_mut(&run).map(Link::next_serial) else { return };
         let timer = self.after(wait, Box::new(move |control, ()| control.give_up_on(run, serial, wait)));
+        let then = self.in_the_same_name(then);
         let Some(link) = self.links.by_run.get_mut(&run) else { return };
-        link.waiting.insert(serial, Waiting { then: in_the_same_name(then), timer });
+        link.waiting.insert(serial, Waiting { then, timer });
         let queued = link.channel.queue(serial, request, fds);
         self.links.sending(run);
         if let Err(error) = queued {
@@ -313,16 +317,14 @@ impl Control {
 
     fn take_message(&mut self, run: u32, serial: u64, message: Message, fds: Vec<OwnedFd>) {
         match message {
-            Message::Event(event) => self.take_event(run, event),
-            Message::Notice(notice) => self.take_notice(run, notice),
-            Message::News(News { lost, what }) => {
-                if lost > 0 {
-                    self.journal.leave_gap();
-                }
-                match what {
-                    Happening::Event(event) => self.take_event(run, event),
-                    Happening::Notice(notice) => self.take_notice(run, notice),
-                }
+            Message::Event(event) => self.take_recorded(run, Recorded::Event(event)),
+            Message::Notice(notice) => self.take_recorded(run, Recorded::Notice(notice)),
+            // What was lost before it shows in its number as well.
+            Message::News(News { what: Happening::Event(event), .. }) => {
+                self.take_recorded(run, Recorded::Event(event));
+            }
+            Message::News(News { what: Happening::Notice(notice), .. }) => {
+                self.take_recorded(run, Recorded::Notice(notice));
             }
             Message::Job(job) => self.take_job(run, &job),
             Message::Answer(result) => {

@@ -53,8 +53,9 @@ impl Control {
         then: impl FnOnce(&mut Control) -> Result<Reply, Error> + 'static,
     ) -> Result<(), Error> {
         let name = self.name_of_defined(&uuid)?;
+        let job = self.disk_job(doing, &name)?;
         let change = move |definitions: &mut Definitions| definitions.change(&uuid, change);
-        self.change_definitions(cx, (doing, &name.clone()), change, move |control, changed| {
+        self.change_with_event(cx, job, change, move |control, changed| {
             let summary = changed.map_err(|error| errors::change(doing, &name, error))?;
             control.objects.update(summary).map_err(|refusal| errors::refusal(&refusal))?;
             then(control)
@@ -193,14 +194,15 @@ impl Control {
         reply: fn(()) -> Reply,
     ) -> Result<(), Error> {
         let name = self.name_of_defined(&uuid)?;
-        let change = move |definitions: &mut Definitions| {
+        let job = self.disk_job(MEMORY, &name)?;
+        let change = job.counting(move |definitions: &mut Definitions| {
             let mut before = 0;
             let changed = definitions.change(&uuid, |domain| {
                 before = domain.current_memory_kib;
                 size::set_memory(&ERRORS, domain, kib, false, false)
             });
             changed.map(|summary| (summary, before))
-        };
+        });
         let due = self.due(cx.later(), store::PATIENCE, errors::disk_silent(MEMORY, &name, store::PATIENCE));
         self.hand(store::of_definitions, change, move |control, changed| {
             let (summary, before) = match changed {
@@ -291,9 +293,10 @@ impl Control {
             return read(domain, args.uri.as_deref()).map(Into::into);
         }
         let (name, uri) = (self.name_of_defined(&uuid)?, args.uri.clone());
+        let job = self.disk_job("read", &name)?;
         let read =
             move |definitions: &mut Definitions| definitions.read(&uuid).map(|domain| read(&domain, uri.as_deref()));
-        self.on_definitions(cx, ("read", &name.clone()), read, move |_, found| {
+        self.on_definitions(cx, job, read, move |_, found| {
             found.map_err(|error| errors::store("read", &name, &error))?.map(Reply::DomainGetMetadata)
         });
         Ok(Outcome::Pending)
@@ -358,9 +361,10 @@ impl Control {
         let name = rules::new_name(&ERRORS, args.new_name.as_deref(), Op::DomainRename)?.to_owned();
         let uuid = self.known(&args.dom)?;
         let old = self.persistent(&args.dom, TransientRefusal::Rename)?.name;
+        let job = self.disk_job("rename", &old)?;
         let ticket = self.objects.begin_rename(&uuid, &name).map_err(|refusal| errors::refusal(&refusal))?;
         let rename = move |definitions: &mut Definitions| definitions.rename(&uuid, &name);
-        self.change_definitions(cx, ("rename", &old.clone()), rename, move |control, renamed| match renamed {
+        self.change_with_event(cx, job, rename, move |control, renamed| match renamed {
             Ok(summary) => {
                 let effects = control.objects.commit_rename(ticket, summary);
                 control.carry_out(effects.map_err(|refusal| errors::refusal(&refusal))?);

@@ -119,15 +119,19 @@ struct Launching {
 impl Control {
     /// Starts a defined domain.
     pub(super) fn start_defined(&mut self, uuid: &Uuid, start: Start) {
+        let name = self.objects.get(uuid).map(|object| object.name().to_owned()).unwrap_or_default();
+        let job = match self.disk_job("start", &name) {
+            Ok(job) => job,
+            Err(error) => return (start.then)(self, Err(error)),
+        };
         let ticket = match self.objects.begin_start(uuid, State::UNKNOWN) {
             Ok(ticket) => ticket,
             Err(refusal) => return (start.then)(self, Err(errors::refusal(&refusal))),
         };
-        let name = self.objects.get(uuid).map(|object| object.name().to_owned()).unwrap_or_default();
         let Start { paused, owner, given, then } = start;
         self.begin(ticket, name.clone(), then);
         let uuid = *uuid;
-        let read = move |definitions: &mut Definitions| definitions.read(&uuid);
+        let read = job.counting(move |definitions: &mut Definitions| definitions.read(&uuid));
         self.hand_within(store::of_definitions, store::PATIENCE, read, move |control, read| match read {
             Some(Ok(domain)) => control.complete(Steps { ticket, domain, uuid, paused, owner, given }),
             Some(Err(error)) => control.not_started(ticket, errors::store("read", &name, &error)),

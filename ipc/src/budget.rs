@@ -35,9 +35,13 @@ pub enum Resource {
     Calls,
     /// Registrations for events.
     Subscriptions,
+    /// Files that are being looked at, each by a thread that a silent file server keeps.
+    Looks,
+    /// Jobs for a disk that have not been done, whether their calls still wait for them or not.
+    Disk,
 }
 
-const RESOURCES: usize = 6;
+const RESOURCES: usize = 8;
 
 impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,6 +52,8 @@ impl fmt::Display for Resource {
             Resource::Output => "bytes of unread answers",
             Resource::Calls => "calls under way",
             Resource::Subscriptions => "registrations for events",
+            Resource::Looks => "looks at files",
+            Resource::Disk => "jobs for the disk",
         })
     }
 }
@@ -86,6 +92,10 @@ pub struct Allowances {
     pub calls: Allowance,
     /// For [`Resource::Subscriptions`].
     pub subscriptions: Allowance,
+    /// For [`Resource::Looks`].
+    pub looks: Allowance,
+    /// For [`Resource::Disk`]. With as many as calls, nobody is refused whose disk answers.
+    pub disk: Allowance,
 }
 
 impl Default for Allowances {
@@ -98,6 +108,8 @@ impl Default for Allowances {
             output: allowance(4 << 20, 64 << 20, 16 << 20),
             calls: allowance(512, 4096, 512),
             subscriptions: allowance(1024, 16_384, 2048),
+            looks: allowance(8, 32, 8),
+            disk: allowance(512, 4096, 512),
         }
     }
 }
@@ -113,6 +125,8 @@ impl Allowances {
             Resource::Output => self.output,
             Resource::Calls => self.calls,
             Resource::Subscriptions => self.subscriptions,
+            Resource::Looks => self.looks,
+            Resource::Disk => self.disk,
         }
     }
 }
@@ -425,6 +439,8 @@ mod tests {
         Resource::Output,
         Resource::Calls,
         Resource::Subscriptions,
+        Resource::Looks,
+        Resource::Disk,
     ];
 
     fn budgets(each: usize, all: usize, reserved: usize) -> Budgets<u32> {

@@ -266,17 +266,16 @@ impl Journal {
         self.stopped.contains_key(&id)
     }
 
-    /// An event of a run is left out, because its supervisor reports more than a guest can do. Its number is left free, and
-    /// by that gap a client learns that something is missing.
-    pub fn lose(&mut self, id: u32, run_sequence: u64) {
+    /// What a run's supervisor has numbered up to this one is here, or will never be.
+    pub fn pass(&mut self, id: u32, run_sequence: u64) {
         self.seen.entry(id).or_default().sequence = run_sequence;
-        self.leave_gap();
     }
 
-    /// Leaves a number free for what is missing.
-    pub fn leave_gap(&mut self) {
+    /// Leaves a number free for what is missing, and returns it.
+    pub fn leave_gap(&mut self) -> u64 {
         self.gone = self.next;
         self.next = (self.next + 1).min(MAX_SEQUENCE);
+        self.gone
     }
 
     /// Leaves all numbers up to this one free: events have been told by them that are not here.

@@ -2,7 +2,7 @@
 //! files that clients hand over.
 //!
 //! Control's loop waits for nothing: definitions and journal have a thread each, which does one job after another, and files
-//! that may be anywhere have a thread for each look, up to a limit ([`looks`]). All answer through the loop's waker. A disk that
+//! that may be anywhere have a thread for each look, as many as its user's budget allows ([`looks`]). All answer through the loop's waker. A disk that
 //! does not answer delays only the calls that need it, and each of those ends by a deadline. The threads speak with no client
 //! and touch no state of the loop; Landlock and seccomp hold them as they hold the loop.
 
@@ -28,9 +28,10 @@ use api::{Error, Reply};
 pub use lines::{Condition, Lines};
 use mio::Waker;
 
-use super::{Control, Then, driver::Asked, errors, in_the_same_name};
+use super::{Control, Then, driver::Asked, errors};
 use definitions::Definitions;
-use looks::Looks;
+use ipc::budget::{Charge, Resource, UserBudget};
+use looks::{Looks, Told};
 
 /// How long a call waits for a disk.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -115,13 +116,13 @@ impl Store {
     ///
     /// # Errors
     /// When the kernel gives no thread.
-    pub fn start(definitions: Definitions, lines: Lines, waker: Waker) -> io::Result<Store> {
+    pub fn start(definitions: Definitions, lines: Lines, waker: Waker, own: UserBudget) -> io::Result<Store> {
         let (done, finished) = channel();
         let (ending, ended) = channel();
         Ok(Store {
             definitions: Worker::start("definitions", definitions, ending.clone())?,
             lines: Worker::start("journal", lines, ending)?,
-            looks: Looks::start()?,
+            looks: Looks::start(own)?,
             done: finished,
             back: Back { done, waker: Arc::new(waker) },
             waiting: HashMap::new(),
@@ -215,6 +216,14 @@ impl Control {
         then: impl FnOnce(&mut Control, T) + 'static,
     ) -> impl FnOnce(T) + Send + 'static {
         let number = self.store.next_number();
+        self.when_numbered(number, then)
+    }
+
+    fn when_numbered<T: Send + 'static>(
+        &mut self,
+        number: u64,
+        then: impl FnOnce(&mut Control, T) + 'static,
+    ) -> impl FnOnce(T) + Send + 'static {
         let (result, taken) = channel();
         let back = self.store.back.clone();
         let then = move |control: &mut Control, ()| {
@@ -222,7 +231,8 @@ impl Control {
                 then(control, value);
             }
         };
-        self.store.waiting.insert(number, in_the_same_name(Box::new(then)));
+        let then = self.in_the_same_name(Box::new(then));
+        self.store.waiting.insert(number, then);
         move |value| {
             let _ = result.send(value);
             back.tell(number);
@@ -248,12 +258,19 @@ impl Control {
         look: impl FnOnce() -> T + Send + 'static,
         then: impl FnOnce(&mut Control, Option<T>) + 'static,
     ) {
-        if self.store.looks.is_full() {
-            return then(self, None);
-        }
-        let then = self.within(patience, then);
-        let done = self.when_done(then);
-        self.store.looks.add(Box::new(move || done(look())));
+        let number = self.store.next_number();
+        let then = self.within(patience, move |control, looked: Option<T>| {
+            if looked.is_none() && control.store.looks.forget(number) {
+                control.store.waiting.remove(&number);
+            }
+            then(control, looked);
+        });
+        let done = self.when_numbered(number, then);
+        let look = move || {
+            let found = look();
+            Box::new(move || done(found)) as Told
+        };
+        self.store.looks.add(number, self.acting_for.clone(), Box::new(look));
     }
 
     /// Does `then` with what the function that this returns is given, or with none when that comes too late.
@@ -285,6 +302,7 @@ impl Control {
                 then(self, ());
             }
         }
+        self.store.looks.go_on();
     }
 
     /// A call that is answered with `late` unless something else comes first.
@@ -313,17 +331,29 @@ impl Control {
         due.asked.take()
     }
 
+    /// A place among its user's jobs for the definitions' thread, for a call that is about to have work for it. A disk that
+    /// hangs keeps the place when the call has long been answered: so nobody piles up jobs there, and a user that has none
+    /// left still has every call that needs no disk.
+    ///
+    /// # Errors
+    /// When the user has no place left.
+    pub(super) fn disk_job(&mut self, doing: &'static str, name: &str) -> Result<DiskJob, Error> {
+        let budget = self.acting_for.clone().unwrap_or_else(|| self.server.own_budget());
+        let place = budget.take(Resource::Disk, 1).map_err(|over| errors::disk_behind(doing, name, over))?;
+        Ok(DiskJob { doing, name: name.to_owned(), place })
+    }
+
     /// A call that changes a definition, and the event of that: when control is killed between the two, the next one reports
     /// that an event may be lost.
-    pub(super) fn change_definitions<T: Send + 'static>(
+    pub(super) fn change_with_event<T: Send + 'static>(
         &mut self,
         cx: &Asked,
-        what: (&'static str, &str),
+        job: DiskJob,
         work: impl FnOnce(&mut Definitions) -> T + Send + 'static,
         then: impl FnOnce(&mut Control, T) -> Result<Reply, Error> + 'static,
     ) {
         self.in_hand.begin_change();
-        self.on_definitions(cx, what, work, |control, value| {
+        self.on_definitions(cx, job, work, |control, value| {
             let result = then(control, value);
             // Behind the event's line, if there is one.
             control.hand(of_lines, |_| (), |control, ()| control.in_hand.end_change());
@@ -331,21 +361,40 @@ impl Control {
         });
     }
 
-    /// A call about the definitions' files, which ends by a deadline. `then` is done whenever the work is, and until then the
-    /// call counts for its user: a disk that hangs lets nobody make more of them than may be under way.
+    /// A call about the definitions' files, which ends by a deadline. `then` is done whenever the work is.
     pub(super) fn on_definitions<T: Send + 'static>(
         &mut self,
         cx: &Asked,
-        (doing, name): (&'static str, &str),
+        job: DiskJob,
         work: impl FnOnce(&mut Definitions) -> T + Send + 'static,
         then: impl FnOnce(&mut Control, T) -> Result<Reply, Error> + 'static,
     ) {
-        let due = self.due(cx.later(), PATIENCE, errors::disk_silent(doing, name, PATIENCE));
-        let counted = cx.later();
-        self.hand(of_definitions, work, move |control, value| {
-            drop(counted);
+        let due = self.due(cx.later(), PATIENCE, errors::disk_silent(job.doing, &job.name, PATIENCE));
+        self.hand(of_definitions, job.counting(work), move |control, value| {
             let result = then(control, value);
             control.answer_due(&due, result);
         });
+    }
+}
+
+/// See [`Control::disk_job`].
+pub struct DiskJob {
+    doing: &'static str,
+    name: String,
+    place: Charge,
+}
+
+impl DiskJob {
+    /// The same work, which keeps the place until it is done.
+    pub fn counting<T>(
+        self,
+        work: impl FnOnce(&mut Definitions) -> T + Send + 'static,
+    ) -> impl FnOnce(&mut Definitions) -> T + Send + 'static {
+        let place = self.place;
+        move |definitions| {
+            let done = work(definitions);
+            drop(place);
+            done
+        }
     }
 }

@@ -1,8 +1,12 @@
 //! What disks, supervisors and deaths at bad moments may not do.
 
-use std::sync::mpsc::{Sender, channel};
+use std::sync::{
+    Arc, Mutex,
+    mpsc::{Sender, channel},
+};
 
 use api::consts::{MetadataType, ModificationImpact};
+use ipc::budget::Resource;
 
 use super::*;
 
@@ -42,11 +46,11 @@ fn a_run_is_retired_when_its_end_is_in_the_journal() {
     let run = bed.run("a");
     let release = hang(&mut bed, store::of_lines);
     bed.launcher.die(run);
-    bed.turns(50);
     // Its log cannot be read either.
-    bed.put_forward(Duration::from_secs(6));
-    bed.turns(50);
-    assert_eq!(bed.state("a"), DomainState::Shutoff);
+    bed.until(|bed| {
+        bed.put_forward(Duration::from_secs(6));
+        bed.state("a") == DomainState::Shutoff
+    });
     bed.restart_at_once();
     let client = bed.client();
     bed.ask(client, &subscribe(Some(0))).unwrap();
@@ -150,37 +154,73 @@ fn a_file_that_hangs_holds_up_no_other_start() {
     };
     bed.control.look_within(AGES * 2, hangs, |_, _| {});
     let started = bed.call(client, &start("a"));
-    bed.turns(200);
-    let answer = bed.answer(client, started);
+    bed.answered(client, started).unwrap();
     drop(release);
-    assert!(matches!(answer, Some(Ok(_))), "{answer:?}");
 }
 
 #[test]
-fn who_calls_again_and_again_while_a_disk_hangs_has_no_more_than_a_budget_of_calls_there() {
-    let mut bed = Bed::new();
-    bed.control.server.set_privileged(Vec::new());
-    let owner = bed.client();
-    bed.ask(owner, &define("a")).unwrap();
-    let users = [bed.client(), bed.client(), bed.client()];
-    let release = hang(&mut bed, store::of_definitions);
-    for _ in 0..10 {
-        for user in users {
-            for _ in 0..250 {
-                bed.call(user, &dump("a"));
-            }
-        }
-        bed.turns(50);
-        // Each has had its deadline, and the disk still has it.
-        bed.put_forward(Duration::from_secs(40));
-        bed.turns(50);
+fn whose_looks_all_hang_waits_for_them_alone() {
+    let (mut bed, client) = with_a();
+    let (stranger, third) = (bed.stranger(4711), bed.stranger(4712));
+    let emulators = Call::ConnectGetCapabilities(remote::ConnectGetCapabilitiesArgs);
+    bed.ask(stranger, &emulators).unwrap();
+    // What it asks of a file server that is silent, again and again.
+    let (release, hang) = channel::<()>();
+    let hang = Arc::new(Mutex::new(hang));
+    bed.control.acting_for = Some(bed.control.server.budget_of(4711));
+    for _ in 0..100 {
+        let hang = Arc::clone(&hang);
+        let hangs = move || {
+            let _ = hang.lock().unwrap().recv();
+        };
+        bed.control.look_within(store::PATIENCE, hangs, |_, _| {});
     }
-    let waiting = bed.control.store.waiting();
-    let each = ipc::budget::Allowances::default().calls.each;
-    assert!(waiting <= each + 2, "{waiting} jobs of a user wait");
+    bed.control.acting_for = None;
+    let late = bed.call(stranger, &emulators);
+    let (starts, reads) = (bed.call(client, &start("a")), bed.call(third, &emulators));
+    bed.answered(client, starts).unwrap();
+    bed.answered(third, reads).unwrap();
+    assert!(bed.answer(stranger, late).is_none());
+    bed.put_forward(AGES);
+    let _ = bed.answered(stranger, late);
+    // What has not begun is forgotten.
+    let each = ipc::budget::Allowances::default().looks.each;
+    bed.until(|bed| bed.control.store.waiting() == each);
     drop(release);
     bed.rest();
-    assert!(bed.ask(owner, &dump("a")).is_ok());
+    bed.ask(stranger, &emulators).unwrap();
+}
+
+#[test]
+fn calls_on_a_hung_disk_are_bounded_and_answered() {
+    let (mut bed, owner) = with_a();
+    bed.ask(owner, &create("b")).unwrap();
+    let users = [bed.stranger(4711), bed.stranger(4711), bed.stranger(4711)];
+    let release = hang(&mut bed, store::of_definitions);
+    for _ in 0..3 {
+        let calls: Vec<(usize, u64)> =
+            users.into_iter().flat_map(|user| [user; 250]).map(|user| (user, bed.call(user, &dump("a")))).collect();
+        let each = ipc::budget::Allowances::default().disk.each;
+        bed.until(|bed| bed.control.server.held(Resource::Disk) == each);
+        // Each has its deadline, and the disk still has it.
+        bed.put_forward(store::PATIENCE);
+        for (user, call) in calls {
+            assert_eq!(bed.answered(user, call).unwrap_err().code, ErrorCode::OPERATION_TIMEOUT);
+        }
+        assert_eq!(bed.control.server.held(Resource::Disk), each);
+    }
+    let list = bed.call(users[0], &Call::ConnectNumOfDomains(remote::ConnectNumOfDomainsArgs));
+    bed.answered(users[0], list).unwrap();
+    let refused = bed.call(users[0], &dump("a"));
+    let error = bed.answered(users[0], refused).unwrap_err();
+    assert!(error.full_text().contains("jobs for the disk"), "{error:?}");
+    // Another user waits for the disk alone.
+    let (ended, defined) = (bed.call(owner, &destroy("b")), bed.call(owner, &define("c")));
+    bed.answered(owner, ended).unwrap();
+    drop(release);
+    bed.answered(owner, defined).unwrap();
+    bed.rest();
+    bed.ask(users[0], &dump("a")).unwrap();
 }
 
 #[test]
@@ -238,11 +278,16 @@ fn questions_without_end_keep_nobody_from_a_guest() {
     let ask = remote::DomainMemoryStatsArgs { dom: dom("a"), max_stats: 16, flags: NO_FLAGS };
     bed.process("a").stopped = true;
     let questions: Vec<u64> = (0..255).map(|_| bed.call(client, &Call::DomainMemoryStats(ask.clone()))).collect();
-    bed.turns(20);
+    // As many as the supervisor may owe wait for it, and the others have been refused.
+    let taken = |bed: &Bed| {
+        let answered: usize = bed.clients.iter().map(|client| client.answers.len()).sum();
+        bed.control.server.held(Resource::Calls) + answered
+    };
+    bed.until(|bed| taken(bed) == 255);
     let other = bed.client();
     let more: Vec<u64> = (0..100).map(|_| bed.call(other, &Call::DomainMemoryStats(ask.clone()))).collect();
     let suspended = bed.call(other, &suspend("a"));
-    bed.turns(20);
+    bed.until(|bed| taken(bed) == 255 + 101);
     assert!(bed.answer(other, suspended).is_none(), "it waits for the supervisor");
     bed.process("a").stopped = false;
     bed.rest();
@@ -328,16 +373,13 @@ fn a_record_of_more_processors_than_there_can_be_is_not_believed() {
 fn a_number_that_was_told_without_its_line_is_not_given_again() {
     let (mut bed, client) = with_running_a();
     bed.ask(client, &subscribe(None)).unwrap();
-    let (release, hang) = std::sync::mpsc::channel::<()>();
-    let hangs = move |_: &mut store::Lines| {
-        let _ = hang.recv();
-    };
-    bed.control.hand(store::of_lines, hangs, |_, ()| {});
-    bed.call(client, &define("b"));
-    bed.turns(50);
+    let release = hang(&mut bed, store::of_lines);
+    let defined = bed.call(client, &define("b"));
+    bed.answered(client, defined).unwrap();
+    // It is told without its line.
     bed.put_forward(Duration::from_secs(1));
-    bed.turns(10);
-    let told = bed.clients[client].events.iter().filter_map(sequence).max().expect("it was told without its line");
+    bed.until(|bed| bed.clients[client].events.iter().any(|event| sequence(event).is_some()));
+    let told = bed.clients[client].events.iter().filter_map(sequence).max().unwrap();
     bed.restart_at_once();
     let client = bed.client();
     bed.ask(client, &define("c")).unwrap();
@@ -359,19 +401,19 @@ fn a_change_of_a_definition_whose_event_control_did_not_live_to_write_is_reporte
     let (mut bed, client) = with_a();
     let Ok(Reply::BulkheadEventsSubscribe(before)) = bed.ask(client, &subscribe(None)) else { panic!() };
     let release = hang(&mut bed, store::of_lines);
-    bed.call(client, &define("b"));
-    bed.turns(100);
-    assert!(bed.instance().definitions_dir().join("b.xml").exists());
+    let defined = bed.call(client, &define("b"));
+    bed.answered(client, defined).unwrap();
     bed.restart_at_once();
-    let client = bed.client();
-    let Ok(Reply::BulkheadEventsSubscribe(after)) = bed.ask(client, &subscribe(Some(before.next - 1))) else {
-        panic!()
+    let lost_after = |bed: &mut Bed, sequence| {
+        let client = bed.client();
+        let Ok(Reply::BulkheadEventsSubscribe(ret)) = bed.ask(client, &subscribe(Some(sequence))) else { panic!() };
+        (ret.lost, ret.next)
     };
-    assert!(after.lost, "the definition is there and no event tells of it");
+    let (lost, next) = lost_after(&mut bed, before.next - 1);
+    assert!(lost, "the definition is there and no event tells of it");
+    // Also when nothing has happened before the next one is killed, within nothing.
+    bed.restart_at_once();
+    assert_eq!(lost_after(&mut bed, before.next - 1), (true, next));
+    assert_eq!(lost_after(&mut bed, next - 1), (false, next));
     drop(release);
-    // The next one was killed within nothing.
-    bed.restart();
-    let client = bed.client();
-    let Ok(Reply::BulkheadEventsSubscribe(ret)) = bed.ask(client, &subscribe(Some(after.next - 1))) else { panic!() };
-    assert!(!ret.lost);
 }

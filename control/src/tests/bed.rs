@@ -16,7 +16,7 @@ use ipc::{
     Caps, Conn, Hello, Kind as Frame, codec,
     edge::Channel,
     paths::{Instance, Mode},
-    server::Limits,
+    server::{Limits, Peer},
 };
 use mio::{Events, Poll};
 use qemud::{
@@ -159,6 +159,14 @@ impl Bed {
         self.clients.len() - 1
     }
 
+    /// One more client of another user, that only reads.
+    pub fn stranger(&mut self, uid: u32) -> usize {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        self.control.server.take_in(ours, Peer { door: READ_ONLY_DOOR, pid: 1, uid, gid: uid });
+        self.clients.push(Client::new(theirs));
+        self.clients.len() - 1
+    }
+
     /// Makes a call, and returns its number.
     pub fn call(&mut self, client: usize, call: &Call) -> u64 {
         self.clients[client].call(call)
@@ -230,11 +238,27 @@ impl Bed {
         }
     }
 
-    /// Turns until the disks have answered: a clock that is put forward makes them look as if they did not.
-    pub fn disks_answer(&mut self) {
-        while self.control.store.is_busy() {
+    /// Turns until something is so, however busy the store is.
+    #[track_caller]
+    pub fn until(&mut self, mut so: impl FnMut(&mut Bed) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !so(self) {
+            assert!(Instant::now() < until, "it does not become so");
             self.turn();
         }
+    }
+
+    /// Waits for the answer of a call, however busy the store is.
+    #[track_caller]
+    pub fn answered(&mut self, client: usize, serial: u64) -> Result<Reply, Error> {
+        self.until(|bed| bed.clients[client].answers.contains_key(&serial));
+        self.answer(client, serial).unwrap()
+    }
+
+    /// Turns until the disks have answered: a clock that is put forward makes them look as if they did not.
+    #[track_caller]
+    pub fn disks_answer(&mut self) {
+        self.until(|bed| !bed.control.store.is_busy());
     }
 
     fn turn(&mut self) -> bool {

@@ -396,14 +396,13 @@ fn a_disk_that_hangs_holds_up_only_who_needs_it() {
     let (read, written) = (bed.call(client, &dump("a")), bed.call(client, &define("b")));
     let list = bed.call(client, &Call::ConnectNumOfDomains(remote::ConnectNumOfDomainsArgs));
     let made = bed.call(client, &create("c"));
-    bed.turns(200);
-    assert!(bed.answer(client, list).unwrap().is_ok() && bed.answer(client, made).unwrap().is_ok());
-    assert_eq!(bed.heard(client, "c").len(), 1, "events go on");
+    assert!(bed.answered(client, list).is_ok() && bed.answered(client, made).is_ok());
+    // Events go on.
+    bed.until(|bed| bed.heard(client, "c").len() == 1);
     assert!(bed.answer(client, read).is_none() && bed.answer(client, written).is_none());
     bed.put_forward(AGES);
-    bed.turns(20);
     for call in [read, written] {
-        assert_eq!(bed.answer(client, call).unwrap().unwrap_err().code, ErrorCode::OPERATION_TIMEOUT);
+        assert_eq!(bed.answered(client, call).unwrap_err().code, ErrorCode::OPERATION_TIMEOUT);
     }
     assert!(bed.listed("b").is_none());
     drop(release);
@@ -425,12 +424,11 @@ fn a_journal_that_hangs_delays_events_by_a_second() {
         let _ = hang.recv();
     };
     bed.control.hand(store::of_lines, hangs, |_, ()| {});
-    bed.call(client, &define("b"));
-    bed.turns(50);
+    let defined = bed.call(client, &define("b"));
+    bed.answered(client, defined).unwrap();
     assert_eq!(bed.heard(client, "b"), []);
     bed.put_forward(Duration::from_secs(1));
-    bed.turns(10);
-    assert_eq!(bed.heard(client, "b").len(), 1);
+    bed.until(|bed| bed.heard(client, "b").len() == 1);
     drop(release);
     bed.rest();
     bed.restart();

@@ -230,6 +230,18 @@ impl World {
         assert!(!lost || self.may_lose, "no event is lost but with a control that was killed within a change");
         let numbers: Vec<u64> = self.bed.clients[client].events.iter().filter_map(number).collect();
         assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+        for name in GUESTS {
+            let of_definition = |event: &&Event| {
+                let changes = [LifecycleEvent::Defined as i32, LifecycleEvent::Undefined as i32];
+                matches!(event, Event::BulkheadDomainEvent(event) if event.dom.name == name && changes.contains(&event.event))
+            };
+            let told = match self.bed.clients[client].events.iter().rfind(of_definition) {
+                Some(Event::BulkheadDomainEvent(event)) => event.event == LifecycleEvent::Defined as i32,
+                _ => false,
+            };
+            let stored = self.bed.instance().definitions_dir().join(format!("{name}.xml")).exists();
+            assert!(told == stored || lost, "{name} is defined: {stored}, told: {told}, and nothing is called lost");
+        }
         // Clients learn no run's number of its end, so each run's life is read where they are told from.
         let mut lives = BTreeMap::<u32, (bool, bool)>::new();
         let (_, entries) = self.bed.control.journal.after(0);

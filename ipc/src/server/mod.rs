@@ -284,6 +284,16 @@ impl Server {
         self.connection(key).map(|c| &c.budget)
     }
 
+    /// The budget of the daemon's own uid, for what nobody has asked for.
+    pub fn own_budget(&mut self) -> UserBudget {
+        self.budget_of(rustix::process::geteuid().as_raw())
+    }
+
+    /// The budget of a user, whether it has a connection or not.
+    pub fn budget_of(&mut self, uid: u32) -> UserBudget {
+        self.budgets.user(uid, self.privileged.contains(&uid))
+    }
+
     /// What all users together hold of a resource.
     #[must_use]
     pub fn held(&self, resource: Resource) -> usize {

@@ -39,8 +39,8 @@ impl Authority {
     }
 }
 
-/// Gives up everything that control does not need: Landlock leaves the files of the registry, seccomp the calls of one
-/// thread around one poll. Uid and capabilities are gone already: the launcher saw to that.
+/// Gives up everything that control does not need: Landlock leaves the files of the registry, seccomp the calls of a
+/// thread around one poll and of the store's threads. Uid and capabilities are gone already: the launcher saw to that.
 ///
 /// # Errors
 /// When the kernel refuses a filter; without it, control does not run.

@@ -54,9 +54,10 @@ impl Control {
         }
         let known: HashSet<&str> = done.unwrap_or_default().lines().collect();
         // The list may have been removed. A guest that the journal, which begins with the host's boot, has seen run was started.
-        let (_, told) = self.journal.after(0);
-        let ran: HashSet<Uuid> =
-            told.filter(|entry| done.is_none() && entry.id.is_some()).map(|entry| entry.uuid).collect();
+        let ran: HashSet<Uuid> = match done {
+            Some(_) => HashSet::new(),
+            None => self.journal.after(0).1.filter(|entry| entry.id.is_some()).map(|entry| entry.uuid).collect(),
+        };
         let off = self.objects.inactive().filter(|object| object.autostart() && !ran.contains(&object.uuid()));
         let wanted = off.map(registry::Object::uuid);
         self.autostart.left = wanted.filter(|uuid| !known.contains(uuid.to_string().as_str())).collect();

@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use api::{Answer, Outcome, Reply, remote};
+use api::{Answer, Error, Outcome, Reply, remote};
 use ipc::server::PeerKey;
-use registry::{Destroy, Run};
+use registry::Destroy;
 use supervisor::protocol::Request;
 
 use super::{
-    Control,
+    Control, Then,
     driver::Asked,
     errors,
     guests::{GuestError, SupervisorReply},
@@ -30,10 +30,13 @@ impl Control {
         let uuid = self.known(dom)?;
         let how = self.objects.destroy(&uuid).map_err(|refusal| errors::refusal(&refusal))?;
         let name = self.objects.get(&uuid).map(|object| object.name().to_owned()).unwrap_or_default();
-        self.answer_at_end(cx.later(), &name, how, reply);
+        let over = self.at_end(cx.later(), errors::undying(&name, PATIENCE), reply);
         match how {
-            Destroy::Cancel(_) => {}
-            Destroy::Kill(run) => self.end_run(run.0),
+            Destroy::Cancel(ticket) => self.give_up_start(ticket, over),
+            Destroy::Kill(run) => {
+                self.on_end(run.0, over);
+                self.end_run(run.0);
+            }
         }
         Ok(Outcome::Pending)
     }
@@ -51,12 +54,12 @@ impl Control {
         let then = move |control: &mut Control, said: SupervisorReply| match said {
             // Without an answer of its supervisor the guest may be ending all the same; the launcher reports the end.
             Ok(_) | Err(GuestError::Unreachable | GuestError::Gone(_)) => {
-                control.answer_at_end(asked, &name, Destroy::Kill(Run(run)), reply);
+                let over = control.at_end(asked, errors::not_ended(&name, PATIENCE), reply);
+                control.on_end(run, over);
             }
             Err(error @ GuestError::Silent(_)) => {
                 let known = errors::guest("destroy", &name, &error);
-                let hint = "it may end all the same when its supervisor goes on; look at it then, or destroy it without --graceful";
-                control.answer(&asked, Err(known.with_hint(hint)));
+                control.answer(&asked, Err(known.with_hint(errors::MAY_STILL_END)));
             }
             Err(error) => control.answer(&asked, Err(errors::guest("destroy", &name, &error))),
         };
@@ -66,16 +69,17 @@ impl Control {
         Ok(Outcome::Pending)
     }
 
-    /// Answers when the run or start is over, or by its deadline.
-    fn answer_at_end(&mut self, asked: Asked, name: &str, how: Destroy, reply: fn(()) -> Reply) {
-        let due = self.due(asked, PATIENCE, errors::undying(name, PATIENCE));
-        let over = move |control: &mut Control, ()| control.answer_due(&due, Ok(reply(())));
-        match how {
-            Destroy::Cancel(ticket) => self.give_up_start(ticket, Box::new(over)),
-            Destroy::Kill(run) => match self.guests.get_mut(&run.0) {
-                Some(guest) => guest.on_end.push(Box::new(over)),
-                None => over(self, ()),
-            },
+    /// What answers a call when a run or start is over; `late` answers it by its deadline.
+    fn at_end(&mut self, asked: Asked, late: Error, reply: fn(()) -> Reply) -> Then<()> {
+        let due = self.due(asked, PATIENCE, late);
+        Box::new(move |control: &mut Control, ()| control.answer_due(&due, Ok(reply(()))))
+    }
+
+    /// Does something when a run is over.
+    fn on_end(&mut self, run: u32, then: Then<()>) {
+        match self.guests.get_mut(&run) {
+            Some(guest) => guest.on_end.push(then),
+            None => then(self, ()),
         }
     }
 

@@ -165,7 +165,7 @@ impl Control {
         let then = move |control: &mut Control, said: SupervisorReply| {
             let result = match said {
                 Ok((Said::Status(status), _)) => Ok((reply(&status), Vec::new())),
-                Ok(_) => Err(errors::guest(doing, &name, &GuestError::Gone(Some("it gave another answer".into())))),
+                Ok(_) => Err(errors::guest(doing, &name, &GuestError::another_answer())),
                 Err(error) => Err(errors::guest(doing, &name, &error)),
             };
             control.answer(&asked, result);
@@ -427,7 +427,7 @@ impl Control {
         let then = move |control: &mut Control, said: SupervisorReply| {
             let result = match said {
                 Ok((_, fds)) if fds.len() == 1 => Ok((Reply::BulkheadDomainOpenConsole(()), fds)),
-                Ok(_) => Err(errors::wrong_state("the supervisor opened no console")),
+                Ok(_) => Err(errors::guest("open the console of", &name, &GuestError::another_answer())),
                 Err(error) => Err(errors::guest("open the console of", &name, &error)),
             };
             control.answer(&asked, result);

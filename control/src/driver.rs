@@ -594,7 +594,7 @@ impl Driver for Control {
         Ok(().into())
     }
 
-    // What control itself knows of the connection's end is the connection's end.
+    // Control has no event of its own for the end of a connection: the end is seen without one.
 
     fn connect_register_close_callback(
         &mut self,

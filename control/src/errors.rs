@@ -206,6 +206,9 @@ pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
             "the guest itself may be well: 'bulkhead destroy {name}' ends it, and a qemud that is restarted listens to it again"
         )),
         GuestError::Silent(_) => known.with_hint("the guest itself may be well; try again"),
+        GuestError::Busy | GuestError::Full | GuestError::Waited(_) => {
+            known.with_hint(format!("try again later; 'bulkhead destroy {name}' waits for nothing"))
+        }
         GuestError::Old => known.with_hint("stop the guest and start it again: its next supervisor is of this release"),
         GuestError::Failure(Failure::Exited { .. }) => {
             known.with_hint("QEMU's own words are the cause; see also the guest's log")
@@ -227,6 +230,18 @@ pub fn undying(name: &str, waited: std::time::Duration) -> Error {
         .with_hint("they are in the kernel, which waits for a disk or a file server; the domain stays in the list until they are gone")
 }
 
+/// Advice about a guest that was asked to end and has not.
+pub const MAY_STILL_END: &str =
+    "it may end all the same when its supervisor goes on; look at it then, or destroy it without --graceful";
+
+/// A domain that was asked to end has not.
+pub fn not_ended(name: &str, waited: std::time::Duration) -> Error {
+    let cause = format!("it has not ended within {} s", waited.as_secs());
+    qemu(ErrorCode::OPERATION_TIMEOUT, format!("cannot destroy domain '{name}'"))
+        .with_cause_text(&cause)
+        .with_hint(MAY_STILL_END)
+}
+
 /// A job is refused.
 pub fn job(refusal: registry::jobs::JobRefusal) -> Error {
     refusal.error(&ERRORS)
@@ -239,7 +254,7 @@ pub fn refusal(refusal: &registry::Refusal) -> Error {
 
 /// A guest's supervisor has not said yet what the call is about.
 pub fn unheard(doing: &str, name: &str) -> Error {
-    guest(doing, name, &GuestError::Gone(Some("not yet heard from".into())))
+    guest(doing, name, &GuestError::Unreachable)
 }
 
 /// An emulator is not there.

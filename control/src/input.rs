@@ -1,7 +1,7 @@
 //! What is done to a running guest from outside: keys, interrupts, and commands for its QEMU's monitor.
 
 use api::{Answer, Error, ErrorCode, Outcome, Reply, consts::MonitorFlags, qemu, remote};
-use supervisor::protocol::{Answer as Said, Failure, MAX_COMMAND, MAX_KEYS, Request};
+use supervisor::protocol::{Answer as Said, MAX_COMMAND, MAX_KEYS, Request};
 
 use super::{
     Control,
@@ -113,7 +113,7 @@ impl Control {
                 Ok((Said::Said(result), _)) => {
                     Ok((Reply::QemuDomainMonitorCommand(qemu::DomainMonitorCommandRet { result }), Vec::new()))
                 }
-                Ok(_) => Err(GuestError::Failure(Failure::Qmp("the supervisor gave another answer".into()))),
+                Ok(_) => Err(GuestError::another_answer()),
                 Err(error) => Err(error),
             };
             control.answer(&asked, result.map_err(|error| errors::guest("speak to the monitor of", &name, &error)));

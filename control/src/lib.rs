@@ -8,6 +8,7 @@
 //! It is a loop around one poll. Nothing in it waits: a call that needs another process or a disk leaves a continuation behind,
 //! and each continuation has a deadline, so a stuck guest delays only its own calls. The threads of the store do everything that
 //! a disk may hold up, and touch no state of the loop.
+#![forbid(unsafe_code)]
 
 mod adopt;
 mod authority;

@@ -77,6 +77,13 @@ pub enum GuestError {
     Full,
 }
 
+impl GuestError {
+    /// The supervisor answers something else than it was asked.
+    pub fn another_answer() -> GuestError {
+        GuestError::Failure(Failure::Qmp("the supervisor gave another answer".into()))
+    }
+}
+
 /// What a supervisor answers to a request.
 pub type SupervisorReply = Result<(Answer, Vec<OwnedFd>), GuestError>;
 
@@ -226,7 +233,8 @@ impl Control {
             return then(self, Err(error));
         }
         let Some(serial) = self.links.by_run.get_mut(&run).map(Link::next_serial) else { return };
-        let timer = self.after(wait, Box::new(move |control, ()| control.give_up_on(run, serial, wait)));
+        let timer =
+            self.after(wait, Box::new(move |control, ()| control.give_up_on(run, serial, GuestError::Silent(wait))));
         let then = self.in_the_same_name(then);
         let Some(link) = self.links.by_run.get_mut(&run) else { return };
         link.waiting.insert(serial, Waiting { then, timer });
@@ -234,7 +242,7 @@ impl Control {
         self.links.sending(run);
         if let Err(error) = queued {
             tracing::error!(run, "cannot send a request: {error}");
-            self.give_up_on(run, serial, Duration::ZERO);
+            self.give_up_on(run, serial, GuestError::Unreachable);
         }
     }
 
@@ -253,11 +261,11 @@ impl Control {
         }
     }
 
-    fn give_up_on(&mut self, run: u32, serial: u64, waited: Duration) {
+    fn give_up_on(&mut self, run: u32, serial: u64, why: GuestError) {
         let waiting = self.links.by_run.get_mut(&run).and_then(|link| link.waiting.remove(&serial));
         if let Some(waiting) = waiting {
             self.cancel(waiting.timer);
-            (waiting.then)(self, Err(GuestError::Silent(waited)));
+            (waiting.then)(self, Err(why));
         }
     }
 

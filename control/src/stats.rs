@@ -14,7 +14,7 @@ use api::{
 };
 use model::Domain;
 use registry::{Object, list::passes};
-use supervisor::protocol::{Answer as Said, Block, Failure, Measure, Measured, Request};
+use supervisor::protocol::{Answer as Said, Block, Measure, Measured, Request};
 use uuid::Uuid;
 
 use super::{
@@ -387,7 +387,7 @@ impl Control {
                     Some(failure) => Err(errors::guest(doing, &name, &GuestError::Failure(failure))),
                     None => fill(control, &measured).map(|reply| (reply, Vec::new())),
                 },
-                Ok(_) => Err(errors::guest(doing, &name, &GuestError::Failure(strange()))),
+                Ok(_) => Err(errors::guest(doing, &name, &GuestError::another_answer())),
                 Err(error) => Err(errors::guest(doing, &name, &error)),
             };
             control.answer(&asked, result);
@@ -395,10 +395,6 @@ impl Control {
         let request = Request::Measure(Measure { balloon, blocks, deadline_ms });
         self.ask_guest(id, &request, Vec::new(), Box::new(then));
     }
-}
-
-fn strange() -> Failure {
-    Failure::Qmp("the supervisor gave another answer".into())
 }
 
 fn groups(asked: u32, enforce: bool) -> Result<DomainStats, Error> {

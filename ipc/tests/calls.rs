@@ -54,12 +54,12 @@ fn answers_find_their_callers_in_any_order() {
 }
 
 #[test]
-fn who_stops_talking_still_gets_the_answers_that_are_not_ready() {
+fn a_half_closed_client_gets_its_answers() {
     let daemon = Daemon::start(Limits::default());
     let others = daemon.client();
-    let mut quiet = asks_and_stops_talking(&daemon);
-    let gone = asks_and_stops_talking(&daemon);
-    // The daemon has seen by now that both have stopped.
+    let mut quiet = half_closed(&daemon);
+    let gone = half_closed(&daemon);
+    // The daemon has seen both ends of input by now.
     others.call(&by_id(0), vec![]).unwrap();
     others.call(&by_id(0), vec![]).unwrap();
     drop(gone);
@@ -74,8 +74,8 @@ fn who_stops_talking_still_gets_the_answers_that_are_not_ready() {
     assert_eq!(closed, ["the peer closed the connection"; 2]);
 }
 
-/// A connection that has asked for something that takes its time, and says no more.
-fn asks_and_stops_talking(daemon: &Daemon) -> Conn {
+/// A connection that has asked for something that takes its time, and has shut down its writing side.
+fn half_closed(daemon: &Daemon) -> Conn {
     let mut socket = daemon.raw();
     socket.write_all(&hello()).unwrap();
     let mut conn = Conn::new(socket, Caps::FROM_DAEMON);

@@ -7,6 +7,7 @@
 //! The spans of a line name its cause: `client` (uid and pid), `call`, `run`, `job`. A line within the span of a client counts
 //! against that client's user, up to `RATE`; root and the daemon itself have no limit. Without one an unprivileged peer could
 //! fill the disk of the log.
+#![forbid(unsafe_code)]
 
 mod journal;
 mod limit;
@@ -79,10 +80,14 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Filter<S> for PerUser {
         let Some(uid) = uid.filter(|uid| *uid != 0) else { return true };
         let verdict = self.limiter.lock().unwrap_or_else(PoisonError::into_inner).count(&uid, Instant::now());
         match verdict {
-            Verdict::Write { suppressed: 0 } => true,
-            Verdict::Write { suppressed } => {
+            Verdict::Write { suppressed, of_others } => {
                 // Not an event, which would come back here. A log that takes no line is no reason to stop.
-                let _ = writeln!(io::stderr(), "{suppressed} more lines of uid {uid} are left out");
+                if suppressed > 0 {
+                    let _ = writeln!(io::stderr(), "{suppressed} more lines of uid {uid} are left out");
+                }
+                if of_others > 0 {
+                    let _ = writeln!(io::stderr(), "{of_others} lines of other users are left out");
+                }
                 true
             }
             Verdict::Suppress => false,

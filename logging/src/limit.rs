@@ -21,10 +21,12 @@ pub struct Rate {
 /// What to do about one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Write it. If `suppressed` is not zero, first write that so many were left out.
+    /// Write it. What is not zero, first write that so many were left out.
     Write {
         /// Lines of this user that were left out since the last one.
         suppressed: u64,
+        /// Lines of users that have been forgotten, or found no place, that were left out.
+        of_others: u64,
     },
     /// Leave it out.
     Suppress,
@@ -75,7 +77,7 @@ impl Bucket {
             return Verdict::Suppress;
         }
         self.lines -= 1;
-        Verdict::Write { suppressed: std::mem::take(&mut self.suppressed) }
+        Verdict::Write { suppressed: std::mem::take(&mut self.suppressed), of_others: 0 }
     }
 
     fn is_quiet(&self, rate: Rate) -> bool {
@@ -108,9 +110,14 @@ impl<K: Eq + Hash + Clone> LogLimiter<K> {
             });
         }
         if self.users.len() >= MAX_USERS {
-            return self.others.take(self.rate, now);
+            return match self.others.take(self.rate, now) {
+                Verdict::Write { suppressed, .. } => Verdict::Write { suppressed: 0, of_others: suppressed },
+                suppress @ Verdict::Suppress => suppress,
+            };
         }
-        self.users.entry(user.clone()).or_insert_with(|| Bucket::new(self.rate, now)).take(self.rate, now)
+        // A new user has a whole burst.
+        self.users.entry(user.clone()).or_insert_with(|| Bucket::new(self.rate, now)).take(self.rate, now);
+        Verdict::Write { suppressed: 0, of_others: std::mem::take(&mut self.others.suppressed) }
     }
 }
 
@@ -119,7 +126,11 @@ mod tests {
     use super::*;
 
     const RATE: Rate = Rate { burst: 3, refill: Duration::from_secs(10) };
-    const WRITE: Verdict = Verdict::Write { suppressed: 0 };
+    const WRITE: Verdict = after(0);
+
+    const fn after(suppressed: u64) -> Verdict {
+        Verdict::Write { suppressed, of_others: 0 }
+    }
 
     #[test]
     fn a_burst_is_written_and_the_rest_is_counted() {
@@ -128,9 +139,9 @@ mod tests {
         assert_eq!([(); 4].map(|()| limiter.count(&1, now)), [WRITE, WRITE, WRITE, Verdict::Suppress]);
         assert_eq!(limiter.count(&2, now), WRITE, "another user has its own");
         assert_eq!(limiter.count(&1, now + Duration::from_secs(9)), Verdict::Suppress);
-        assert_eq!(limiter.count(&1, now + Duration::from_secs(10)), Verdict::Write { suppressed: 2 });
+        assert_eq!(limiter.count(&1, now + Duration::from_secs(10)), after(2));
         assert_eq!(limiter.count(&1, now + Duration::from_secs(19)), Verdict::Suppress);
-        let (later, reported) = (now + Duration::from_secs(1000), Verdict::Write { suppressed: 1 });
+        let (later, reported) = (now + Duration::from_secs(1000), after(1));
         assert_eq!([(); 4].map(|()| limiter.count(&1, later)), [reported, WRITE, WRITE, Verdict::Suppress]);
     }
 
@@ -142,7 +153,22 @@ mod tests {
         assert_eq!(written, MAX_USERS + 3);
         assert!(limiter.users.len() <= MAX_USERS);
         let later = now + Duration::from_secs(100);
-        assert_eq!(limiter.count(&200_000, later), WRITE, "the quiet ones make room");
+        let others = 100_000 - u64::try_from(written).unwrap();
+        let report = Verdict::Write { suppressed: 0, of_others: others };
+        assert_eq!(limiter.count(&200_000, later), report, "the quiet ones make room");
         assert_eq!(limiter.users.len(), 1);
+    }
+
+    #[test]
+    fn what_a_forgotten_user_left_out_is_told_as_others() {
+        let mut limiter = LogLimiter::new(RATE);
+        let now = Instant::now();
+        assert_eq!([(); 5].map(|()| limiter.count(&0, now))[3..], [Verdict::Suppress; 2]);
+        for user in 1..MAX_USERS {
+            limiter.count(&user, now);
+        }
+        let later = now + Duration::from_secs(100);
+        assert_eq!(limiter.count(&200_000, later), Verdict::Write { suppressed: 0, of_others: 2 });
+        assert_eq!(limiter.count(&0, later), WRITE, "it is told once");
     }
 }

@@ -159,12 +159,6 @@ impl<K: Kind> Registry<K> {
         self.object_of(run).ok()?.live.get_mut()
     }
 
-    /// What the host knows of the start that a ticket stands for.
-    pub fn starting_mut(&mut self, ticket: Ticket) -> Option<&mut K::Live> {
-        let uuid = self.launching.get(&ticket)?;
-        self.objects.get_mut(uuid)?.live.get_mut()
-    }
-
     /// The run of an object that must have one.
     pub fn run_of(&self, uuid: &Uuid) -> Result<Run, Refusal> {
         self.get(uuid).and_then(Object::run).ok_or(Refusal::NotRunning)

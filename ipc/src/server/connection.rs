@@ -74,7 +74,7 @@ pub struct Connection {
     /// It is in the list of those with something to send.
     pub dirty: bool,
     pub pause: Pause,
-    /// It says no more, and has not been told everything yet.
+    /// Its peer has shut down its writing side and has answers to come.
     pub finishing: bool,
     _place: Charge,
     input: Charge,
@@ -148,7 +148,7 @@ impl Connection {
         self.in_flight < limits.calls_in_flight && self.conn.backlog() <= limits.backlog_pause
     }
 
-    /// Whether its peer, which says no more, has answers to come.
+    /// Whether its peer, which has shut down its writing side, has answers to come.
     pub fn is_owed(&self) -> bool {
         self.greeted && (self.in_flight > 0 || self.conn.backlog() > 0) && !wait::hung_up(&self.conn)
     }

@@ -14,7 +14,7 @@
 //!   for too long, or is sent far too much, is dropped;
 //! * send more than others, or connect more often: users are served in turn, one call each, and each turn ends after so many
 //!   calls and accepted connections;
-//! * stop to talk: it is told what it has asked for, and its connection ends then;
+//! * shut down its writing side: it gets the answers to its calls, and its connection ends then;
 //! * break the protocol: its own connection ends. Before its hello a peer may send a hello and nothing else.
 
 mod connection;

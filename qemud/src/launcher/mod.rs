@@ -99,6 +99,9 @@ pub enum LauncherError {
     /// Control cannot be started.
     #[error("cannot start the control process")]
     Control(#[source] SpawnError),
+    /// The channel to control cannot be made.
+    #[error("cannot make the channel to the control process")]
+    Channel(#[source] io::Error),
     /// Control ends again and again.
     #[error("the control process ended {SHORT_LIVES} times soon after its start; see its messages above")]
     ControlDies,
@@ -284,7 +287,7 @@ impl Launcher {
     }
 
     fn try_start_control(&mut self) -> Result<Control, LauncherError> {
-        let (ours, theirs) = UnixStream::pair().map_err(LauncherError::Poll)?;
+        let (ours, theirs) = UnixStream::pair().map_err(LauncherError::Channel)?;
         let child = compartment::start_control(
             &self.control_program,
             &self.instance,
@@ -295,7 +298,7 @@ impl Launcher {
             self.suspects.note(),
         )
         .map_err(LauncherError::Control)?;
-        ours.set_nonblocking(true).map_err(LauncherError::Poll)?;
+        ours.set_nonblocking(true).map_err(LauncherError::Channel)?;
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut SourceFd(&ours.as_raw_fd()), CONTROL, both).map_err(LauncherError::Poll)?;
         self.watch(&child.pidfd, CONTROL_PROCESS)?;

@@ -144,7 +144,7 @@ impl Control {
             let late = |control: &mut Control, ()| {
                 control.telling.late = None;
                 if let Some(last) = control.journal.last_numbered() {
-                    control.in_hand.told_unwritten(last.sequence);
+                    control.note.told_unwritten(last.sequence);
                 }
                 control.tell(u64::MAX);
             };
@@ -156,7 +156,7 @@ impl Control {
     /// when it comes back. No line says so, so the number is noted for the next control.
     pub(super) fn leave_gap(&mut self) {
         let gap = self.journal.leave_gap();
-        self.in_hand.told_unwritten(gap);
+        self.note.told_unwritten(gap);
     }
 
     fn write_line(&mut self, sequence: u64) {
@@ -169,7 +169,7 @@ impl Control {
             move |control, condition| {
                 control.telling.queued = control.telling.queued.saturating_sub(1);
                 if condition.failing {
-                    control.in_hand.told_unwritten(sequence);
+                    control.note.told_unwritten(sequence);
                 }
                 control.look_after_journal(condition);
                 control.tell(sequence);

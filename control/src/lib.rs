@@ -22,13 +22,13 @@ mod emulators;
 mod errors;
 mod events;
 mod guests;
-mod handling;
 mod host;
 mod input;
 mod jobs;
 mod launcher_link;
 mod link;
 mod node;
+mod note;
 mod nothing;
 mod process;
 pub mod qemu;
@@ -70,9 +70,9 @@ use self::{
     emulators::{Emulators, Probes},
     events::{Subscribers, Telling},
     guests::Guest,
-    handling::InHand,
     launcher_link::LauncherLink,
     link::Links,
+    note::Note,
     start::Starting,
     store::{
         Lines, Store,
@@ -183,7 +183,7 @@ pub struct Control {
     poll: Registry,
     server: Server,
     launcher: LauncherLink,
-    in_hand: InHand,
+    note: Note,
     store: Store,
     journal: Journal,
     telling: Telling,
@@ -227,7 +227,7 @@ pub struct Control {
 struct Inherited {
     launcher: UnixStream,
     doors: Vec<(UnixListener, u8)>,
-    in_hand: OwnedFd,
+    note: OwnedFd,
 }
 
 /// What was read before control gave up the right to read it.
@@ -252,7 +252,7 @@ pub fn run(mode: Mode, idle_timeout: Option<u32>) -> Result<(), ControlError> {
             (UnixListener::from(inherited(edge::fds::LISTENER)?), DOOR),
             (UnixListener::from(inherited(edge::fds::READ_ONLY_LISTENER)?), READ_ONLY_DOOR),
         ],
-        in_hand: inherited(edge::fds::IN_HAND)?,
+        note: inherited(edge::fds::IN_HAND)?,
     };
     let instance = Instance::from_env(mode)?;
     let mut config = Config::load(&instance)?;
@@ -279,7 +279,7 @@ fn limits() -> Limits {
 
 impl Control {
     fn new(poll: &Poll, inherited: Inherited, loaded: Loaded) -> Result<Control, ControlError> {
-        let Inherited { launcher, doors, in_hand } = inherited;
+        let Inherited { launcher, doors, note } = inherited;
         let Loaded { instance, config, definitions, journal, host, limits } = loaded;
         let registry = poll.registry().try_clone().map_err(ControlError::Poll)?;
         launcher.set_nonblocking(true).map_err(ControlError::Poll)?;
@@ -289,11 +289,11 @@ impl Control {
         let clients = registry.try_clone().map_err(ControlError::Poll)?;
         let waker = Waker::new(&registry, STORE).map_err(ControlError::Poll)?;
         let Opened { mut journal, length, torn } = journal;
-        let in_hand = InHand::new(Some(in_hand));
-        journal.leave_up_to(in_hand.told_before());
-        if in_hand.was_changing() {
-            in_hand.told_unwritten(journal.leave_gap());
-            in_hand.changes_are_told();
+        let note = Note::new(Some(note));
+        journal.leave_up_to(note.told_before());
+        if note.was_changing() {
+            note.told_unwritten(journal.leave_gap());
+            note.changes_are_told();
         }
         let lines = Lines::new(&instance.journal(), length, torn);
         let mut server = Server::new(clients, CLIENTS, limits, "qemud");
@@ -308,7 +308,7 @@ impl Control {
             poll: registry,
             server,
             launcher: LauncherLink::new(Channel::new(launcher)),
-            in_hand,
+            note,
             journal,
             telling: Telling::default(),
             subscribers: Subscribers::default(),

@@ -352,11 +352,11 @@ impl Control {
         work: impl FnOnce(&mut Definitions) -> T + Send + 'static,
         then: impl FnOnce(&mut Control, T) -> Result<Reply, Error> + 'static,
     ) {
-        self.in_hand.begin_change();
+        self.note.begin_change();
         self.on_definitions(cx, job, work, |control, value| {
             let result = then(control, value);
             // Behind the event's line, if there is one.
-            control.hand(of_lines, |_| (), |control, ()| control.in_hand.end_change());
+            control.hand(of_lines, |_| (), |control, ()| control.note.end_change());
             result
         });
     }

@@ -297,7 +297,7 @@ fn start(root: &TempDir, note: &OwnedFd, launcher: UnixStream) -> (Control, Poll
         listener
     };
     let doors = vec![(listen(instance.socket()), DOOR), (listen(instance.read_only_socket()), READ_ONLY_DOOR)];
-    let in_hand = note.try_clone().unwrap();
+    let note = note.try_clone().unwrap();
     let loaded = Loaded {
         definitions: store::definitions::Definitions::load(&instance.definitions_dir()).unwrap(),
         journal: store::journal::Journal::open(&instance.journal()).unwrap(),
@@ -306,7 +306,7 @@ fn start(root: &TempDir, note: &OwnedFd, launcher: UnixStream) -> (Control, Poll
         config,
         instance,
     };
-    let control = Control::new(&poll, Inherited { launcher, doors, in_hand }, loaded).unwrap();
+    let control = Control::new(&poll, Inherited { launcher, doors, note }, loaded).unwrap();
     (control, poll)
 }
 

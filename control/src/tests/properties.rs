@@ -148,7 +148,7 @@ impl World {
                 }
             }
             Step::Restart => {
-                self.may_lose |= self.bed.control.in_hand.is_changing();
+                self.may_lose |= self.bed.control.note.is_changing();
                 self.bed.restart();
                 self.client = self.bed.client();
                 self.open.clear();

@@ -18,24 +18,24 @@ const NONE: u32 = 0;
 
 /// The note that the launcher reads.
 #[derive(Debug, Default)]
-pub struct InHand {
-    note: Option<OwnedFd>,
+pub struct Note {
+    page: Option<OwnedFd>,
     run: u32,
     changes: u32,
 }
 
-impl InHand {
+impl Note {
     /// Writes to the launcher's page; without one nothing is noted.
-    pub fn new(note: Option<OwnedFd>) -> InHand {
-        InHand { note, run: NONE, changes: 0 }
+    pub fn new(page: Option<OwnedFd>) -> Note {
+        Note { page, run: NONE, changes: 0 }
     }
 
     /// Notes that the numbers up to this one were given although the journal has no lines of them: no later control gives one
     /// of them to another event.
     pub fn told_unwritten(&self, sequence: u64) {
         if sequence > self.told_before()
-            && let Some(note) = &self.note
-            && let Err(errno) = pwrite(note, &sequence.to_ne_bytes(), TOLD_AT)
+            && let Some(page) = &self.page
+            && let Err(errno) = pwrite(page, &sequence.to_ne_bytes(), TOLD_AT)
         {
             tracing::error!("what was told cannot be noted: {errno}");
         }
@@ -66,8 +66,8 @@ impl InHand {
 
     fn note_changing(&self, changing: bool) {
         let bytes = u32::from(changing).to_ne_bytes();
-        if let Some(note) = &self.note
-            && let Err(errno) = pwrite(note, &bytes, CHANGING_AT)
+        if let Some(page) = &self.page
+            && let Err(errno) = pwrite(page, &bytes, CHANGING_AT)
         {
             tracing::error!("a change of a definition cannot be noted: {errno}");
         }
@@ -81,14 +81,14 @@ impl InHand {
     /// Whether an earlier control was killed within a change.
     pub fn was_changing(&self) -> bool {
         let mut bytes = [0; size_of::<u32>()];
-        let read = self.note.as_ref().map(|note| pread(note, &mut bytes, CHANGING_AT));
+        let read = self.page.as_ref().map(|page| pread(page, &mut bytes, CHANGING_AT));
         read == Some(Ok(bytes.len())) && bytes != [0; size_of::<u32>()]
     }
 
     /// What an earlier control has noted so, or this one; 0 for nothing.
     pub fn told_before(&self) -> u64 {
         let mut bytes = [0; size_of::<u64>()];
-        match self.note.as_ref().map(|note| pread(note, &mut bytes, TOLD_AT)) {
+        match self.page.as_ref().map(|page| pread(page, &mut bytes, TOLD_AT)) {
             Some(Ok(read)) if read == bytes.len() => u64::from_ne_bytes(bytes),
             _ => 0,
         }
@@ -98,10 +98,10 @@ impl InHand {
     fn take(&mut self, run: u32) -> u32 {
         let before = std::mem::replace(&mut self.run, run);
         if before != run
-            && let Some(note) = &self.note
+            && let Some(page) = &self.page
         {
             let bytes: [u8; IN_HAND_SIZE] = run.to_ne_bytes();
-            if let Err(errno) = pwrite(note, &bytes, 0) {
+            if let Err(errno) = pwrite(page, &bytes, 0) {
                 tracing::error!(run, "the run in hand cannot be noted: {errno}");
             }
         }
@@ -113,9 +113,9 @@ impl Control {
     /// Does something with what a run's supervisor has written. If control dies of it, the launcher knows at which run.
     pub(super) fn with_in_hand<T>(&mut self, run: u32, work: impl FnOnce(&mut Control) -> T) -> T {
         let _within = tracing::debug_span!("run", run).entered();
-        let before = self.in_hand.take(run);
+        let before = self.note.take(run);
         let done = work(self);
-        self.in_hand.take(before);
+        self.note.take(before);
         done
     }
 }
@@ -128,18 +128,18 @@ mod tests {
     #[test]
     fn the_note_names_the_run_in_hand_and_then_the_one_before() {
         let page = rustix::fs::memfd_create("note", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        let mut in_hand = InHand::new(Some(page.try_clone().unwrap()));
+        let mut note = Note::new(Some(page.try_clone().unwrap()));
         let noted = || {
             let mut bytes = [0; IN_HAND_SIZE];
             pread(&page, &mut bytes, 0).unwrap();
             u32::from_ne_bytes(bytes)
         };
-        assert_eq!(in_hand.take(3), NONE);
+        assert_eq!(note.take(3), NONE);
         assert_eq!(noted(), 3);
-        assert_eq!(in_hand.take(4), 3, "a supervisor is heard for what another one's answer led to");
+        assert_eq!(note.take(4), 3, "a supervisor is heard for what another one's answer led to");
         assert_eq!(noted(), 4);
-        assert_eq!(in_hand.take(3), 4);
-        assert_eq!(in_hand.take(NONE), 3);
+        assert_eq!(note.take(3), 4);
+        assert_eq!(note.take(NONE), 3);
         assert_eq!(noted(), NONE);
     }
 }

@@ -179,10 +179,10 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Behind this event.
+    /// Behind this event; behind the newest one if none is given.
     #[must_use]
-    pub fn at(last: u64) -> Cursor {
-        Cursor { last: Some(last) }
+    pub fn since(last: Option<u64>) -> Cursor {
+        Cursor { last }
     }
 
     /// The number of the last event that has passed.

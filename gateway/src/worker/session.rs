@@ -698,8 +698,10 @@ impl Session {
                 (Purpose::Stream(op), Some(header)) => self.stream_opened(&header, op, result)?,
                 (Purpose::ClientSubscribe(since), Some(header)) => {
                     if let Ok((Reply::BulkheadEventsSubscribe(ret), _)) = &result {
-                        let last = since.unwrap_or_else(|| ret.next.saturating_sub(1));
-                        self.flow.client = Some(Cursor::at(last));
+                        let mut cursor = Cursor::since(since);
+                        // The client learns of a loss from the answer itself.
+                        cursor.subscribed(ret);
+                        self.flow.client = Some(cursor);
                     }
                     self.answer(&header, result)?;
                 }

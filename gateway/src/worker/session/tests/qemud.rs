@@ -247,12 +247,7 @@ fn who_listens_gets_every_event_once_across_a_restart() {
 fn who_counts_events_is_cut_off_when_some_are_gone_and_so_asks_again() {
     let mut rig = Rig::new();
     let mut qemud = open_qemud(&mut rig);
-    let subscribe = Call::BulkheadEventsSubscribe(bulkhead::EventsSubscribeArgs { since: Some(4) });
-    let serial = rig.send(&subscribe, Vec::new());
-    rig.pass().unwrap();
-    assert_eq!(qemud.subscription(&mut rig, 9), Some(4));
-    rig.pass().unwrap();
-    assert!(rig.answer(serial, Op::BulkheadEventsSubscribe).unwrap().is_ok());
+    counts(&mut rig, &mut qemud, Some(4), 9);
     drop(qemud);
     rig.pass().unwrap();
     rig.pass().unwrap();
@@ -263,6 +258,26 @@ fn who_counts_events_is_cut_off_when_some_are_gone_and_so_asks_again() {
     let ret = bulkhead::EventsSubscribeRet { next: 2, lost: false };
     qemud.reply(serial, &Reply::BulkheadEventsSubscribe(ret));
     assert!(matches!(rig.pass(), Err(Over::Broken(_))));
+}
+
+/// Subscribes as a client that counts events.
+fn counts(rig: &mut Rig, qemud: &mut FakeQemud, since: Option<u64>, next: u64) {
+    let subscribe = Call::BulkheadEventsSubscribe(bulkhead::EventsSubscribeArgs { since });
+    let serial = rig.send(&subscribe, Vec::new());
+    rig.pass().unwrap();
+    assert_eq!(qemud.subscription(rig, next), since);
+    rig.pass().unwrap();
+    assert!(rig.answer(serial, Op::BulkheadEventsSubscribe).unwrap().is_ok());
+}
+
+#[test]
+fn a_client_that_counts_from_another_log_gets_the_events_of_this_one() {
+    let mut rig = Rig::new();
+    let mut qemud = open_qemud(&mut rig);
+    counts(&mut rig, &mut qemud, Some(100), 3);
+    qemud.event(3);
+    let events = rig.events();
+    assert!(matches!(&events[..], [Event::BulkheadDomainEvent(event)] if event.sequence == 3), "{events:?}");
 }
 
 #[test]

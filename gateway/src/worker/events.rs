@@ -172,17 +172,33 @@ fn lifecycle(happened: &bulkhead::DomainEventMsg, callback_id: i32) -> Event {
     Event::DomainEventCallbackLifecycle(remote::DomainEventCallbackLifecycleMsg { callback_id, msg })
 }
 
+/// What the number of an event says to one reader of the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// The reader has had this event.
+    Repeated,
+    /// The event is new.
+    New,
+    /// The event is new, and events before it are missing.
+    AfterGap,
+}
+
 /// How far the flow of numbered events has come, for one who reads it.
+///
+/// A lower number is no new log here: a replay for one reader of a session passes the other readers too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
     last: Option<u64>,
+    /// The first number that was unused at the last subscription. The subscription's answer reports what is missing before
+    /// it.
+    live_from: u64,
 }
 
 impl Cursor {
     /// Behind this event; behind the newest one if none is given.
     #[must_use]
     pub fn since(last: Option<u64>) -> Cursor {
-        Cursor { last }
+        Cursor { last, live_from: 0 }
     }
 
     /// The number of the last event that has passed.
@@ -191,13 +207,16 @@ impl Cursor {
         self.last
     }
 
-    /// Is this one new? Then it has passed now.
-    pub fn pass(&mut self, sequence: u64) -> bool {
-        let new = self.last.is_none_or(|last| sequence > last);
-        if new {
-            self.last = Some(sequence);
-        }
-        new
+    /// Lets an event pass.
+    pub fn pass(&mut self, sequence: u64) -> Passage {
+        let passage = match self.last {
+            Some(last) if sequence <= last => return Passage::Repeated,
+            // A daemon skips a number only to report that events are missing.
+            Some(last) if sequence > last.saturating_add(1).max(self.live_from) => Passage::AfterGap,
+            _ => Passage::New,
+        };
+        self.last = Some(sequence);
+        passage
     }
 
     /// Takes the answer to a subscription. True when events were missed: they are gone, or the log is another one.
@@ -207,6 +226,7 @@ impl Cursor {
         if self.last.is_none() || restarted {
             self.last = Some(newest);
         }
+        self.live_from = answer.next;
         answer.lost || restarted
     }
 }
@@ -302,18 +322,41 @@ mod tests {
         }
     }
 
+    fn subscribed(next: u64, lost: bool) -> bulkhead::EventsSubscribeRet {
+        bulkhead::EventsSubscribeRet { next, lost }
+    }
+
     #[test]
     fn an_event_passes_once_and_a_new_log_begins_anew() {
-        let subscribed = |next, lost| bulkhead::EventsSubscribeRet { next, lost };
         let mut cursor = Cursor::default();
         assert!(!cursor.subscribed(&subscribed(8, false)));
-        assert!(!cursor.pass(7), "it was there before the subscription");
-        assert!(cursor.pass(8));
-        assert!(!cursor.pass(8));
+        assert_eq!(cursor.pass(7), Passage::Repeated, "it was there before the subscription");
+        assert_eq!(cursor.pass(8), Passage::New);
+        assert_eq!(cursor.pass(8), Passage::Repeated);
         assert!(!cursor.subscribed(&subscribed(12, false)));
         assert_eq!(cursor.last(), Some(8), "what comes next is what was missed");
         assert!(cursor.subscribed(&subscribed(20, true)));
         assert!(cursor.subscribed(&subscribed(3, false)), "a log that ends before what was seen is another one");
-        assert!(cursor.pass(3));
+        assert_eq!(cursor.pass(3), Passage::New);
+    }
+
+    #[test]
+    fn a_hole_is_a_gap_unless_the_subscription_has_answered_for_it() {
+        let mut cursor = Cursor::since(Some(3));
+        assert!(!cursor.subscribed(&subscribed(10, false)));
+        // The replay: the answer said that nothing is lost.
+        for sequence in [5, 8, 10] {
+            assert_eq!(cursor.pass(sequence), Passage::New, "{sequence}");
+        }
+        assert_eq!(cursor.pass(12), Passage::AfterGap);
+        assert_eq!(cursor.pass(13), Passage::New, "a gap is reported once");
+        // The replay for another reader.
+        for sequence in [4, 9, 13] {
+            assert_eq!(cursor.pass(sequence), Passage::Repeated, "{sequence}");
+        }
+        assert_eq!(cursor.pass(14), Passage::New);
+        // The first live event is missing.
+        assert!(!cursor.subscribed(&subscribed(20, false)));
+        assert_eq!(cursor.pass(21), Passage::AfterGap);
     }
 }

@@ -7,7 +7,7 @@ use libclient::driven::Done;
 use wire::{Header, WireError};
 
 use super::{Cursor, Fault, Over, Pending, Purpose, Session, internal};
-use crate::worker::events::sequence_of;
+use crate::worker::events::{Passage, sequence_of};
 
 /// What a registration is taken back by.
 #[derive(Clone, Copy, Debug)]
@@ -94,11 +94,7 @@ impl Session {
                 }
                 if missed {
                     tracing::warn!("events are missing: the log of {} does not reach back", self.link.daemon());
-                    self.tell_closed(api::consts::CloseReason::Error)?;
-                    if self.flow.client.is_some() {
-                        // Who counts events himself asks again from his last number, and is told that some are gone.
-                        return Err(Over::Broken(Fault::Missed.into()));
-                    }
+                    self.report_missed()?;
                 }
             }
             Err(error) if waiting.is_empty() => tracing::warn!("no events: {}", error.full_text()),
@@ -125,14 +121,33 @@ impl Session {
         }
         for event in self.link.take_events() {
             let Some(sequence) = sequence_of(&event) else { continue };
-            if self.flow.registrations.as_mut().is_some_and(|cursor| cursor.pass(sequence)) {
+            let pass =
+                |cursor: &mut Option<Cursor>| cursor.as_mut().map_or(Passage::Repeated, |cursor| cursor.pass(sequence));
+            let registrations = pass(&mut self.flow.registrations);
+            let client = pass(&mut self.flow.client);
+            if [registrations, client].contains(&Passage::AfterGap) {
+                tracing::warn!("events are missing: {} skipped some before {sequence}", self.link.daemon());
+                self.report_missed()?;
+            }
+            if registrations != Passage::Repeated {
                 for message in self.registrations.messages(&event) {
                     self.conn.queue_event(&message)?;
                 }
             }
-            if self.flow.client.as_mut().is_some_and(|cursor| cursor.pass(sequence)) {
+            if client != Passage::Repeated {
                 self.conn.queue_event(&event)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Tells the client that it has missed events. libvirt's protocol has no message for that: its close callback is the
+    /// nearest.
+    fn report_missed(&mut self) -> Result<(), Over> {
+        self.tell_closed(api::consts::CloseReason::Error)?;
+        if self.flow.client.is_some() {
+            // A client that counts events subscribes again from its last number, and that answer reports the loss.
+            return Err(Over::Broken(Fault::Missed.into()));
         }
         Ok(())
     }

@@ -50,6 +50,6 @@ pub(super) enum Fault {
     Unread,
     #[error("the driver's daemon did not come back, and events may have been missed")]
     NoEvents,
-    #[error("the daemon's log does not reach back to the last event that the client has seen")]
+    #[error("events are missing after the last one that the client has seen")]
     Missed,
 }

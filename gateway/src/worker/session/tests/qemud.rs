@@ -281,6 +281,48 @@ fn a_client_that_counts_from_another_log_gets_the_events_of_this_one() {
 }
 
 #[test]
+fn a_client_that_counts_events_is_cut_off_at_a_gap_between_them() {
+    let mut rig = Rig::new();
+    let mut qemud = open_qemud(&mut rig);
+    counts(&mut rig, &mut qemud, Some(4), 9);
+    // The replay, in which the answer has said that nothing is lost, and the first live event.
+    for sequence in [5, 7, 9] {
+        qemud.event(sequence);
+    }
+    assert_eq!(rig.events().len(), 3);
+    qemud.event(11);
+    assert!(matches!(rig.pass(), Err(Over::Broken(_))));
+}
+
+#[test]
+fn a_gap_between_events_calls_the_close_callback_once() {
+    let mut rig = Rig::new();
+    let mut qemud = open_qemud(&mut rig);
+    rig.send(&Call::ConnectRegisterCloseCallback(remote::ConnectRegisterCloseCallbackArgs {}), Vec::new());
+    rig.send(&register(0), Vec::new());
+    rig.pass().unwrap();
+    qemud.subscription(&mut rig, 5);
+    rig.pass().unwrap();
+    rig.received();
+    for sequence in [5, 7, 8] {
+        qemud.event(sequence);
+    }
+    let events = rig.events();
+    assert!(
+        matches!(
+            &events[..],
+            [
+                Event::DomainEventCallbackLifecycle(_),
+                Event::ConnectEventConnectionClosed(remote::ConnectEventConnectionClosedMsg { reason: 0 }),
+                Event::DomainEventCallbackLifecycle(_),
+                Event::DomainEventCallbackLifecycle(_),
+            ]
+        ),
+        "{events:?}"
+    );
+}
+
+#[test]
 fn notices_and_events_have_one_sequence_across_a_restart() {
     let mut rig = Rig::new();
     let mut qemud = open_qemud(&mut rig);

@@ -200,7 +200,7 @@ impl Session {
         loop {
             self.take_done()?;
             self.take_events()?;
-            self.take_frames(now)?;
+            self.take_frames()?;
             let more = self.may_take() && self.conn.may_have_more();
             if more {
                 self.fill(now)?;
@@ -431,7 +431,7 @@ impl Session {
             && !self.streams.full()
     }
 
-    fn take_frames(&mut self, _: Instant) -> Result<(), Over> {
+    fn take_frames(&mut self) -> Result<(), Over> {
         while self.may_take() {
             let Some(frame) = self.conn.next_frame()? else { return Ok(()) };
             match frame.header.meaning() {

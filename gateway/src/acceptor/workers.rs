@@ -86,6 +86,76 @@ struct Worker {
     asked: Option<Asked>,
 }
 
+/// What a worker may say depends on its state. One that says anything else is given up, and its client with it.
+impl Worker {
+    fn dial(&mut self, key: Key, dial: Dial) -> Result<Wanted, ConnError> {
+        match &mut self.duty {
+            Duty::Serving {
+                peer, rights, dialing: dialing @ false, proof: Proof::NotNeeded | Proof::Given, ..
+            } => {
+                *dialing = true;
+                Ok(Wanted { key, peer: *peer, rights: *rights, dial })
+            }
+            _ => Err(ConnError::Closed),
+        }
+    }
+
+    fn authorize(&mut self, key: Key) -> Result<Question, ConnError> {
+        match &mut self.duty {
+            Duty::Serving { peer: Peer::Local { uid, pid, .. }, proof: proof @ Proof::Missing, .. } => {
+                *proof = Proof::Asked;
+                Ok(Question { key, pid: *pid, uid: *uid, pidfd: self.pidfd.take() })
+            }
+            _ => Err(ConnError::Closed),
+        }
+    }
+
+    fn sign(&mut self, tls: Option<&TlsKey>, scheme: u16, message: &[u8]) -> Result<(), ConnError> {
+        match &mut self.duty {
+            Duty::Serving { favours, .. } if favours.signatures > 0 => favours.signatures -= 1,
+            _ => return Err(ConnError::Closed),
+        }
+        self.say(&ToWorker::Signed(tls.and_then(|key| key.sign(scheme, message))))
+    }
+
+    fn challenge(&mut self, logins: &Logins, name: String) -> Result<(), ConnError> {
+        match &mut self.duty {
+            Duty::Serving { peer: Peer::Remote(_), proof: Proof::Missing, favours, .. } if favours.challenges > 0 => {
+                favours.challenges -= 1;
+            }
+            _ => return Err(ConnError::Closed),
+        }
+        let (asked, challenge) = logins.ask(name).unzip();
+        self.asked = asked;
+        self.say(&ToWorker::Challenge(challenge))
+    }
+
+    fn prove(&mut self, logins: &Logins, message: &[u8], theirs: &[u8; 32]) -> Result<(), ConnError> {
+        let Duty::Serving { peer: Peer::Remote(_), proof: proof @ Proof::Missing, .. } = &mut self.duty else {
+            return Err(ConnError::Closed);
+        };
+        let asked = self.asked.take().ok_or(ConnError::Closed)?;
+        let signature = logins.judge(&asked, message, theirs);
+        if signature.is_some() {
+            *proof = Proof::Given;
+        }
+        self.say(&ToWorker::Proved(signature))
+    }
+
+    /// The client that has logged in, which takes up no room for strangers any more.
+    fn known(&self) -> Result<Peer, ConnError> {
+        match self.duty {
+            Duty::Serving { peer, proof: Proof::NotNeeded | Proof::Given, .. } => Ok(peer),
+            _ => Err(ConnError::Closed),
+        }
+    }
+
+    fn say(&mut self, message: &ToWorker) -> Result<(), ConnError> {
+        self.channel.queue(0, message, Vec::new())?;
+        self.channel.flush().map(drop)
+    }
+}
+
 /// A question for polkit.
 #[derive(Debug)]
 pub struct Question {
@@ -327,78 +397,18 @@ impl Workers {
             let Some(worker) = self.all.get_mut(key) else { return Ok(()) };
             worker.channel.flush()?;
             while let Some(message) = worker.channel.next_message()? {
-                match (message.value, &mut worker.duty) {
-                    (FromWorker::Ready, _) => {}
-                    (
-                        FromWorker::Dial(dial),
-                        Duty::Serving {
-                            peer,
-                            rights,
-                            dialing: dialing @ false,
-                            proof: Proof::NotNeeded | Proof::Given,
-                            ..
-                        },
-                    ) => {
-                        *dialing = true;
-                        heard.dial = Some(Wanted { key, peer: *peer, rights: *rights, dial });
-                    }
-                    (
-                        FromWorker::Authorize,
-                        Duty::Serving { peer: Peer::Local { uid, pid, .. }, proof: proof @ Proof::Missing, .. },
-                    ) => {
-                        *proof = Proof::Asked;
-                        heard.question = Some(Question { key, pid: *pid, uid: *uid, pidfd: worker.pidfd.take() });
-                    }
-                    (FromWorker::Sign { scheme, message }, Duty::Serving { favours, .. }) if favours.signatures > 0 => {
-                        favours.signatures -= 1;
-                        let signature = self.tls.as_ref().and_then(|key| key.sign(scheme, &message));
-                        worker.channel.queue(0, &ToWorker::Signed(signature), Vec::new())?;
-                        worker.channel.flush()?;
-                    }
-                    (
-                        FromWorker::Challenge { name },
-                        Duty::Serving { peer: Peer::Remote(_), proof: Proof::Missing, favours, .. },
-                    ) if favours.challenges > 0 => {
-                        favours.challenges -= 1;
-                        let (asked, challenge) = self.logins.ask(name).unzip();
-                        worker.asked = asked;
-                        worker.channel.queue(0, &ToWorker::Challenge(challenge), Vec::new())?;
-                        worker.channel.flush()?;
-                    }
-                    (
-                        FromWorker::Prove { message, proof: theirs },
-                        Duty::Serving { peer: Peer::Remote(_), proof: proof @ Proof::Missing, .. },
-                    ) => {
-                        let asked = worker.asked.take().ok_or(ConnError::Closed)?;
-                        let signature = self.logins.judge(&asked, &message, &theirs);
-                        if signature.is_some() {
-                            *proof = Proof::Given;
-                        }
-                        worker.channel.queue(0, &ToWorker::Proved(signature), Vec::new())?;
-                        worker.channel.flush()?;
-                    }
-                    // Nothing follows from it but that it makes no room for strangers any more.
-                    (FromWorker::Known, Duty::Serving { peer, proof: Proof::NotNeeded | Proof::Given, .. }) => {
-                        heard.known = Some(*peer);
-                    }
-                    // Two who come from one address need not be the same.
-                    (FromWorker::Finished, Duty::Serving { peer: Peer::Remote(_), .. }) => {
-                        return Err(ConnError::Closed);
-                    }
-                    (FromWorker::Finished, Duty::Serving { peer, rights, proof: Proof::NotNeeded, .. }) => {
-                        let (peer, rights) = (*peer, *rights);
-                        heard.released = Some(peer);
-                        heard.dial = None;
-                        heard.done = Some(key);
-                        let until = Instant::now() + self.limits.keep;
-                        worker.duty = Duty::Kept { who: peer.who(), rights, until };
-                        self.kept.push(key);
-                        self.keep_few(key, peer.who(), rights);
+                match message.value {
+                    FromWorker::Ready => {}
+                    FromWorker::Dial(dial) => heard.dial = Some(worker.dial(key, dial)?),
+                    FromWorker::Authorize => heard.question = Some(worker.authorize(key)?),
+                    FromWorker::Sign { scheme, message } => worker.sign(self.tls.as_ref(), scheme, &message)?,
+                    FromWorker::Challenge { name } => worker.challenge(&self.logins, name)?,
+                    FromWorker::Prove { message, proof } => worker.prove(&self.logins, &message, &proof)?,
+                    FromWorker::Known => heard.known = Some(worker.known()?),
+                    FromWorker::Finished => {
+                        self.finished(key, heard)?;
                         break;
                     }
-                    // What its state does not permit ends it, and its client with it. That is the end too of one whose client
-                    // polkit was to be asked about: what was allowed to one connection is not the next one's.
-                    _ => return Err(ConnError::Closed),
                 }
             }
             let Some(worker) = self.all.get_mut(key) else { return Ok(()) };
@@ -410,6 +420,24 @@ impl Workers {
                 };
             }
         }
+    }
+
+    /// Keeps a worker whose client has left, for the next one of the same user.
+    fn finished(&mut self, key: Key, heard: &mut Heard) -> Result<(), ConnError> {
+        let Some(worker) = self.all.get_mut(key) else { return Ok(()) };
+        // A worker whose client polkit was to be asked about ends with it: what one connection was allowed is not the next
+        // one's. And two clients that come from one address need not be the same.
+        let Duty::Serving { peer: peer @ Peer::Local { .. }, rights, proof: Proof::NotNeeded, .. } = worker.duty else {
+            return Err(ConnError::Closed);
+        };
+        heard.released = Some(peer);
+        heard.dial = None;
+        heard.done = Some(key);
+        let until = Instant::now() + self.limits.keep;
+        worker.duty = Duty::Kept { who: peer.who(), rights, until };
+        self.kept.push(key);
+        self.keep_few(key, peer.who(), rights);
+        Ok(())
     }
 
     /// The worker that serves this client.

@@ -24,7 +24,10 @@ use wire::{
     transport::Unix,
 };
 
-use crate::wait::{self, Deadline};
+use crate::{
+    awaited::Awaited,
+    wait::{self, Deadline},
+};
 
 /// What the fake does with a call.
 pub(crate) enum Step {
@@ -53,9 +56,9 @@ struct Shared {
     gone: AtomicBool,
     /// It answers no ping.
     deaf: AtomicBool,
-    calls: Mutex<Vec<Call>>,
+    calls: Awaited<Vec<Call>>,
     open: Mutex<Vec<UnixStream>>,
-    listeners: Mutex<Vec<UnixStream>>,
+    listeners: Awaited<Vec<UnixStream>>,
 }
 
 /// The one user of a fake that wants a password.
@@ -114,9 +117,9 @@ impl FakeLibvirtd {
             handler,
             gone: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
-            calls: Mutex::default(),
+            calls: Awaited::default(),
             open: Mutex::default(),
-            listeners: Mutex::default(),
+            listeners: Awaited::default(),
         });
         let acceptor = {
             let shared = Arc::clone(&shared);
@@ -145,7 +148,13 @@ impl FakeLibvirtd {
 
     /// The calls that came, those of the login included.
     pub(crate) fn calls(&self) -> Vec<Call> {
-        self.shared.calls.lock().unwrap().clone()
+        self.shared.calls.lock().clone()
+    }
+
+    /// Waits until so many calls have come.
+    #[track_caller]
+    pub(crate) fn wait_for_calls(&self, count: usize) {
+        self.shared.calls.wait(&format!("{count} calls"), |calls| calls.len() >= count);
     }
 
     /// Ends every connection.
@@ -161,15 +170,14 @@ impl FakeLibvirtd {
     }
 
     /// Waits until so many listen.
+    #[track_caller]
     pub(crate) fn wait_for_listeners(&self, count: usize) {
-        while self.shared.listeners.lock().unwrap().len() < count {
-            std::thread::yield_now();
-        }
+        self.shared.listeners.wait(&format!("{count} listeners"), |listeners| listeners.len() >= count);
     }
 
     /// Tells everybody who listens.
     pub(crate) fn emit(&self, event: &Event) {
-        for socket in &*self.shared.listeners.lock().unwrap() {
+        for socket in &*self.shared.listeners.lock() {
             let mut conn = Conn::new(Unix::new(socket.try_clone().unwrap()));
             conn.queue_event(event).unwrap();
             assert!(conn.flush().unwrap());
@@ -274,7 +282,7 @@ fn answer(
     let call = codec::decode_call(&frame).unwrap();
     let fds = std::mem::take(&mut frame.fds);
     let header = &frame.header;
-    shared.calls.lock().unwrap().push(call.clone());
+    shared.calls.change(|calls| calls.push(call.clone()));
     match login(&call, exchange).unwrap_or_else(|| (shared.handler)(&call, fds)) {
         Step::Reply(reply, fds) => {
             let listens =
@@ -282,7 +290,7 @@ fn answer(
             conn.queue_reply(header, &reply, fds)?;
             flush(conn)?;
             if listens {
-                shared.listeners.lock().unwrap().push(socket.try_clone().unwrap());
+                shared.listeners.change(|listeners| listeners.push(socket.try_clone().unwrap()));
             }
         }
         Step::Fail(error) => conn.queue_error(header, &error)?,

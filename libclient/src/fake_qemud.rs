@@ -17,6 +17,8 @@ use std::{
 use api::{Call, Error, Event, Reply, bulkhead, remote};
 use ipc::{Caps, Conn, Hello, Kind, client::VERSIONS, codec};
 
+use crate::awaited::Awaited;
+
 /// What the fake does with a call.
 pub(crate) enum Step {
     Reply(Reply, Vec<OwnedFd>),
@@ -33,7 +35,7 @@ type Handler = dyn Fn(&Call, Vec<OwnedFd>) -> Step + Send + Sync;
 /// Events that survive the fake, as a supervisor's log survives qemud.
 #[derive(Clone, Default)]
 pub(crate) struct FakeLog {
-    shared: Arc<Mutex<Log>>,
+    shared: Arc<Awaited<Log>>,
 }
 
 #[derive(Default)]
@@ -45,7 +47,7 @@ struct Log {
 impl FakeLog {
     /// Something happens to the domain `test`.
     pub(crate) fn emit(&self, event: i32) {
-        let mut log = self.shared.lock().unwrap();
+        let mut log = self.shared.lock();
         let sequence = log.events.len() as u64 + 1;
         let dom = remote::Domain { name: "test".into(), uuid: [1; 16], id: 1 };
         let event = bulkhead::DomainEventMsg { sequence, dom, event, seconds: 1, ..Default::default() };
@@ -58,17 +60,24 @@ impl FakeLog {
 
     /// How many are listening.
     pub(crate) fn listeners(&self) -> usize {
-        self.shared.lock().unwrap().listeners.len()
+        self.shared.lock().listeners.len()
+    }
+
+    /// Waits until so many are listening.
+    #[track_caller]
+    pub(crate) fn wait_for_listeners(&self, count: usize) {
+        self.shared.wait(&format!("{count} listeners"), |log| log.listeners.len() >= count);
     }
 
     fn subscribe(&self, socket: &UnixStream, since: Option<u64>, reply: impl FnOnce(bulkhead::EventsSubscribeRet)) {
-        let mut log = self.shared.lock().unwrap();
-        let next = log.events.len() as u64 + 1;
-        reply(bulkhead::EventsSubscribeRet { next, lost: false });
-        for event in log.events.iter().filter(|event| since.is_some_and(|since| event.sequence > since)) {
-            send_event(socket, event.clone()).unwrap();
-        }
-        log.listeners.push(socket.try_clone().unwrap());
+        self.shared.change(|log| {
+            let next = log.events.len() as u64 + 1;
+            reply(bulkhead::EventsSubscribeRet { next, lost: false });
+            for event in log.events.iter().filter(|event| since.is_some_and(|since| event.sequence > since)) {
+                send_event(socket, event.clone()).unwrap();
+            }
+            log.listeners.push(socket.try_clone().unwrap());
+        });
     }
 }
 
@@ -136,7 +145,7 @@ impl Drop for FakeQemud {
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.join().unwrap();
         }
-        self.log.shared.lock().unwrap().listeners.clear();
+        self.log.shared.lock().listeners.clear();
         for socket in self.open.lock().unwrap().drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
         }

@@ -87,6 +87,8 @@ pub use uuid::Uuid;
 
 pub use test_driver::mock;
 
+#[cfg(test)]
+mod awaited;
 mod callbacks;
 mod connection;
 mod console;

@@ -1,8 +1,8 @@
 //! libvirt's own clients, unchanged.
 
-use std::{fs, process::Command};
+use std::{fs, process::Command, time::Instant};
 
-use bulkhead_tests::{Guest, PROMPT, Terminal, boot_permit, run};
+use bulkhead_tests::{Guest, LONG, PROMPT, Terminal, boot_permit, run};
 
 use crate::rig::{Rig, has};
 
@@ -94,12 +94,11 @@ fn virsh_hears_what_happens() {
     let arguments = ["event", "--loop", "--event", "lifecycle"];
     let mut events = Terminal::on_pty(rig.virsh_command(rig.instance.uri(), &arguments));
     // It says nothing when it listens: the definitions are repeated until one of them is heard.
-    let mut heard = false;
-    while !heard {
+    let deadline = Instant::now() + LONG;
+    while !events.output.text().contains("'lifecycle' for domain 'probe': Defined") {
+        assert!(Instant::now() < deadline, "virsh reports no definition of 'probe': {}", events.output.text());
         rig.instance.define(&Guest::tiny("probe"));
         rig.instance.ok(&["undefine", "probe"]);
-        heard = events.output.text().contains("'lifecycle' for domain 'probe': Defined");
-        std::thread::yield_now();
     }
     rig.instance.create(&Guest::tiny("heard"));
     events.expect("event 'lifecycle' for domain 'heard': Started Booted");

@@ -220,9 +220,7 @@ fn events_are_kept_apart_from_answers_and_go_on_after_a_loss() {
         seen
     };
     // The fake's listener is set up behind its reply.
-    while world.log.listeners() == 0 {
-        std::thread::yield_now();
-    }
+    world.log.wait_for_listeners(1);
     world.log.emit(2);
     world.log.emit(3);
     assert_eq!(sequences(&mut driven, 2), [1, 2]);

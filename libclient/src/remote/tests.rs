@@ -190,9 +190,7 @@ fn nonsense_is_an_error_and_the_next_call_dials() {
                 let connection = connection.clone();
                 move || connection.hostname()
             });
-            while daemon.calls().len() < 3 {
-                std::thread::yield_now();
-            }
+            daemon.wait_for_calls(3);
             daemon.hang_up();
             assert_eq!(waiting.join().unwrap().unwrap_err().code, ErrorCode::RPC);
         } else {
@@ -639,8 +637,10 @@ fn a_daemon_that_says_nothing_holds_up_nobody_who_has_no_time() {
     })
     .unwrap();
     let begin = Instant::now();
+    let deadline = Deadline::after(LONG);
     while stream.next(Some(Duration::ZERO)).is_ok() {
-        std::thread::yield_now();
+        let ready = wait::readable(stream.poll_fd(), deadline).unwrap();
+        assert!(ready && !deadline.passed(), "waited {LONG:?} for the stream to see that its daemon is gone");
     }
     let error = stream.next(Some(Duration::from_millis(20))).unwrap_err();
     assert_eq!(error.code, ErrorCode::OPERATION_TIMEOUT, "{error:?}");

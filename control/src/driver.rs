@@ -6,7 +6,7 @@
 use std::os::fd::OwnedFd;
 
 use api::{
-    Answer, Call, Driver, Error, ErrorCode, ErrorDomain, Outcome, ReadCall, Reply, bulkhead,
+    Answer, Call, Driver, Error, Outcome, ReadCall, Reply, bulkhead,
     consts::{
         ConsoleFlags, DefineFlags, DestroyFlags, DomainEventId, Feature, ListDomains, RebootFlags, ShutdownFlags,
         UndefineFlags, XmlFlags,
@@ -14,9 +14,8 @@ use api::{
     dispatch, qemu, remote,
 };
 use ipc::{
-    ConnError, Incoming,
-    codec::{self, CodecError},
-    server::{Peer, PeerKey, Ticket},
+    Incoming,
+    server::{self, Peer, PeerKey, Ticket},
 };
 use supervisor::protocol::Request;
 use tracing::Span;
@@ -72,14 +71,11 @@ impl Control {
         self.served = true;
         let read_only = self.authority.read_only(peer);
         let client = self.clients.entry(key).or_insert_with(|| client_span(peer)).clone();
+        let Some(decoded) = self.server.decode_call(key, &frame) else { return };
         let mut asked = Asked { key, serial: frame.serial, read_only, fds: frame.fds, ticket, span: client };
-        let call = match codec::decode_call(&frame.body) {
+        let call = match decoded {
             Ok(call) => call,
-            Err(CodecError::UnknownOperation { program, procedure }) => {
-                let text = format!("unknown procedure: {procedure} of program {program:#x}");
-                return self.answer(&asked, Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, text)));
-            }
-            Err(error) => return self.server.drop_peer(key, ConnError::Codec(error)),
+            Err(error) => return self.answer(&asked, Err(error)),
         };
         let op = call.op();
         let span = tracing::debug_span!(parent: &asked.span, "call", %op, serial = asked.serial);
@@ -88,9 +84,8 @@ impl Control {
         }
         let within = asked.span.clone();
         let _within = within.enter();
-        if !op.info().fds_in.allows(asked.fds.len()) {
-            let text = format!("{op} came with {} file descriptors", asked.fds.len());
-            return self.answer(&asked, Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, text)));
+        if let Err(error) = server::check_descriptors(op, &asked.fds) {
+            return self.answer(&asked, Err(error));
         }
         // A call that may not change anything travels on as a type that cannot.
         let call = if read_only { ReadCall::from_call(call).map(Call::from) } else { Ok(call) };

@@ -215,19 +215,12 @@ impl Hosting {
     fn take_call(&mut self, key: PeerKey, frame: &Incoming) {
         let Some(peer) = self.server.peer(key) else { return };
         let serial = frame.serial;
-        let call = match codec::decode_call(&frame.body) {
+        let Some(decoded) = self.server.decode_call(key, frame) else { return };
+        let checked = decoded.and_then(|call| server::check_descriptors(call.op(), &frame.fds).map(|()| call));
+        let call = match checked {
             Ok(call) => call,
-            Err(CodecError::UnknownOperation { program, procedure }) => {
-                let text = format!("unknown procedure: {procedure} of program {program:#x}");
-                return self.server.answer(key, serial, Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, text)));
-            }
-            Err(error) => return self.server.drop_peer(key, ConnError::Codec(error)),
+            Err(error) => return self.server.answer(key, serial, Err(error)),
         };
-        let op = call.op();
-        if !op.info().fds_in.allows(frame.fds.len()) {
-            let text = format!("{op} came with {} file descriptors", frame.fds.len());
-            return self.server.answer(key, serial, Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, text)));
-        }
         match call {
             Call::BulkheadEventsSubscribe(args) => self.subscribe(key, serial, args.since),
             Call::BulkheadEventsUnsubscribe(_) => {

@@ -4,6 +4,7 @@
 mod rig;
 
 use std::{
+    fs::File,
     io::{Read, Write},
     net::Shutdown,
     thread,
@@ -76,14 +77,49 @@ fn a_half_closed_client_gets_its_answers() {
 
 /// A connection that has asked for something that takes its time, and has shut down its writing side.
 fn half_closed(daemon: &Daemon) -> Conn {
-    let mut socket = daemon.raw();
-    socket.write_all(&hello()).unwrap();
-    let mut conn = Conn::new(socket, Caps::FROM_DAEMON);
-    assert_eq!(conn.recv().unwrap().kind, Kind::Hello);
+    let mut conn = greeted(daemon);
     conn.queue_call(5, &by_id(7), vec![]).unwrap();
     conn.flush_all().unwrap();
     conn.socket().shutdown(Shutdown::Write).unwrap();
     conn
+}
+
+/// A connection that has said hello.
+fn greeted(daemon: &Daemon) -> Conn {
+    let mut socket = daemon.raw();
+    socket.write_all(&hello()).unwrap();
+    let mut conn = Conn::new(socket, Caps::FROM_DAEMON);
+    assert_eq!(conn.recv().unwrap().kind, Kind::Hello);
+    conn
+}
+
+#[test]
+fn a_call_that_cannot_be_served_is_an_error_and_a_body_that_is_no_call_is_the_end() {
+    let daemon = Daemon::start(Limits::default());
+    let mut conn = greeted(&daemon);
+    let numbers = (0x2000_8086u32, 4711u32);
+    conn.queue_with(Kind::Call, 1, vec![], |out| codec::encode_into(&numbers, out)).unwrap();
+    let null = File::open("/dev/null").unwrap().into();
+    conn.queue_call(2, &by_id(0), vec![null]).unwrap();
+    conn.queue_call(3, &by_id(0), vec![]).unwrap();
+    conn.flush_all().unwrap();
+    for (serial, text) in
+        [(1, "unknown procedure: 4711 of program 0x20008086"), (2, "domain_lookup_by_id came with 1 file descriptors")]
+    {
+        let answer = conn.recv().unwrap();
+        let error = codec::decode_error(&answer.body).unwrap();
+        assert_eq!((answer.kind, answer.serial), (Kind::Error, serial));
+        assert_eq!((error.code, error.message.as_str()), (ErrorCode::RPC, text));
+    }
+    assert_eq!(conn.recv().unwrap().kind, Kind::Reply);
+    conn.queue_with(Kind::Call, 4, vec![], |out| {
+        out.extend([0xff; 9]);
+        Ok(())
+    })
+    .unwrap();
+    conn.flush_all().unwrap();
+    assert!(matches!(conn.recv(), Err(ConnError::Closed)));
+    assert_eq!(daemon.end(), ["the peer sent a bad message"]);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The daemon's side: listeners and connections on a mio poll, with the limits that keep one peer from costing another.
 //!
-//! The server frames and counts; it never decodes a body. Its owner polls, hands each event of the server's token range to
-//! [`Server::ready`], works through [`Server::next_happening`] until there is none, answers with [`Server::send`], and calls
-//! [`Server::flush`] before it polls again. A connection that ends for whatever reason is always reported as
-//! [`Happening::Closed`].
+//! The server frames and counts; it decodes a body only when its owner asks, by [`Server::decode_call`]. Its owner polls,
+//! hands each event of the server's token range to [`Server::ready`], works through [`Server::next_happening`] until there is
+//! none, answers with [`Server::answer`], and calls [`Server::flush`] before it polls again. A connection that ends for
+//! whatever reason is always reported as [`Happening::Closed`].
 //!
 //! What a peer can do to others, and what stops it:
 //! * open connections, send large frames or many calls, descriptors, or read nothing, on one connection or on many: all of it
@@ -31,7 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::{Error, ErrorCode, ErrorDomain, Reply};
+use api::{Call, Error, ErrorCode, ErrorDomain, Op, Reply};
 use mio::{Interest, Registry, Token, unix::SourceFd};
 
 pub use self::connection::Ticket;
@@ -387,6 +387,22 @@ impl Server {
         deadline.into_iter().chain(self.accept_again).min().map(|at| at.saturating_duration_since(now))
     }
 
+    /// Decodes a call. An error is its answer, which the owner owes the peer. A body that is no call ends the connection, and
+    /// nobody is owed an answer then.
+    pub fn decode_call(&mut self, key: PeerKey, frame: &Incoming) -> Option<Result<Call, Error>> {
+        match codec::decode_call(&frame.body) {
+            Ok(call) => Some(Ok(call)),
+            Err(CodecError::UnknownOperation { program, procedure }) => {
+                let text = format!("unknown procedure: {procedure} of program {program:#x}");
+                Some(Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, text)))
+            }
+            Err(error) => {
+                self.drop_peer(key, ConnError::Codec(error));
+                None
+            }
+        }
+    }
+
     /// Answers a call. What cannot be encoded, or is longer than a client takes, becomes an error: a call has an answer.
     pub fn answer(&mut self, key: PeerKey, serial: u64, result: Result<(Reply, Vec<OwnedFd>), Error>) {
         let sent = match result {
@@ -659,6 +675,18 @@ impl Server {
         let key = PeerKey { slot, generation: connection.generation };
         self.closed.push_back(Happening::Closed { key, peer, why });
     }
+}
+
+/// Checks that a call came with as many descriptors as its operation takes.
+///
+/// # Errors
+/// The call's answer when it did not.
+pub fn check_descriptors(op: Op, fds: &[OwnedFd]) -> Result<(), Error> {
+    if op.info().fds_in.allows(fds.len()) {
+        return Ok(());
+    }
+    let text = format!("{op} came with {} file descriptors", fds.len());
+    Err(Error::new(ErrorCode::RPC, ErrorDomain::RPC, text))
 }
 
 /// Tokens kept for listeners at the start of a server's range.

@@ -19,7 +19,7 @@ use ipc::{
     Caps, Kind,
     client::Client,
     codec,
-    server::{Happening, Limits, PeerKey, Server, Ticket},
+    server::{Happening, Limits, PeerKey, Server, Ticket, check_descriptors},
 };
 use mio::{Events, Poll, Token, Waker};
 
@@ -92,8 +92,11 @@ pub fn serve(poll: &mut Poll, server: &mut Server, ending: &AtomicBool) -> Vec<S
         while let Some(happening) = server.next_happening() {
             match happening {
                 Happening::Call { key, frame, ticket } => {
-                    let call = codec::decode_call(&frame.body).unwrap();
-                    answer(server, key, frame.serial, &call, &mut waiting, ticket);
+                    let Some(decoded) = server.decode_call(key, &frame) else { continue };
+                    match decoded.and_then(|call| check_descriptors(call.op(), &frame.fds).map(|()| call)) {
+                        Ok(call) => answer(server, key, frame.serial, &call, &mut waiting, ticket),
+                        Err(error) => server.answer(key, frame.serial, Err(error)),
+                    }
                 }
                 Happening::Closed { why, .. } => closed.push(why.to_string()),
             }

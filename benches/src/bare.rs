@@ -72,6 +72,11 @@ pub fn processes(command: &str) -> Vec<u32> {
     .collect()
 }
 
+/// Control of the daemon that runs.
+pub fn control() -> u32 {
+    processes("qemud-control").first().copied().expect("control runs")
+}
+
 /// A process's parent.
 pub fn parent_of(pid: u32) -> u32 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

@@ -138,7 +138,7 @@ fn calls(connection: &Connection, running: &libclient::Domain) {
 }
 
 fn memory(supervisor: u32) {
-    let control = bare::processes("qemud --role=control").first().copied().unwrap();
+    let control = bare::control();
     let launcher = bare::parent_of(control);
     for (what, pid) in [("supervisor", supervisor), ("control", control), ("launcher", launcher)] {
         println!("PSS of an idle {what:<30} {:>8} KiB", bare::pss_kib(pid));
@@ -147,7 +147,7 @@ fn memory(supervisor: u32) {
 
 fn definitions() {
     let root = PathBuf::from(env::var_os("BULKHEAD_ROOT").unwrap());
-    let control = bare::processes("qemud --role=control").first().copied().unwrap();
+    let control = bare::control();
     end(bare::parent_of(control));
     let dir = root.join(format!("user-{}/config/qemu", rustix::process::getuid().as_raw()));
     for index in 0..DEFINITIONS {
@@ -165,7 +165,7 @@ fn definitions() {
             connection
         });
         drop(connection);
-        let control = bare::processes("qemud --role=control").first().copied().unwrap();
+        let control = bare::control();
         println!("PSS of control with 10 000 definitions            {:>8} KiB", bare::pss_kib(control));
         daemon = Some(bare::parent_of(control));
     }

@@ -263,6 +263,10 @@ impl Control {
             self.leave_gap();
             return self.close_books(id, how.as_deref());
         }
+        if guest.stop.is_some() {
+            // Its supervisor's last word has come, so the log has nothing to add.
+            return self.close_books(id, how.as_deref());
+        }
         let path = self.instance.guest_event_log(id);
         let read = move |_: &mut store::Lines| read_log(&path);
         self.hand_within(store::of_lines, LOG_PATIENCE, read, move |control, read| {

@@ -240,6 +240,9 @@ impl Control {
     fn check_disks(&mut self, mut gathering: Gathering) {
         let files = std::mem::take(&mut gathering.files);
         let wanted = gathering.plan.files.clone();
+        if wanted.is_empty() {
+            return self.check_users(gathering, Vec::new());
+        }
         // What a client has opened may be on a file server of its own.
         let look = move || {
             let disks = wanted.iter().zip(&files).map(|(file, fd)| identify(file, fd)).collect::<Result<Vec<_>, _>>();

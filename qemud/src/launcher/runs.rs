@@ -3,10 +3,10 @@
 
 use std::{
     fs,
-    io::{self, Write},
+    io,
     os::{
         fd::OwnedFd,
-        unix::fs::{DirBuilderExt, OpenOptionsExt, chown},
+        unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, chown},
     },
     path::{Path, PathBuf},
 };
@@ -82,12 +82,11 @@ impl Numbers {
             return Err(exhausted());
         }
         let next = self.last + 1;
-        let temporary = self.path.with_extension("new");
+        // Always as many digits: one write changes them as a whole, and a file system that waits for the disk when a file takes
+        // another one's name has no reason to.
         let write = || {
-            let mut file =
-                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            file.write_all(next.to_string().as_bytes())?;
-            fs::rename(&temporary, &self.path)
+            let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
+            file.write_all_at(format!("{next:010}\n").as_bytes(), 0)
         };
         write().map_err(directory("note the run's number"))?;
         self.last = next;

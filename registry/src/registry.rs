@@ -24,7 +24,8 @@ const STRAY: u128 = 0x6275_6c6b_6865_8164_8000_0000_0000_0000;
 
 /// All objects of one kind.
 pub struct Registry<K: Kind> {
-    objects: HashMap<Uuid, Object<K>>,
+    /// Boxed, because a table has room for twice as many as there are.
+    objects: HashMap<Uuid, Box<Object<K>>>,
     names: BTreeMap<String, Uuid>,
     /// Every run that is not gone.
     runs: BTreeMap<Run, Uuid>,
@@ -78,7 +79,7 @@ impl<K: Kind> Registry<K> {
 
     /// The object with this UUID.
     pub fn get(&self, uuid: &Uuid) -> Option<&Object<K>> {
-        self.objects.get(uuid)
+        self.objects.get(uuid).map(Box::as_ref)
     }
 
     /// The object that a handle means. Only the UUID counts, as in libvirt: name and id may be stale.
@@ -89,17 +90,17 @@ impl<K: Kind> Registry<K> {
 
     /// The object of this name.
     pub fn by_name(&self, name: &str) -> Option<&Object<K>> {
-        self.objects.get(self.names.get(name)?)
+        self.objects.get(self.names.get(name)?).map(Box::as_ref)
     }
 
     /// The object that this run belongs to.
     pub fn by_run(&self, run: Run) -> Option<&Object<K>> {
-        self.objects.get(self.runs.get(&run)?)
+        self.objects.get(self.runs.get(&run)?).map(Box::as_ref)
     }
 
     /// Every object: those with a run by its number, then those about to get one and those that are off, both by name.
     pub fn iter(&self) -> impl Iterator<Item = &Object<K>> {
-        let numbered = self.runs.values().filter_map(|uuid| self.objects.get(uuid));
+        let numbered = self.runs.values().filter_map(|uuid| self.get(uuid));
         let launching = self.by_names().filter(|object| object.is_active() && object.run().is_none());
         let launching = launching.take(self.launching.len());
         numbered.chain(launching).chain(self.inactive())
@@ -121,12 +122,12 @@ impl<K: Kind> Registry<K> {
     }
 
     fn by_names(&self) -> impl Iterator<Item = &Object<K>> {
-        self.names.values().filter_map(|uuid| self.objects.get(uuid))
+        self.names.values().filter_map(|uuid| self.get(uuid))
     }
 
     /// Every run that is not gone, by number.
     pub fn runs(&self) -> impl Iterator<Item = (Run, &Object<K>)> {
-        self.runs.iter().filter_map(|(run, uuid)| Some((*run, self.objects.get(uuid)?)))
+        self.runs.iter().filter_map(|(run, uuid)| Some((*run, self.get(uuid)?)))
     }
 
     /// What was begun and is neither committed nor cancelled.
@@ -171,11 +172,11 @@ impl<K: Kind> Registry<K> {
 
     fn object_of(&mut self, run: Run) -> Result<&mut Object<K>, Refusal> {
         let uuid = self.runs.get(&run).ok_or(Refusal::NoRun(run))?;
-        self.objects.get_mut(uuid).ok_or(Refusal::NoRun(run))
+        self.objects.get_mut(uuid).map(Box::as_mut).ok_or(Refusal::NoRun(run))
     }
 
     fn object_mut(&mut self, uuid: &Uuid) -> Result<&mut Object<K>, Refusal> {
-        self.objects.get_mut(uuid).ok_or_else(|| Refusal::NoUuid { uuid: *uuid, name: String::new() })
+        self.objects.get_mut(uuid).map(Box::as_mut).ok_or_else(|| Refusal::NoUuid { uuid: *uuid, name: String::new() })
     }
 }
 
@@ -374,14 +375,14 @@ impl<K: Kind> Registry<K> {
     fn insert(&mut self, uuid: Uuid, name: String) -> &mut Object<K> {
         self.objects.entry(uuid).or_insert_with(|| {
             self.names.insert(name.clone(), uuid);
-            Object::new(uuid, name)
+            Box::new(Object::new(uuid, name))
         })
     }
 
     /// An object that neither runs nor has a definition is no more.
     fn forget_if_gone(&mut self, uuid: &Uuid, effects: &mut Vec<Effect>) {
         let over = |object: &Object<K>| object.live.phase() == Phase::Off && object.definition.is_none();
-        if !self.objects.get(uuid).is_some_and(over) {
+        if !self.get(uuid).is_some_and(over) {
             return;
         }
         if let Some(object) = self.objects.remove(uuid) {

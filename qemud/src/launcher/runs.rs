@@ -2,8 +2,7 @@
 //! the numbers of runs.
 
 use std::{
-    fs,
-    io,
+    fs, io,
     os::{
         fd::OwnedFd,
         unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, chown},

@@ -183,6 +183,8 @@ pub struct Control {
     poll: Registry,
     server: Server,
     launcher: LauncherLink,
+    /// What the launcher has found so far, until it has told all.
+    found: Vec<edge::Found>,
     note: Note,
     store: Store,
     journal: Journal,
@@ -308,6 +310,7 @@ impl Control {
             poll: registry,
             server,
             launcher: LauncherLink::new(Channel::new(launcher)),
+            found: Vec::new(),
             note,
             journal,
             telling: Telling::default(),
@@ -495,7 +498,11 @@ impl Control {
                     self.cancel(timer);
                     then(self, answer);
                 }
-                launcher_link::Heard::News(FromLauncher::Runs(found)) => self.adopt(found),
+                launcher_link::Heard::News(FromLauncher::Found(found)) => self.found.push(*found),
+                launcher_link::Heard::News(FromLauncher::AllFound) => {
+                    let found = std::mem::take(&mut self.found);
+                    self.adopt(found);
+                }
                 launcher_link::Heard::News(FromLauncher::Stay) => self.stay(),
                 launcher_link::Heard::News(FromLauncher::Ended { run, how }) => self.run_ended(run, how.as_deref()),
                 launcher_link::Heard::News(other) => tracing::warn!("the launcher says {other:?} unasked"),

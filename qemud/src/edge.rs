@@ -124,8 +124,10 @@ pub struct DiskId {
 /// What the launcher answers and reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromLauncher {
-    /// The first message of all: every run that has not been retired.
-    Runs(Vec<Found>),
+    /// The first messages of all: each run that has not been retired.
+    Found(Box<Found>),
+    /// Behind the last of them.
+    AllFound,
     /// To [`ToLauncher::Open`]; carries the descriptor.
     Opened,
     /// To [`ToLauncher::Dial`]; carries the connection.

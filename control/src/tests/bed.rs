@@ -347,8 +347,11 @@ impl Launcher {
             life: if process.alive { Life::Alive } else { Life::Gone },
             quarantine: None,
         };
-        let runs = self.runs.iter().map(found).collect();
-        self.say(0, &FromLauncher::Runs(runs), Vec::new());
+        let runs: Vec<Found> = self.runs.iter().map(found).collect();
+        for run in runs {
+            self.say(0, &FromLauncher::Found(Box::new(run)), Vec::new());
+        }
+        self.say(0, &FromLauncher::AllFound, Vec::new());
     }
 
     /// Does what was put off.

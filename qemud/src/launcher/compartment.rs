@@ -122,6 +122,8 @@ pub struct Compartments {
     /// How many uids have been given: they are given in turn, so that one is not given again while something of its last
     /// guest might still be there.
     given_uids: u32,
+    /// Uids that are not given: one of them may be a guest's of which nobody knows its uid.
+    avoided: HashSet<u32>,
     /// What the last guest needed, and the next one is likely to need.
     wanted: Option<Form>,
     /// Building a compartment and starting a supervisor takes a tenth of what a start takes beside QEMU itself.
@@ -143,9 +145,15 @@ impl Compartments {
             control_uid: setup::control_uid(instance, config).unwrap_or(own_uid),
             uids: config.first_guest_uid..config.first_guest_uid.saturating_add(config.guest_uids),
             given_uids: 0,
+            avoided: HashSet::new(),
             wanted: None,
             kept: None,
         })
+    }
+
+    /// Gives these uids to no guest.
+    pub fn avoid(&mut self, uids: HashSet<u32>) {
+        self.avoided = uids;
     }
 
     /// Whether there is something to make ahead.
@@ -265,7 +273,7 @@ impl Compartments {
         for _ in 0..count {
             let uid = self.uids.start + self.given_uids % count;
             self.given_uids = self.given_uids.wrapping_add(1);
-            if !used.contains(&uid) && kept != Some(uid) {
+            if !used.contains(&uid) && !self.avoided.contains(&uid) && kept != Some(uid) {
                 return Ok(Identity { uid, gid: uid });
             }
         }

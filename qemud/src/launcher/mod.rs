@@ -96,6 +96,18 @@ pub enum LauncherError {
     /// The note that is shared with control cannot be made.
     #[error("cannot make the note of the run in hand")]
     Note(#[source] io::Error),
+    /// Which runs there are cannot be found out, so nothing may be started.
+    #[error("cannot read which guests run in {}", path.display())]
+    Survivors {
+        /// The directory of runs.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A guest runs whose uid is not known, and which uids are in use cannot be found out.
+    #[error("cannot find out which uids are in use")]
+    Uids(#[source] io::Error),
     /// Control cannot be started.
     #[error("cannot start the control process")]
     Control(#[source] SpawnError),
@@ -184,13 +196,17 @@ pub fn run(instance: Instance, idle_timeout: Option<u32>, announce: impl FnOnce(
     let _lock = setup::prepare(&instance, &config)?;
     let listeners = setup::listen(&instance)?;
     let signals = SignalFd::usual().map_err(LauncherError::Signals)?;
-    let compartments = Compartments::new(&instance, &config)?;
+    let mut compartments = Compartments::new(&instance, &config)?;
     let control_program = compartment::open_program("qemud-control")?;
-    let survivors = survivors::all(&instance);
+    let unlisted = |source| LauncherError::Survivors { path: instance.guests_dir(), source };
+    let survivors = survivors::all(&instance).map_err(unlisted)?;
+    let privileged = rustix::process::geteuid().is_root();
+    if privileged {
+        compartments.avoid(survivors::uids_to_avoid(&survivors).map_err(LauncherError::Uids)?);
+    }
     let numbers = Numbers::load(&instance, survivors.iter().map(|survivor| survivor.found.run));
     let poll = Poll::new().map_err(LauncherError::Poll)?;
     let registry = poll.registry().try_clone().map_err(LauncherError::Poll)?;
-    let privileged = rustix::process::geteuid().is_root();
     let openers = Openers::new(registry, FIRST_OPENER, config.open_deadline, privileged);
     let mut launcher = Launcher {
         instance,
@@ -210,7 +226,7 @@ pub fn run(instance: Instance, idle_timeout: Option<u32>, announce: impl FnOnce(
         leaving: false,
         turn: None,
     };
-    if rustix::process::geteuid().is_root() {
+    if privileged {
         caps::keep_only(&CAPABILITIES).map_err(LauncherError::Capabilities)?;
     }
     sandbox::policy::Role::Launcher.install().map_err(LauncherError::Sandbox)?;
@@ -303,13 +319,11 @@ impl Launcher {
         self.poll.registry().register(&mut SourceFd(&ours.as_raw_fd()), CONTROL, both).map_err(LauncherError::Poll)?;
         self.watch(&child.pidfd, CONTROL_PROCESS)?;
         let mut channel = Channel::new(ours);
-        let found = self
-            .runs
-            .values()
-            .map(|run| run.found.clone())
-            .map(|found| Found { quarantine: self.suspects.quarantine(found.run), ..found })
-            .collect();
-        say(&mut channel, 0, &FromLauncher::Runs(found), Vec::new());
+        for run in self.runs.values() {
+            let found = Found { quarantine: self.suspects.quarantine(run.found.run), ..run.found.clone() };
+            say(&mut channel, 0, &FromLauncher::Found(Box::new(found)), Vec::new());
+        }
+        say(&mut channel, 0, &FromLauncher::AllFound, Vec::new());
         // A failed write shows as a lost control at once.
         let _ = channel.flush();
         Ok(Control { channel, pidfd: child.pidfd, since: Instant::now() })
@@ -517,7 +531,7 @@ impl Launcher {
     }
 
     fn used_uids(&self) -> HashSet<u32> {
-        self.runs.values().filter(|run| run.pidfd.is_some()).filter_map(|run| run.found.uid).collect()
+        self.runs.values().filter(|run| run.found.life != Life::Gone).filter_map(|run| run.found.uid).collect()
     }
 
     fn keep(&mut self, known: Run) {

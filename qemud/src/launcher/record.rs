@@ -27,8 +27,9 @@ const MAX_BYTES: u64 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Record {
     version: u32,
-    /// The boot of the host in which the run was made: a run of another one is gone.
-    pub boot: String,
+    /// The boot of the host in which the run was made: a run of another one is gone. Absent if the kernel does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
     /// What it is for.
     pub purpose: Purpose,
     /// The guest.
@@ -39,8 +40,9 @@ pub struct Record {
     pub uid: Option<u32>,
     /// The supervisor's process.
     pub pid: u32,
-    /// When that process started, in the kernel's ticks since boot.
-    pub start_time: u64,
+    /// When that process started, in the kernel's ticks since boot. Absent where `/proc` hides it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<u64>,
     /// The disks that it has.
     pub disks: Vec<DiskId>,
 }
@@ -52,13 +54,13 @@ impl Record {
         let start_time = i32::try_from(pid).ok().and_then(|pid| sandbox::process_start_time(pid).ok());
         Record {
             version: VERSION,
-            boot: boot_id().unwrap_or_default(),
+            boot: boot_id(),
             purpose,
             uuid,
             name: name.to_owned(),
             uid,
             pid,
-            start_time: start_time.unwrap_or_default(),
+            start_time,
             disks: disks.to_vec(),
         }
     }
@@ -111,13 +113,14 @@ pub fn read(dir: &Path) -> io::Result<Known> {
         return Err(io::ErrorKind::InvalidData.into());
     };
     Ok(Known {
-        boot: field(&fields, "boot"),
+        // Once written for "unknown": nothing, and the tick in which no process started.
+        boot: field(&fields, "boot").filter(|boot: &String| !boot.is_empty()),
         purpose: field(&fields, "purpose").unwrap_or_default(),
         uuid: field(&fields, "uuid"),
         name: field(&fields, "name"),
         uid: field(&fields, "uid"),
         pid: field(&fields, "pid").filter(|pid| *pid > 0),
-        start_time: field(&fields, "start_time"),
+        start_time: field(&fields, "start_time").filter(|time| *time > 0),
         disks: field(&fields, "disks").unwrap_or_default(),
     })
 }
@@ -161,8 +164,18 @@ mod tests {
         let known = read(dir.path()).unwrap();
         assert_eq!((known.uuid, known.name.as_deref()), (Some(Uuid::from_u128(7)), Some("a")));
         assert_eq!((known.uid, known.pid, known.disks), (Some(9), i32::try_from(own).ok(), vec![disk]));
-        assert_eq!((known.boot, known.start_time), (boot_id(), Some(record.start_time)));
-        assert_ne!(record.start_time, 0);
+        assert_eq!((known.boot, known.start_time), (boot_id(), record.start_time));
+        assert!(record.start_time.is_some_and(|time| time > 0));
+    }
+
+    #[test]
+    fn what_could_not_be_found_out_is_unknown() {
+        let (_dir, known) = written(r#"{"version":2,"boot":"","name":"a","pid":12,"start_time":0}"#);
+        let wanted = Known { name: Some("a".into()), pid: Some(12), ..Known::default() };
+        assert_eq!(known.unwrap(), wanted);
+        let nobody = Record::new(Purpose::Guest, Uuid::from_u128(7), "a", None, u32::MAX, &[]);
+        let (_dir, known) = written(&serde_json::to_string(&nobody).unwrap());
+        assert_eq!(known.unwrap().start_time, None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! started at another time, or the host has been booted since. Whatever else goes wrong leaves it unknown.
 
 use std::{
+    collections::HashSet,
     fs, io,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::Path,
@@ -40,17 +41,13 @@ pub enum Verdict {
 }
 
 /// Looks at every run's directory. Runs of another boot of the host are cleared away.
-#[must_use]
-pub fn all(instance: &Instance) -> Vec<Survivor> {
-    let entries = match fs::read_dir(instance.guests_dir()) {
-        Ok(entries) => entries,
-        Err(error) => {
-            tracing::error!("{} cannot be read: {error}", instance.guests_dir().display());
-            return Vec::new();
-        }
-    };
+///
+/// # Errors
+/// When the directory cannot be read to its end: which runs there are is unknown then, and nothing may be started.
+pub fn all(instance: &Instance) -> io::Result<Vec<Survivor>> {
     let mut survivors = Vec::new();
-    for entry in entries.flatten() {
+    for entry in fs::read_dir(instance.guests_dir())? {
+        let entry = entry?;
         let Some(run) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             tracing::warn!("{} is not a run's directory; left alone", entry.path().display());
             continue;
@@ -58,7 +55,37 @@ pub fn all(instance: &Instance) -> Vec<Survivor> {
         survivors.extend(survivor(instance, run));
     }
     survivors.sort_by_key(|survivor| survivor.found.run);
-    survivors
+    Ok(survivors)
+}
+
+/// The uids that some process has, if one of the survivors may have a uid of its own and nobody knows which.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn uids_to_avoid(survivors: &[Survivor]) -> io::Result<HashSet<u32>> {
+    let unknown = |survivor: &Survivor| survivor.found.life != Life::Gone && survivor.found.uid.is_none();
+    if !survivors.iter().any(unknown) {
+        return Ok(HashSet::new());
+    }
+    let mut uids = HashSet::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok()) {
+            // Not the owner of the directory, which is root for a process that cannot be dumped.
+            match fs::read_to_string(entry.path().join("status")) {
+                Ok(status) => uids.extend(uids_of(&status)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound || is_no_process(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(uids)
+}
+
+/// Real, effective, saved and the file system's.
+fn uids_of(status: &str) -> impl Iterator<Item = u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+    line.split_ascii_whitespace().filter_map(|uid| uid.parse().ok())
 }
 
 fn survivor(instance: &Instance, run: u32) -> Option<Survivor> {
@@ -180,6 +207,25 @@ mod tests {
         let instance = Instance::at(Mode::Session, Some(root.path().to_path_buf()));
         fs::create_dir_all(instance.guest_dir(3)).unwrap();
         (root, instance)
+    }
+
+    #[test]
+    fn runs_that_cannot_be_listed_are_not_taken_for_none() {
+        let (_root, instance) = instance();
+        fs::remove_dir_all(instance.guests_dir()).unwrap();
+        fs::write(instance.guests_dir(), "").unwrap();
+        assert!(all(&instance).is_err());
+    }
+
+    #[test]
+    fn uids_of_processes_are_avoided_when_a_run_may_have_any() {
+        let (_root, instance) = instance();
+        let _listener = UnixListener::bind(instance.supervisor_socket(3)).unwrap();
+        let own = rustix::process::getuid().as_raw();
+        let mut survivors = all(&instance).unwrap();
+        assert!(uids_to_avoid(&survivors).unwrap().contains(&own));
+        survivors[0].found.uid = Some(7);
+        assert!(uids_to_avoid(&survivors).unwrap().is_empty());
     }
 
     fn own() -> (i32, u64) {

@@ -178,7 +178,7 @@ impl Control {
     fn when_ended(&mut self, id: u32, settled: Option<Settled>) {
         let Some(settled) = settled else { return };
         match self.guests.get_mut(&id) {
-            Some(guest) => guest.on_end.push(Box::new(move |control, ()| control.one_less(&settled))),
+            Some(guest) => guest.on_end.push(Box::new(move |control, _| control.one_less(&settled))),
             None => self.one_less(&settled),
         }
     }

@@ -14,7 +14,7 @@ use super::{
     Control, Then,
     driver::Asked,
     errors,
-    guests::{GuestError, SupervisorReply},
+    guests::{Ended, GuestError, SupervisorReply},
 };
 
 /// How long a supervisor may take to end its guest before it is killed with it.
@@ -70,16 +70,16 @@ impl Control {
     }
 
     /// What answers a call when a run or start is over; `late` answers it by its deadline.
-    fn at_end(&mut self, asked: Asked, late: Error, reply: fn(()) -> Reply) -> Then<()> {
+    fn at_end(&mut self, asked: Asked, late: Error, reply: fn(()) -> Reply) -> Then<Ended> {
         let due = self.due(asked, PATIENCE, late);
-        Box::new(move |control: &mut Control, ()| control.answer_due(&due, Ok(reply(()))))
+        Box::new(move |control: &mut Control, ended: Ended| control.answer_due(&due, ended.map(reply)))
     }
 
-    /// Does something when a run is over.
-    fn on_end(&mut self, run: u32, then: Then<()>) {
+    /// Does something when a run is over, or when it cannot be ended.
+    fn on_end(&mut self, run: u32, then: Then<Ended>) {
         match self.guests.get_mut(&run) {
             Some(guest) => guest.on_end.push(then),
-            None => then(self, ()),
+            None => then(self, Ok(())),
         }
     }
 

@@ -230,6 +230,13 @@ pub fn undying(name: &str, waited: std::time::Duration) -> Error {
         .with_hint("they are in the kernel, which waits for a disk or a file server; the domain stays in the list until they are gone")
 }
 
+/// A domain may live, and nobody can tell which process it is.
+pub fn not_killed(name: &str, why: &str) -> Error {
+    qemu(ErrorCode::OPERATION_FAILED, format!("cannot destroy domain '{name}'"))
+        .with_cause_text(why)
+        .with_hint("shut the guest down from within, or end its qemu-supervisor process by hand; the domain stays in the list until then")
+}
+
 /// Advice about a guest that was asked to end and has not.
 pub const MAY_STILL_END: &str =
     "it may end all the same when its supervisor goes on; look at it then, or destroy it without --graceful";

@@ -84,7 +84,7 @@ pub struct Guest {
     /// QEMU's process. The kernel tells its processor time, so nobody else has to be asked for it.
     pub process: Option<Process>,
     /// What waits for the run's processes to be gone.
-    pub on_end: Vec<Then<()>>,
+    pub on_end: Vec<Then<Ended>>,
     /// The start that this run is for, while it is under way.
     pub start: Option<PendingStart>,
     /// A client has asked for its end: its stop is no crash.
@@ -143,6 +143,9 @@ impl Guest {
         }
     }
 }
+
+/// What those are told who wait for the end of a run: that it is over, or why it cannot be ended.
+pub type Ended = Result<(), api::Error>;
 
 impl Control {
     /// The run of a guest, if it has one.
@@ -325,7 +328,16 @@ impl Control {
             then(self, Err(error));
         }
         for then in guest.on_end {
-            then(self, ());
+            then(self, Ok(()));
+        }
+    }
+
+    /// The launcher cannot kill a run: who waits for its end is told so.
+    pub(super) fn not_killed(&mut self, id: u32, why: &str) {
+        let Some(guest) = self.guests.get_mut(&id) else { return };
+        let error = super::errors::not_killed(&guest.name, why);
+        for then in std::mem::take(&mut guest.on_end) {
+            then(self, Err(error.clone()));
         }
     }
 

@@ -504,6 +504,7 @@ impl Control {
                     self.adopt(found);
                 }
                 launcher_link::Heard::News(FromLauncher::Stay) => self.stay(),
+                launcher_link::Heard::News(FromLauncher::NotKilled { run, why }) => self.not_killed(run, &why),
                 launcher_link::Heard::News(FromLauncher::Ended { run, how }) => self.run_ended(run, how.as_deref()),
                 launcher_link::Heard::News(other) => tracing::warn!("the launcher says {other:?} unasked"),
             }

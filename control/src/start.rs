@@ -30,7 +30,7 @@ use super::{
     Control, Then,
     adopt::Record,
     errors,
-    guests::{Guest, GuestError, PendingStart, Process, SupervisorReply},
+    guests::{Ended, Guest, GuestError, PendingStart, Process, SupervisorReply},
     jobs,
     launcher_link::Done,
     link::Link,
@@ -86,7 +86,7 @@ pub struct Starting {
     /// Nobody wants the run any more.
     unwanted: bool,
     /// What waits for the start to be over.
-    on_end: Vec<Then<()>>,
+    on_end: Vec<Then<Ended>>,
 }
 
 /// A start on its way through the steps before its launch.
@@ -168,13 +168,13 @@ impl Control {
             then(self, Err(error));
         }
         for then in starting.on_end {
-            then(self, ());
+            then(self, Ok(()));
         }
     }
 
     /// Gives a start up that has no run yet, and does `then` when it is over.
-    pub(super) fn give_up_start(&mut self, ticket: Ticket, then: Then<()>) {
-        let Some(starting) = self.starts.get_mut(&ticket) else { return then(self, ()) };
+    pub(super) fn give_up_start(&mut self, ticket: Ticket, then: Then<Ended>) {
+        let Some(starting) = self.starts.get_mut(&ticket) else { return then(self, Ok(())) };
         starting.on_end.push(then);
         starting.unwanted = true;
         if !starting.launching {

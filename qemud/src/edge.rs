@@ -145,6 +145,13 @@ pub enum FromLauncher {
     Failed(Refusal),
     /// This is no time to end: accept clients again.
     Stay,
+    /// To [`ToLauncher::Kill`]: the run may live, and nobody knows which process it is.
+    NotKilled {
+        /// Which run.
+        run: u32,
+        /// Why not.
+        why: String,
+    },
     /// The kernel says that a run's supervisor is gone, and with it all of its guest.
     Ended {
         /// Which run.

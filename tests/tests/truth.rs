@@ -3,11 +3,23 @@
 // A helper of a test fails as the test does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::{fs, io::Write, path::PathBuf, thread, time::Instant};
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use bulkhead_tests::{Guest, Handle, Instance, LONG, Role, wait_for_no_entries};
 use rustix::process::Signal;
 use serde_json::Value;
+
+/// An ordinary user without an entry in any database.
+const SOMEBODY: u32 = 23_456;
+/// Less than anything that waits for a deadline of the daemon.
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// The only run's directory.
 fn run_dir(instance: &Instance) -> PathBuf {
@@ -87,6 +99,65 @@ fn a_guest_whose_record_is_torn_or_gone_is_not_lost() {
         });
         still_there(&instance, "guest", &qemu);
     }
+}
+
+/// Neither its record nor its socket says which process a guest's supervisor is.
+fn lose_the_process(instance: &Instance) {
+    let dir = run_dir(instance);
+    let mut record: Value = serde_json::from_slice(&fs::read(dir.join("record")).unwrap()).unwrap();
+    record.as_object_mut().unwrap().remove("pid").expect("pid");
+    fs::write(dir.join("record"), record.to_string()).unwrap();
+    fs::remove_file(dir.join("supervisor.sock")).unwrap();
+}
+
+#[test]
+fn a_guest_whose_process_is_lost_is_found_by_its_uid() {
+    let Some(instance) = Instance::system("a_guest_whose_process_is_lost_is_found_by_its_uid") else { return };
+    let qemu = started(&instance);
+    restart_after(&instance, lose_the_process);
+    still_there(&instance, "guest", &qemu);
+}
+
+#[test]
+fn a_guest_that_nobody_can_find_is_not_called_killed() {
+    // All of an ordinary user's guests have its uid.
+    let Some(instance) = Instance::session_as(SOMEBODY, "a_guest_that_nobody_can_find_is_not_called_killed") else {
+        return;
+    };
+    let qemu = started(&instance);
+    let pid = instance.list()[0].supervisor_pid.expect("its supervisor");
+    let supervisor = Handle::open(pid).expect("its supervisor lives");
+    restart_after(&instance, lose_the_process);
+    let begun = Instant::now();
+    let refused = instance.fails(&["destroy", "guest"], 1);
+    assert!(refused.stderr.contains("its supervisor lives"), "{}", refused.stderr);
+    assert!(begun.elapsed() < AT_ONCE, "there is nothing to wait for");
+    assert!(qemu.is_alive());
+    // What the error tells to do.
+    supervisor.signal(Signal::KILL);
+    assert!(qemu.wait_for_end(LONG));
+    // The daemon, which asks again and again, may have found that out before.
+    let ended = instance.bulkhead(&["destroy", "guest"]);
+    assert!(ended.code == 0 || ended.stderr.contains("domain is not running"), "{}", ended.stderr);
+    instance.ok(&["start", "guest"]);
+    instance.ok(&["destroy", "guest"]);
+}
+
+#[test]
+fn a_guest_of_whom_nobody_knows_the_uid_keeps_it_to_itself() {
+    let Some(instance) = Instance::system("a_guest_of_whom_nobody_knows_the_uid_keeps_it_to_itself") else { return };
+    let qemu = started(&instance);
+    restart_after(&instance, |instance| fs::write(run_dir(instance).join("record"), "").unwrap());
+    let uid = |pid| fs::metadata(format!("/proc/{pid}")).unwrap().uid();
+    for other in ["b", "c"] {
+        instance.define(&Guest::tiny(other));
+        instance.ok(&["start", other]);
+        assert_ne!(uid(instance.qemu(other).pid), uid(qemu.pid));
+        instance.ok(&["destroy", other]);
+    }
+    let name = instance.list().into_iter().find(|domain| domain.id.is_some()).expect("it is listed").name;
+    instance.ok(&["destroy", &name]);
+    assert!(!qemu.is_alive());
 }
 
 #[test]

@@ -447,10 +447,19 @@ impl Launcher {
 
     fn kill(&mut self, run: u32, channel: &mut Channel<FromLauncher, ToLauncher>) {
         self.look_again(run, channel);
-        let Some(pidfd) = self.runs.get(&run).and_then(|known| known.pidfd.as_ref()) else { return };
-        // A process that has ended already is reported by its pidfd.
-        if let Err(error) = pidfd::send_signal(pidfd, Signal::KILL) {
-            tracing::info!(run, "cannot be killed: {}", chain(&error));
+        let Some(known) = self.runs.get(&run) else { return };
+        match (&known.pidfd, &known.found.life) {
+            // A process that has ended already is reported by its pidfd.
+            (Some(pidfd), _) => {
+                if let Err(error) = pidfd::send_signal(pidfd, Signal::KILL) {
+                    tracing::info!(run, "cannot be killed: {}", chain(&error));
+                }
+            }
+            (None, Life::Unknown { why }) => {
+                let why = why.clone();
+                say(channel, 0, &FromLauncher::NotKilled { run, why }, Vec::new());
+            }
+            (None, _) => {}
         }
     }
 
@@ -476,7 +485,11 @@ impl Launcher {
         }
         let known = record::read(&self.instance.guest_dir(run)).unwrap_or_default();
         match survivors::judge(&self.instance, run, &known) {
-            Verdict::Unknown(_) => {}
+            Verdict::Unknown(why) => {
+                if let Some(known) = self.runs.get_mut(&run) {
+                    known.found.life = Life::Unknown { why };
+                }
+            }
             Verdict::Gone => {
                 if let Some(known) = self.runs.get_mut(&run) {
                     known.found.life = Life::Gone;

@@ -68,24 +68,29 @@ pub fn uids_to_avoid(survivors: &[Survivor]) -> io::Result<HashSet<u32>> {
         return Ok(HashSet::new());
     }
     let mut uids = HashSet::new();
-    for entry in fs::read_dir("/proc")? {
-        let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok()) {
-            // Not the owner of the directory, which is root for a process that cannot be dumped.
-            match fs::read_to_string(entry.path().join("status")) {
-                Ok(status) => uids.extend(uids_of(&status)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound || is_no_process(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
+    // Not by the owners of the directories, which is root for a process that cannot be dumped.
+    each_status(|_, status| uids.extend(numbers(status, "Uid:")))?;
     Ok(uids)
 }
 
-/// Real, effective, saved and the file system's.
-fn uids_of(status: &str) -> impl Iterator<Item = u32> {
-    let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
-    line.split_ascii_whitespace().filter_map(|uid| uid.parse().ok())
+/// Shows the `status` of every process that can be seen.
+fn each_status(mut show: impl FnMut(i32, &str)) -> io::Result<()> {
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        match fs::read_to_string(entry.path().join("status")) {
+            Ok(status) => show(pid, &status),
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_no_process(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The numbers in one line of a `status`.
+fn numbers(status: &str, key: &str) -> Vec<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+    line.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
 fn survivor(instance: &Instance, run: u32) -> Option<Survivor> {
@@ -120,7 +125,7 @@ pub fn judge(instance: &Instance, run: u32, known: &Known) -> Verdict {
     }
     match (known.pid, known.start_time) {
         (Some(pid), Some(start)) => by_process(pid, start),
-        _ => by_traces(instance, run),
+        _ => by_traces(instance, run, known.uid),
     }
 }
 
@@ -147,8 +152,8 @@ fn is_no_process(error: &io::Error) -> bool {
 }
 
 /// Without a usable record: a supervisor that takes a connection is named by the kernel, and one that has its event log
-/// locked lives, whoever it is.
-fn by_traces(instance: &Instance, run: u32) -> Verdict {
+/// locked lives, whoever it is; a uid of its own names it.
+fn by_traces(instance: &Instance, run: u32, uid: Option<u32>) -> Verdict {
     match dial(instance, run) {
         Ok(socket) => return by_peer(&socket),
         Err(Errno::AGAIN) => return Verdict::Unknown("its supervisor takes no connection at the moment".into()),
@@ -156,7 +161,10 @@ fn by_traces(instance: &Instance, run: u32) -> Verdict {
         Err(errno) => return Verdict::Unknown(io::Error::from(errno).to_string()),
     }
     match is_locked(&instance.guest_event_log(run)) {
-        Ok(true) => Verdict::Unknown("its record and its socket are lost, but its supervisor lives".into()),
+        Ok(true) => match uid.and_then(by_uid) {
+            Some((pidfd, pid)) => Verdict::Alive(pidfd, pid),
+            None => Verdict::Unknown("its record and its socket are lost, but its supervisor lives".into()),
+        },
         Ok(false) => Verdict::Gone,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Verdict::Gone,
         Err(error) => Verdict::Unknown(error.to_string()),
@@ -172,6 +180,24 @@ fn by_peer(socket: &UnixStream) -> Verdict {
         Ok(pidfd) => Verdict::Alive(pidfd, pid),
         Err(error) => Verdict::Unknown(crate::chain(&error)),
     }
+}
+
+/// The supervisor of the guest that has this uid for itself: the first process in a namespace of its own.
+fn by_uid(uid: u32) -> Option<(OwnedFd, i32)> {
+    let is_it = |status: &str| {
+        let places = numbers(status, "NSpid:");
+        numbers(status, "Uid:") == [uid; 4] && places.len() > 1 && places.last() == Some(&1)
+    };
+    let mut found = None;
+    let looked = each_status(|pid, status| {
+        if is_it(status) {
+            found = Some(pid);
+        }
+    });
+    let pid = looked.ok().and(found)?;
+    let pidfd = sandbox::pidfd::open(pid).ok()?;
+    // Once it is held, the pid is not another's.
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| is_it(&status)).then_some((pidfd, pid))
 }
 
 fn is_locked(path: &Path) -> io::Result<bool> {

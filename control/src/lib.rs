@@ -352,7 +352,6 @@ impl Control {
 
     /// Works through what a poll has brought. False when the launcher has left.
     fn take_events(&mut self, events: &Events) -> Result<bool, ControlError> {
-        self.hear_unheard();
         for event in events {
             match event.token() {
                 LAUNCHER => match self.hear_launcher() {
@@ -365,6 +364,7 @@ impl Control {
                 token => self.supervisor_ready(token),
             }
         }
+        self.hear_unheard();
         self.hear_store();
         Ok(true)
     }

@@ -5,7 +5,7 @@
 //! believed, and a broken rule ends the connection and nothing else.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::net::UnixStream,
@@ -93,8 +93,9 @@ pub struct Links {
     by_run: HashMap<u32, Link>,
     /// Those that have something to send.
     unsent: Vec<u32>,
-    /// Those that have said more than was taken in their turn.
-    unheard: Vec<u32>,
+    /// Those that have something to say: the poll reported them, or they said more than was taken in their turn. A set, so
+    /// each has one turn in each pass of the loop.
+    unheard: BTreeSet<u32>,
 }
 
 /// One connection.
@@ -279,18 +280,18 @@ impl Control {
         }
     }
 
-    /// Gives those another turn that have said more than was taken in their last.
+    /// Gives each supervisor with something to say its turn.
     pub(super) fn hear_unheard(&mut self) {
         for run in std::mem::take(&mut self.links.unheard) {
             self.hear_supervisor(run);
         }
     }
 
-    /// What the poll has told of a supervisor's socket.
+    /// The poll reports a supervisor's socket; its turn comes with [`Control::hear_unheard`].
     pub(super) fn supervisor_ready(&mut self, token: Token) {
         let Ok(run) = u32::try_from(token.0.saturating_sub(FIRST_SUPERVISOR)) else { return };
         self.links.sending(run);
-        self.hear_supervisor(run);
+        self.links.unheard.insert(run);
     }
 
     /// Works through what a supervisor has sent.
@@ -320,7 +321,7 @@ impl Control {
             }
         }
         // The poll does not tell again of what is here already.
-        self.links.unheard.push(run);
+        self.links.unheard.insert(run);
     }
 
     fn take_message(&mut self, run: u32, serial: u64, message: Message, fds: Vec<OwnedFd>) {

@@ -417,3 +417,38 @@ fn a_change_of_a_definition_whose_event_control_did_not_live_to_write_is_reporte
     assert_eq!(lost_after(&mut bed, next - 1), (false, next));
     drop(release);
 }
+
+#[test]
+fn a_supervisor_that_floods_control_has_one_turn_in_each_pass_of_the_loop() {
+    let (mut bed, _) = with_running_a();
+    let run = bed.run("a");
+    bed.process("a").stopped = true;
+    let mut told = bed.control.journal.seen(run);
+    let mut taken = Vec::new();
+    for _ in 0..10 {
+        // More arrives in each pass than is taken in one, so the poll reports a supervisor that waits for its turn already.
+        for _ in 0..80 {
+            told += 1;
+            bed.process("a").tell(&Message::Event(resumed(told)));
+        }
+        let before = bed.control.journal.seen(run);
+        bed.turns(1);
+        taken.push(bed.control.journal.seen(run) - before);
+    }
+    assert_eq!(taken, [64; 10]);
+    bed.rest();
+    assert_eq!(bed.control.journal.seen(run), told, "nothing is left unheard");
+}
+
+fn resumed(sequence: u64) -> protocol::Event {
+    protocol::Event {
+        sequence,
+        seconds: 0,
+        nanos: 0,
+        event: LifecycleEvent::Resumed as i32,
+        detail: 0,
+        state: DomainState::Running as i32,
+        reason: 0,
+        text: None,
+    }
+}

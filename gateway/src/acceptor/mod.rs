@@ -142,7 +142,7 @@ struct Acceptor {
     dials: Dials,
     polkit: Polkit,
     mock_host: MockHost,
-    /// Listeners that have more than a batch.
+    /// Listeners that have clients to accept, each once.
     more: Vec<usize>,
     accept_again: Option<Instant>,
     appeared: Option<OwnedFd>,
@@ -246,21 +246,29 @@ impl Acceptor {
             self.settle()?;
             let wait = self.sleep(Instant::now());
             ipc::wait::until_ready(poll, &mut events, &look, wait).map_err(AcceptorError::Poll)?;
-            for event in &events {
-                match event.token() {
-                    LAUNCHER => match self.hear_launcher() {
-                        Err(ConnError::Closed) => return Ok(()),
-                        other => other.map_err(AcceptorError::Launcher)?,
-                    },
-                    APPEARED => self.qemud_may_be_back(),
-                    POLKIT => self.hear_polkit(),
-                    MOCK_HOST => self.mock_host.hear(&self.registry),
-                    Token(token) if token >= WORKERS => self.hear_worker(token - WORKERS),
-                    Token(token) if token >= CLIENTS => self.client_speaks(token - CLIENTS, event),
-                    Token(token) => self.more.push(token - LISTENERS),
-                }
+            if !self.take_events(&events)? {
+                return Ok(());
             }
         }
+    }
+
+    /// Works through what a poll has brought. False when the launcher has left.
+    fn take_events(&mut self, events: &Events) -> Result<bool, AcceptorError> {
+        for event in events {
+            match event.token() {
+                LAUNCHER => match self.hear_launcher() {
+                    Err(ConnError::Closed) => return Ok(false),
+                    other => other.map_err(AcceptorError::Launcher)?,
+                },
+                APPEARED => self.qemud_may_be_back(),
+                POLKIT => self.hear_polkit(),
+                MOCK_HOST => self.mock_host.hear(&self.registry),
+                Token(token) if token >= WORKERS => self.hear_worker(token - WORKERS),
+                Token(token) if token >= CLIENTS => self.client_speaks(token - CLIENTS, event),
+                Token(token) => self.accept_soon(token - LISTENERS),
+            }
+        }
+        Ok(true)
     }
 
     /// Does all that can be done without waiting.
@@ -305,7 +313,15 @@ impl Acceptor {
                 }
             }
         }
-        self.more.push(index);
+        self.accept_soon(index);
+    }
+
+    /// Gives a listener its turn in the next pass of the loop, and one turn only: the poll reports new clients also of a
+    /// listener that still has some of its last turn.
+    fn accept_soon(&mut self, index: usize) {
+        if !self.more.contains(&index) {
+            self.more.push(index);
+        }
     }
 
     fn admit(&mut self, socket: OwnedFd, peer: Peer, door: Door) {
@@ -480,5 +496,36 @@ impl Acceptor {
             while rustix::io::read(appeared, &mut names).is_ok_and(|read| read > 0) {}
         }
         self.dials.try_all(&mut self.launcher);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::{InstanceMode, Trusted};
+
+    #[test]
+    fn a_listener_under_a_flood_of_clients_has_one_turn_in_each_pass_of_the_loop() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let mut settings = admission::tests::settings(InstanceMode::System, Trusted::default());
+        (settings.limits.connections, settings.limits.connections_per_uid) = (1000, 1000);
+        let (near, _launcher) = UnixStream::pair().unwrap();
+        let mut poll = Poll::new().unwrap();
+        let listeners = vec![(Listener::Unix(listener), Door::ReadOnly)];
+        let mut acceptor = Acceptor::new(&poll, settings, Channel::new(near), listeners, None).unwrap();
+        let mut events = Events::with_capacity(256);
+        let mut clients = Vec::new();
+        for pass in 1..=5 {
+            // More come in each pass than are accepted in one.
+            clients.extend((0..BATCH + 2).map(|_| UnixStream::connect(&path).unwrap()));
+            poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+            assert!(acceptor.take_events(&events).unwrap());
+            assert_eq!(acceptor.more, [0], "pass {pass}");
+            acceptor.settle().unwrap();
+            assert_eq!(acceptor.patience.len(), pass * BATCH);
+        }
     }
 }

@@ -64,15 +64,19 @@ impl Control {
     }
 
     /// How large a domain is, running or not.
-    pub(super) fn size_of(&self, uuid: &Uuid) -> Size {
-        if let Some(domain) = self.active(uuid).and_then(|guest| guest.domain.as_ref()) {
-            return Size {
+    ///
+    /// # Errors
+    /// When it runs, and its supervisor has not told yet with what: its definition may have changed since.
+    pub(super) fn size_of(&self, uuid: &Uuid, doing: &str) -> Result<Size, Error> {
+        if let Some(guest) = self.active(uuid) {
+            let domain = self.live(guest.id, doing)?;
+            return Ok(Size {
                 max_vcpus: domain.vcpus.max,
                 vcpus: domain.vcpus.online(),
                 max_memory_kib: domain.memory_kib,
                 // A guest starts with all of its memory, whatever its document would have it keep.
                 memory_kib: domain.memory_kib,
-            };
+            });
         }
         let defined = self.defined(uuid).map(|summary| Size {
             max_vcpus: summary.vcpus,
@@ -80,7 +84,7 @@ impl Control {
             max_memory_kib: summary.memory_kib,
             memory_kib: summary.current_memory_kib,
         });
-        defined.unwrap_or_default()
+        Ok(defined.unwrap_or_default())
     }
 
     /// Every domain that passes a list's filter: active ones by number, then the others by name.
@@ -89,7 +93,9 @@ impl Control {
     }
 
     fn record(&self, object: &Object<Domains>) -> bulkhead::DomainRecord {
-        let Size { max_vcpus: vcpus, max_memory_kib: memory_kib, .. } = self.size_of(&object.uuid());
+        // 0 stands for a size that is not known: the list has every domain.
+        let size = self.size_of(&object.uuid(), "list").unwrap_or_default();
+        let Size { max_vcpus: vcpus, max_memory_kib: memory_kib, .. } = size;
         let State { state, reason } = object.state();
         let guest = object.run().and_then(|run| self.guests.get(&run.0));
         bulkhead::DomainRecord {
@@ -108,7 +114,7 @@ impl Control {
     /// asked.
     pub(super) fn info(&mut self, cx: &Asked, dom: &remote::Domain) -> Answer<remote::DomainGetInfoRet> {
         let uuid = self.known(dom)?;
-        let size = self.size_of(&uuid);
+        let size = self.size_of(&uuid, "read the state of")?;
         let ret = remote::DomainGetInfoRet {
             state: u8::try_from(self.state(&uuid).0).unwrap_or_default(),
             max_mem: size.max_memory_kib,
@@ -210,7 +216,7 @@ impl Control {
         if let Some(guest) = self.active(&uuid)
             && (defined.is_none() || !flags.contains(XmlFlags::INACTIVE))
         {
-            let domain = guest.domain.as_ref().ok_or_else(|| errors::unheard("describe", &guest.name))?;
+            let domain = self.live(guest.id, "describe")?;
             let xml = domain.to_xml(&DumpOptions { live: Some(Live { id: guest.id }), secrets });
             return Ok(remote::DomainGetXmlDescRet { xml }.into());
         }

@@ -396,7 +396,7 @@ impl Driver for Control {
         args: remote::DomainGetMaxMemoryArgs,
     ) -> Answer<remote::DomainGetMaxMemoryRet> {
         let uuid = self.known(&args.dom)?;
-        Ok(remote::DomainGetMaxMemoryRet { memory: self.size_of(&uuid).max_memory_kib }.into())
+        Ok(remote::DomainGetMaxMemoryRet { memory: self.size_of(&uuid, "read the memory of")?.max_memory_kib }.into())
     }
 
     fn domain_get_max_vcpus(
@@ -405,8 +405,8 @@ impl Driver for Control {
         args: remote::DomainGetMaxVcpusArgs,
     ) -> Answer<remote::DomainGetMaxVcpusRet> {
         let uuid = self.known(&args.dom)?;
-        Ok(remote::DomainGetMaxVcpusRet { num: i32::try_from(self.size_of(&uuid).max_vcpus).unwrap_or(i32::MAX) }
-            .into())
+        let max = self.size_of(&uuid, "count the virtual CPUs of")?.max_vcpus;
+        Ok(remote::DomainGetMaxVcpusRet { num: i32::try_from(max).unwrap_or(i32::MAX) }.into())
     }
 
     fn domain_get_autostart(

@@ -181,9 +181,11 @@ pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
             .with_hint("detach the other client, or take its place with --force");
         }
         GuestError::Failure(Failure::NoSuchConsole { .. }) => ErrorCode::INVALID_ARG,
-        GuestError::Busy | GuestError::Full | GuestError::Unreachable | GuestError::Failure(Failure::Busy(_)) => {
-            ErrorCode::OPERATION_TIMEOUT
-        }
+        GuestError::Busy
+        | GuestError::Full
+        | GuestError::Unreachable
+        | GuestError::Unheard
+        | GuestError::Failure(Failure::Busy(_)) => ErrorCode::OPERATION_TIMEOUT,
         // What libvirt's clients look for before they ask again without mercy.
         GuestError::Failure(Failure::StillThere(_)) => ErrorCode::SYSTEM_ERROR,
         GuestError::Gone(_) | GuestError::Failure(Failure::Exited { .. }) => ErrorCode::OPERATION_FAILED,
@@ -205,7 +207,7 @@ pub fn guest(doing: &str, name: &str, error: &GuestError) -> Error {
         GuestError::Quarantined(_) => known.with_hint(format!(
             "the guest itself may be well: 'bulkhead destroy {name}' ends it, and a qemud that is restarted listens to it again"
         )),
-        GuestError::Silent(_) => known.with_hint("the guest itself may be well; try again"),
+        GuestError::Silent(_) | GuestError::Unheard => known.with_hint("the guest itself may be well; try again"),
         GuestError::Busy | GuestError::Full | GuestError::Waited(_) => {
             known.with_hint(format!("try again later; 'bulkhead destroy {name}' waits for nothing"))
         }
@@ -257,11 +259,6 @@ pub fn job(refusal: registry::jobs::JobRefusal) -> Error {
 /// The registry refuses something.
 pub fn refusal(refusal: &registry::Refusal) -> Error {
     ERRORS.refused(refusal)
-}
-
-/// A guest's supervisor has not said yet what the call is about.
-pub fn unheard(doing: &str, name: &str) -> Error {
-    guest(doing, name, &GuestError::Unreachable)
 }
 
 /// An emulator is not there.

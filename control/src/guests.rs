@@ -31,6 +31,7 @@ use uuid::Uuid;
 use super::{
     Control, Then,
     adopt::Redial,
+    errors,
     jobs::Jobs,
     start::Started,
     store::{
@@ -157,6 +158,21 @@ impl Control {
     pub(super) fn up(&self, uuid: &Uuid) -> Option<&Guest> {
         self.objects.get(uuid).filter(|object| object.live().on().is_some())?;
         self.active(uuid)
+    }
+
+    /// The document that a run was started with. Everything that is said of a running guest's hardware comes from here: what
+    /// a document that is not known yet has in it is unknown, and not absent.
+    ///
+    /// # Errors
+    /// When the run is over, or its supervisor has not told the document yet.
+    pub(super) fn live(&self, id: u32, doing: &str) -> Result<&Domain, api::Error> {
+        let guest = self.guests.get(&id).ok_or_else(|| errors::wrong_state("domain is not running"))?;
+        guest.domain.as_ref().ok_or_else(|| self.unheard(guest, doing))
+    }
+
+    /// A run's supervisor has not told yet what the call is about.
+    pub(super) fn unheard(&self, guest: &Guest, doing: &str) -> api::Error {
+        errors::guest(doing, &guest.name, &self.why_unheard(guest.id))
     }
 
     /// Takes over what a run's supervisor tells or has logged, each once, whichever way it came. What it has lost shows in its
@@ -322,9 +338,8 @@ impl Control {
         }
         self.answer_jobs(&mut guest.jobs);
         if let Some(PendingStart { then, failed }) = guest.start {
-            let error = failed.unwrap_or_else(|| {
-                super::errors::guest("start", &guest.name, &GuestError::Gone(how.map(str::to_owned)))
-            });
+            let error = failed
+                .unwrap_or_else(|| errors::guest("start", &guest.name, &GuestError::Gone(how.map(str::to_owned))));
             then(self, Err(error));
         }
         for then in guest.on_end {
@@ -335,7 +350,7 @@ impl Control {
     /// The launcher cannot kill a run: who waits for its end is told so.
     pub(super) fn not_killed(&mut self, id: u32, why: &str) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
-        let error = super::errors::not_killed(&guest.name, why);
+        let error = errors::not_killed(&guest.name, why);
         for then in std::mem::take(&mut guest.on_end) {
             then(self, Err(error.clone()));
         }

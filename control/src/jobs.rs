@@ -34,6 +34,8 @@ pub struct Jobs {
     short: Option<JobId>,
     /// Those that only the supervisor knows of, as it said last: an earlier control began them.
     adopted: HashSet<JobId>,
+    /// Every job is known: this control began the run, or its supervisor has listed them.
+    known: bool,
     timer: Option<(Instant, u64)>,
 }
 
@@ -241,6 +243,7 @@ impl Control {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let wanted = Wanted { cancellable: true, stalls_after: Some(stalls_after), ..Wanted::new(JobKind::Start) };
         let begun = guest.jobs.table.begin(wanted, now);
+        guest.jobs.known = true;
         debug_assert_eq!(begun, Ok(Admission::Begun(START)));
         self.watch_jobs(id);
     }
@@ -320,15 +323,32 @@ impl Control {
     /// Asks a supervisor for the jobs that an earlier control began.
     pub(super) fn ask_for_jobs(&mut self, id: u32) {
         if !self.links.speaks(id, protocol::PAYLOADS_SINCE) {
-            return;
+            // A supervisor of such a release has no jobs.
+            return self.jobs_are_known(id);
         }
         let then = move |control: &mut Control, said: SupervisorReply| {
             if let Ok((Said::Jobs(jobs), _)) = said {
                 control.forget_adopted(id, &jobs);
                 jobs.iter().for_each(|job| control.adopt_job(id, job));
+                control.jobs_are_known(id);
             }
         };
         self.ask_guest(id, &Request::Jobs, Vec::new(), Box::new(then));
+    }
+
+    fn jobs_are_known(&mut self, id: u32) {
+        if let Some(guest) = self.guests.get_mut(&id) {
+            guest.jobs.known = true;
+        }
+    }
+
+    /// The jobs of a run, when all are known.
+    fn jobs_of(&mut self, id: u32, doing: &str) -> Result<&mut JobTable, Error> {
+        if let Some(guest) = self.guests.get(&id).filter(|guest| !guest.jobs.known) {
+            return Err(self.unheard(guest, doing));
+        }
+        let guest = self.guests.get_mut(&id).ok_or_else(|| errors::wrong_state("domain is not running"))?;
+        Ok(&mut guest.jobs.table)
     }
 
     /// Ends the adopted jobs that the supervisor no longer lists.
@@ -366,24 +386,23 @@ impl Control {
     }
 
     /// The job under way on a domain, or the last one that ended, in libvirt's terms.
-    pub(super) fn job_of(&mut self, id: u32, completed: bool, keep: bool) -> Option<Info> {
+    pub(super) fn job_of(&mut self, id: u32, completed: bool, keep: bool) -> Result<Info, Error> {
         let now = self.job_time();
-        let table = &mut self.guests.get_mut(&id)?.jobs.table;
-        Some(if completed { table.completed(keep) } else { table.info(now) })
+        let table = self.jobs_of(id, "read the job of")?;
+        Ok(if completed { table.completed(keep) } else { table.info(now) })
     }
 
     /// Ends the job under way on a domain.
     pub(super) fn abort(&mut self, cx: &Asked, id: u32, name: &str, reply: fn(()) -> Reply) -> Answer<()> {
-        let Some(guest) = self.guests.get_mut(&id) else { return Err(errors::job(JobRefusal::None)) };
-        let job = guest.jobs.table.request_cancel().map_err(errors::job)?;
+        let doing = "abort the job of";
+        let job = self.jobs_of(id, doing)?.request_cancel().map_err(errors::job)?;
         if job == START {
             self.end_run(id);
             return Ok(().into());
         }
         let (asked, name) = (cx.later(), name.to_owned());
         let then = move |control: &mut Control, said: SupervisorReply| {
-            let result =
-                said.map(|_| (reply(()), Vec::new())).map_err(|e| errors::guest("abort the job of", &name, &e));
+            let result = said.map(|_| (reply(()), Vec::new())).map_err(|e| errors::guest(doing, &name, &e));
             control.answer(&asked, result);
         };
         self.ask_guest(id, &Request::JobCancel { id: job.0 }, Vec::new(), Box::new(then));

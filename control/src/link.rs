@@ -54,6 +54,9 @@ pub enum GuestError {
     /// There is no connection to the supervisor at the moment. The guest may be well.
     #[error("there is no connection to the guest's supervisor")]
     Unreachable,
+    /// There is a connection, and the supervisor has not told yet what control has to know of the guest.
+    #[error("the guest's supervisor has not reported yet")]
+    Unheard,
     /// The supervisor is not listened to.
     #[error("the guest is quarantined: {0}")]
     Quarantined(String),
@@ -245,6 +248,11 @@ impl Control {
             tracing::error!(run, "cannot send a request: {error}");
             self.give_up_on(run, serial, GuestError::Unreachable);
         }
+    }
+
+    /// Why a run's supervisor has not told something.
+    pub(super) fn why_unheard(&self, run: u32) -> GuestError {
+        if self.links.by_run.contains_key(&run) { GuestError::Unheard } else { self.no_link(run) }
     }
 
     /// Why a run has no connection.

@@ -120,8 +120,7 @@ impl Control {
         args: &remote::DomainGetJobInfoArgs,
     ) -> Answer<remote::DomainGetJobInfoRet> {
         let id = self.running(&args.dom)?;
-        let info = self.job_of(id, false, true).ok_or_else(|| errors::wrong_state("domain is not running"))?;
-        Ok(info.ret().into())
+        Ok(self.job_of(id, false, true)?.ret().into())
     }
 
     pub(super) fn job_stats(
@@ -134,10 +133,7 @@ impl Control {
         let uuid = self.known(&args.dom)?;
         let run = self.objects.run_of(&uuid);
         match run {
-            Ok(run) => {
-                let info = self.job_of(run.0, completed, keep);
-                Ok(info.ok_or_else(|| errors::wrong_state("domain is not running"))?.stats().into())
-            }
+            Ok(run) => Ok(self.job_of(run.0, completed, keep)?.stats().into()),
             // Of a finished job also a domain that is off may tell.
             Err(_) if completed => {
                 Ok(remote::DomainGetJobStatsRet { r#type: JobType::None.number(), params: Vec::new() }.into())
@@ -295,7 +291,7 @@ impl Control {
         let Some(guest) = self.active(&uuid) else {
             return Err(errors::wrong_state("cannot retrieve vcpu information for inactive domain"));
         };
-        let (count, maplen) = room(self.size_of(&uuid).vcpus, args.maxinfo, args.maplen)?;
+        let (count, maplen) = room(self.size_of(&uuid, "count the virtual CPUs of")?.vcpus, args.maxinfo, args.maplen)?;
         let host = self.host_cpus();
         let process = guest.process.as_ref();
         let info = |number| remote::VcpuInfo {
@@ -322,7 +318,7 @@ impl Control {
     ) -> Answer<remote::DomainGetVcpuPinInfoRet> {
         only(args.flags, 0x3, "virDomainGetVcpuPinInfo")?;
         let uuid = self.unpinned(&args.dom)?;
-        let (num, maplen) = room(self.size_of(&uuid).vcpus, args.ncpumaps, args.maplen)?;
+        let (num, maplen) = room(self.size_of(&uuid, "count the virtual CPUs of")?.vcpus, args.ncpumaps, args.maplen)?;
         let cpumaps = cpu_map(&self.host_cpus(), None, maplen).repeat(usize::try_from(num).unwrap_or_default());
         Ok(remote::DomainGetVcpuPinInfoRet { cpumaps, num: i32::try_from(num).unwrap_or(i32::MAX) }.into())
     }

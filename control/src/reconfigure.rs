@@ -25,6 +25,8 @@ use super::{
 
 /// What the calls for memory do.
 const MEMORY: &str = "change the memory of";
+/// And that for metadata.
+const METADATA: &str = "change the metadata of";
 
 /// What a call changes or asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +95,7 @@ impl Control {
             let defined = self.defined(&uuid);
             defined.map(|summary| (summary.vcpus, summary.vcpus_online)).unwrap_or_default()
         } else {
-            let size = self.size_of(&uuid);
+            let size = self.size_of(&uuid, "count the virtual CPUs of")?;
             (size.max_vcpus, size.vcpus)
         };
         let num = if flags.contains(VcpuFlags::MAXIMUM) { max } else { current };
@@ -246,11 +248,9 @@ impl Control {
     }
 
     fn check_balloon(&self, id: u32, kib: u64, maximum: bool) -> Result<(), Error> {
-        let domain = self.guests.get(&id).and_then(|guest| guest.domain.as_ref());
-        if let Some(domain) = domain {
-            size::set_memory(&ERRORS, &mut domain.clone(), kib, maximum, true)?;
-        }
-        if !domain.is_some_and(has_balloon) {
+        let domain = self.live(id, MEMORY)?;
+        size::set_memory(&ERRORS, &mut domain.clone(), kib, maximum, true)?;
+        if !has_balloon(domain) {
             let text =
                 "Unable to change memory of active domain without the balloon device and guest OS balloon driver";
             return Err(errors::wrong_state(text).with_hint("add <memballoon model='virtio'/> to the definition"));
@@ -288,9 +288,8 @@ impl Control {
         let read = move |domain: &Domain, uri: Option<&str>| {
             notes::read(&ERRORS, domain, kind, uri).map(|metadata| remote::DomainGetMetadataRet { metadata })
         };
-        if let Some(guest) = affected.live.and_then(|id| self.guests.get(&id)) {
-            let domain = guest.domain.as_ref().ok_or_else(|| errors::unheard("describe", &guest.name))?;
-            return read(domain, args.uri.as_deref()).map(Into::into);
+        if let Some(id) = affected.live {
+            return read(self.live(id, "describe")?, args.uri.as_deref()).map(Into::into);
         }
         let (name, uri) = (self.name_of_defined(&uuid)?, args.uri.clone());
         let job = self.disk_job("read", &name)?;
@@ -308,9 +307,9 @@ impl Control {
         let uuid = self.known(&args.dom)?;
         let kind = notes::check(&ERRORS, args)?;
         let affected = self.affected(&uuid, args.flags)?;
-        if let Some(domain) = affected.live.and_then(|id| self.guests.get(&id)?.domain.as_ref()) {
+        if let Some(id) = affected.live {
             // Both halves are checked before either is changed.
-            notes::write(&ERRORS, &mut domain.clone(), args)?;
+            notes::write(&ERRORS, &mut self.live(id, METADATA)?.clone(), args)?;
         }
         if !affected.config {
             self.note_live(uuid, affected.live, kind, args)?;
@@ -318,7 +317,7 @@ impl Control {
         }
         let (live, change, args) = (affected.live, args.clone(), args.clone());
         let change = move |domain: &mut Domain| notes::write(&ERRORS, domain, &change);
-        self.change_definition(cx, uuid, "change the metadata of", change, move |control| {
+        self.change_definition(cx, uuid, METADATA, change, move |control| {
             let noted = control.note_live(uuid, live, kind, &args);
             noted.map_err(|error| errors::half_changed(&args.dom.name, "the definition", error))?;
             Ok(Reply::DomainSetMetadata(()))
@@ -335,12 +334,11 @@ impl Control {
         args: &remote::DomainSetMetadataArgs,
     ) -> Result<(), Error> {
         if let Some(id) = live {
-            let guest = self.guests.get_mut(&id).ok_or_else(|| errors::wrong_state("domain is not running"))?;
-            if let Some(domain) = &mut guest.domain {
-                // Changed as a whole or not at all.
-                let mut changed = domain.clone();
-                notes::write(&ERRORS, &mut changed, args)?;
-                *domain = changed;
+            // Changed as a whole or not at all.
+            let mut changed = self.live(id, METADATA)?.clone();
+            notes::write(&ERRORS, &mut changed, args)?;
+            if let Some(guest) = self.guests.get_mut(&id) {
+                guest.domain = Some(changed);
             }
             self.keep_record(id);
         }

@@ -39,6 +39,10 @@ const GROUPS: DomainStats = DomainStats::STATE
     .union(DomainStats::VCPU)
     .union(DomainStats::INTERFACE)
     .union(DomainStats::BLOCK);
+/// What the calls do.
+const STATS: &str = "read the statistics of";
+const BLOCKS: &str = "read the block statistics of";
+const LOOK: &str = "look at a disk of";
 /// The statistics of a disk that cannot be told.
 const UNKNOWN: i64 = -1;
 
@@ -88,8 +92,10 @@ impl Control {
 
     fn gather_stats(&mut self, gathering: &Shared, index: usize, uuid: &Uuid, groups: DomainStats, patience: Duration) {
         let Some(guest) = self.up(uuid) else { return };
-        let Some(wanted) = guest.domain.as_ref().and_then(|domain| wanted(domain, groups, patience)) else { return };
         let id = guest.id;
+        let Some(wanted) = self.live(id, STATS).ok().and_then(|domain| wanted(domain, groups, patience)) else {
+            return;
+        };
         gathering.borrow_mut().left += 1;
         let shared = Rc::clone(gathering);
         let then = move |control: &mut Control, told: SupervisorReply| {
@@ -155,10 +161,11 @@ impl Control {
     }
 
     fn balloon(&self, params: &mut Params, uuid: &Uuid, process: Option<&Process>, measured: Option<&Measured>) {
-        let size = self.size_of(uuid);
         let balloon = measured.and_then(|measured| measured.balloon.as_ref());
-        params.ullong("balloon.current", balloon.map_or(size.memory_kib, |balloon| balloon.actual_kib));
-        params.ullong("balloon.maximum", size.max_memory_kib);
+        if let Ok(size) = self.size_of(uuid, STATS) {
+            params.ullong("balloon.current", balloon.map_or(size.memory_kib, |balloon| balloon.actual_kib));
+            params.ullong("balloon.maximum", size.max_memory_kib);
+        }
         for (tag, value) in balloon.map(|balloon| balloon.stats.as_slice()).unwrap_or_default() {
             if let Ok(tag) = MemoryStatTag::try_from(*tag) {
                 params.ullong(format!("balloon.{}", tag.name()), *value);
@@ -170,7 +177,7 @@ impl Control {
     }
 
     fn vcpu(&self, params: &mut Params, uuid: &Uuid, process: Option<&Process>) {
-        let size = self.size_of(uuid);
+        let Ok(size) = self.size_of(uuid, STATS) else { return };
         params.uint("vcpu.current", size.vcpus);
         params.uint("vcpu.maximum", size.max_vcpus);
         let Some(process) = process else { return };
@@ -184,7 +191,7 @@ impl Control {
     }
 
     fn block(&self, params: &mut Params, uuid: &Uuid, measured: Option<&Measured>) {
-        let Some(disks) = self.disks_of(uuid) else { return };
+        let Ok(disks) = self.disks_of(uuid, STATS) else { return };
         params.uint("block.count", u32::try_from(disks.len()).unwrap_or(u32::MAX));
         let blocks = measured.and_then(|measured| measured.blocks.as_deref()).unwrap_or_default();
         for (index, (name, path)) in disks.iter().enumerate() {
@@ -212,11 +219,11 @@ impl Control {
         }
     }
 
-    /// What each disk is called and where its image is; none of a guest that has not said yet what it is.
-    fn disks_of(&self, uuid: &Uuid) -> Option<Box<[DiskPlace]>> {
+    /// What each disk is called and where its image is.
+    fn disks_of(&self, uuid: &Uuid, doing: &str) -> Result<Box<[DiskPlace]>, Error> {
         match self.active(uuid) {
-            Some(guest) => guest.domain.as_ref().map(disks),
-            None => self.defined(uuid).map(|summary| summary.disks.clone()),
+            Some(guest) => self.live(guest.id, doing).map(disks),
+            None => Ok(self.defined(uuid).map(|summary| summary.disks.clone()).unwrap_or_default()),
         }
     }
 
@@ -257,9 +264,9 @@ impl Control {
         only(args.flags, 0, "virDomainMemoryStats")?;
         let id = self.running(&args.dom)?;
         let room = usize::try_from(args.max_stats).unwrap_or(usize::MAX);
-        let domain = self.guests.get(&id).and_then(|guest| guest.domain.as_ref());
-        let has_balloon = domain.is_some_and(has_balloon);
-        let memory_kib = domain.map_or(0, |domain| domain.current_memory_kib);
+        let doing = "read the memory statistics of";
+        let domain = self.live(id, doing)?;
+        let (has_balloon, memory_kib) = (has_balloon(domain), domain.current_memory_kib);
         let stats = move |control: &Control, measured: &Measured| {
             let number = |tag: MemoryStatTag, val| remote::DomainMemoryStat { tag: tag.number(), val };
             // Without a balloon a guest has all that it was given.
@@ -274,7 +281,7 @@ impl Control {
             let stats = given.into_iter().chain(balloon).chain(rss).take(room).collect();
             Ok(Reply::DomainMemoryStats(remote::DomainMemoryStatsRet { stats }))
         };
-        self.measure_one(cx, id, has_balloon, false, "read the memory statistics of", stats);
+        self.measure_one(cx, id, has_balloon, false, doing, stats);
         Ok(Outcome::Pending)
     }
 
@@ -296,7 +303,7 @@ impl Control {
                 errs: UNKNOWN,
             }))
         };
-        self.measure_one(cx, id, false, true, "read the block statistics of", fill);
+        self.measure_one(cx, id, false, true, BLOCKS, fill);
         Ok(Outcome::Pending)
     }
 
@@ -324,7 +331,7 @@ impl Control {
             let (params, nparams) = list.asked(room);
             Ok(Reply::DomainBlockStatsFlags(remote::DomainBlockStatsFlagsRet { params, nparams }))
         };
-        self.measure_one(cx, id, false, true, "read the block statistics of", fill);
+        self.measure_one(cx, id, false, true, BLOCKS, fill);
         Ok(Outcome::Pending)
     }
 
@@ -336,7 +343,7 @@ impl Control {
     ) -> Answer<remote::DomainGetBlockInfoRet> {
         only(args.flags, 0, "virDomainGetBlockInfo")?;
         let uuid = self.known(&args.dom)?;
-        let disks = self.disks_of(&uuid).unwrap_or_default();
+        let disks = self.disks_of(&uuid, LOOK)?;
         let (name, path) = find_disk(&disks, &args.path)
             .ok_or_else(|| errors::invalid(format!("invalid path {} not assigned to domain", args.path)))?;
         if path.is_none() {
@@ -354,7 +361,7 @@ impl Control {
             let ret = remote::DomainGetBlockInfoRet { allocation: block.highest, capacity, physical };
             Ok(Reply::DomainGetBlockInfo(ret))
         };
-        self.measure_one(cx, id, false, true, "look at a disk of", fill);
+        self.measure_one(cx, id, false, true, LOOK, fill);
         Ok(Outcome::Pending)
     }
 
@@ -363,7 +370,7 @@ impl Control {
         if named.is_empty() {
             return Ok(None);
         }
-        let disks = self.guests.get(&id).and_then(|guest| guest.domain.as_ref()).map(disks).unwrap_or_default();
+        let disks = disks(self.live(id, BLOCKS)?);
         let found = find_disk(&disks, named).map(|(name, _)| Some(name.clone()));
         found.ok_or_else(|| errors::invalid(format!("invalid path: {named}")))
     }

@@ -365,7 +365,7 @@ fn a_record_of_more_processors_than_there_can_be_is_not_believed() {
     bed.restart();
     let client = bed.client();
     assert_eq!(bed.state("a"), DomainState::Running);
-    assert!(bed.control.size_of(&uuid("a")).vcpus < 10_000, "statistics are of each of them");
+    assert!(bed.control.size_of(&uuid("a"), "count").is_err(), "statistics are of each of them");
     bed.ask(client, &destroy("a")).unwrap();
 }
 
@@ -416,6 +416,57 @@ fn a_change_of_a_definition_whose_event_control_did_not_live_to_write_is_reporte
     assert_eq!(lost_after(&mut bed, before.next - 1), (true, next));
     assert_eq!(lost_after(&mut bed, next - 1), (false, next));
     drop(release);
+}
+
+#[test]
+fn what_an_unheard_supervisor_has_not_told_is_unknown_and_not_absent() {
+    let (mut bed, _) = with_running_a();
+    bed.process("a").stopped = true;
+    let live = ModificationImpact::LIVE.bits();
+    let both = live | ModificationImpact::CONFIG.bits();
+    let set_memory = |flags| remote::DomainSetMemoryFlagsArgs { dom: dom("a"), memory: 32768, flags };
+    let disk = || remote::DomainGetBlockInfoArgs { dom: dom("a"), path: "vda".into(), flags: NO_FLAGS };
+    let block = || remote::DomainBlockStatsArgs { dom: dom("a"), path: "vda".into() };
+    let memory = || remote::DomainMemoryStatsArgs { dom: dom("a"), max_stats: 16, flags: NO_FLAGS };
+    let vcpus = || remote::DomainGetVcpusFlagsArgs { dom: dom("a"), flags: live };
+    let stats = || remote::DomainGetJobStatsArgs { dom: dom("a"), flags: NO_FLAGS };
+    let calls = || {
+        [
+            title("a", Some("new"), live),
+            title("a", Some("new"), both),
+            live_title("a"),
+            Call::DomainSetMemoryFlags(set_memory(live)),
+            Call::DomainSetMemoryFlags(set_memory(both)),
+            Call::DomainGetBlockInfo(disk()),
+            Call::DomainBlockStats(block()),
+            Call::DomainMemoryStats(memory()),
+            Call::DomainGetVcpusFlags(vcpus()),
+            Call::DomainGetMaxMemory(remote::DomainGetMaxMemoryArgs { dom: dom("a") }),
+            Call::DomainGetMaxVcpus(remote::DomainGetMaxVcpusArgs { dom: dom("a") }),
+            Call::DomainGetInfo(remote::DomainGetInfoArgs { dom: dom("a") }),
+            Call::DomainGetJobInfo(remote::DomainGetJobInfoArgs { dom: dom("a") }),
+            Call::DomainGetJobStats(stats()),
+            Call::DomainAbortJob(remote::DomainAbortJobArgs { dom: dom("a") }),
+        ]
+    };
+    for (why, dials) in [("has not reported yet", Manner::Well), ("no connection", Manner::Refuse)] {
+        bed.launcher.dials = dials;
+        bed.restart();
+        bed.later(Duration::from_secs(3));
+        let client = bed.client();
+        for call in calls() {
+            let error = bed.ask(client, &call).expect_err(&format!("{call:?}"));
+            let told = (error.code, error.full_text().contains(why));
+            assert_eq!(told, (ErrorCode::OPERATION_TIMEOUT, true), "{call:?}: {}", error.full_text());
+        }
+    }
+    bed.launcher.dials = Manner::Well;
+    bed.process("a").stopped = false;
+    bed.later(Duration::from_secs(20));
+    let client = bed.client();
+    let Ok(Reply::DomainGetJobInfo(_)) = bed.ask(client, &calls()[12]) else { panic!("its jobs are known") };
+    let error = bed.ask(client, &live_title("a")).unwrap_err();
+    assert_eq!(error.code, ErrorCode::NO_DOMAIN_METADATA, "nothing was changed: {}", error.full_text());
 }
 
 #[test]

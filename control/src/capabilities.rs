@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use api::{Answer, Error, Outcome, Reply, remote};
+use api::{Answer, Error, ErrorCode, Outcome, Reply, remote};
 use model::{
     Capabilities, DomainType, OsType,
     capabilities::{GuestArch, GuestFeature, Host, HostCpu, Machine},
@@ -27,6 +27,10 @@ impl Control {
         let asked = cx.later();
         let targets: Vec<_> = complete::architectures().filter_map(complete::target).collect();
         self.with_installed(targets, move |control, found| {
+            let found = match found {
+                Ok(found) => found,
+                Err(error) => return control.answer(&asked, Err(error)),
+            };
             let place = |target| found.iter().find(|(of, _)| *of == target).map(|(_, emulator)| emulator.clone());
             let installed = complete::architectures()
                 .filter_map(|arch| Some(Installed { arch, emulator: place(complete::target(arch)?)? }));
@@ -48,6 +52,8 @@ impl Control {
         let then = move |control: &mut Control, known: Result<Rc<Abilities>, Error>| {
             match known {
                 Ok(abilities) => found.push((next, abilities)),
+                // It is there, and its disk does not answer: a document without it would not be true.
+                Err(error) if error.code == ErrorCode::OPERATION_TIMEOUT => return control.answer(&asked, Err(error)),
                 // One emulator that does not start takes only itself out of the document.
                 Err(error) => tracing::warn!("{}", error.full_text()),
             }

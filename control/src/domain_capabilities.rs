@@ -34,7 +34,11 @@ impl Control {
         let target = complete::target(&arch).ok_or_else(|| errors::invalid(format!("unknown architecture: {arch}")))?;
         let kind = args.virttype.as_deref().map(kind_of).transpose()?;
         let (asked, machine) = (cx.later(), args.machine.clone());
-        let ask = move |control: &mut Control, emulator: String| {
+        let ask = move |control: &mut Control, emulator: Result<String, Error>| {
+            let emulator = match emulator {
+                Ok(emulator) => emulator,
+                Err(error) => return control.answer(&asked, Err(error)),
+            };
             let question = Question { emulator: emulator.clone(), arch, machine, kind };
             let then = move |control: &mut Control, known: Known| {
                 let result = known.and_then(|abilities| describe(&question, &abilities));
@@ -46,7 +50,7 @@ impl Control {
             control.with_abilities(&emulator, Box::new(then));
         };
         match args.emulatorbin.clone() {
-            Some(emulator) => ask(self, emulator),
+            Some(emulator) => ask(self, Ok(emulator)),
             None => self.with_emulator(target, ask),
         }
         Ok(Outcome::Pending)

@@ -169,40 +169,55 @@ fn write_cached(path: &Path, cached: &Cached) -> io::Result<()> {
 }
 
 impl Control {
-    /// Where the emulator of a target may be, the likeliest place first.
-    fn places(&self, target: &str) -> Vec<PathBuf> {
-        let name = format!("qemu-system-{target}");
+    /// Where emulators are looked for, the likeliest place first.
+    fn emulator_roots(&self) -> Vec<PathBuf> {
         let roots = &self.config.emulator_roots;
-        let places = roots.iter().map(PathBuf::as_path).chain(roots.is_empty().then_some(Path::new("/usr/bin")));
-        places.map(|root| root.join(&name)).collect()
+        if roots.is_empty() { vec!["/usr/bin".into()] } else { roots.clone() }
     }
 
-    /// Does `then` with those of the targets that have an emulator on this host, and where it is.
+    /// Where the emulator of a target may be.
+    fn places(&self, target: &str) -> Vec<PathBuf> {
+        let name = format!("qemu-system-{target}");
+        self.emulator_roots().into_iter().map(|root| root.join(&name)).collect()
+    }
+
+    /// Does `then` with those of the targets that have an emulator on this host, and where it is. When a directory does not
+    /// answer, nobody knows what is in it, nor which emulator comes first: that is an error, and not a host without.
     pub(super) fn with_installed(
         &mut self,
         targets: impl IntoIterator<Item = &'static str>,
-        then: impl FnOnce(&mut Control, Vec<(&'static str, String)>) + 'static,
+        then: impl FnOnce(&mut Control, Result<Vec<(&'static str, String)>, Error>) + 'static,
     ) {
         let wanted: Vec<_> = targets.into_iter().map(|target| (target, self.places(target))).collect();
         let look = move || {
             let found = |places: Vec<PathBuf>| places.into_iter().find(|path| path.exists()).map(|path| shown(&path));
             wanted.into_iter().filter_map(|(target, places)| Some((target, found(places)?))).collect()
         };
-        self.look_within(LOOKING, look, |control, found: Option<_>| then(control, found.unwrap_or_default()));
+        let roots = self.emulator_roots();
+        self.look_within(LOOKING, look, move |control, found: Option<_>| {
+            then(control, found.ok_or_else(|| errors::emulators_unseen(&roots, LOOKING)));
+        });
     }
 
     /// Does `then` with where the emulator of a target is, or would be.
-    pub(super) fn with_emulator(&mut self, target: &'static str, then: impl FnOnce(&mut Control, String) + 'static) {
+    pub(super) fn with_emulator(
+        &mut self,
+        target: &'static str,
+        then: impl FnOnce(&mut Control, Result<String, Error>) + 'static,
+    ) {
         let otherwise = self.places(target).first().map(|path| shown(path)).unwrap_or_default();
         self.with_installed([target], move |control, found| {
-            let emulator = found.into_iter().next().map_or(otherwise, |(_, emulator)| emulator);
-            then(control, emulator);
+            let first = |found: Vec<(_, String)>| found.into_iter().next().map_or(otherwise, |(_, emulator)| emulator);
+            then(control, found.map(first));
         });
     }
 
     /// Does `then` with what the emulator of a target can do.
     pub(super) fn with_abilities_of(&mut self, target: &'static str, then: Then<Known>) {
-        self.with_emulator(target, move |control, emulator| control.with_abilities(&emulator, then));
+        self.with_emulator(target, move |control, emulator| match emulator {
+            Ok(emulator) => control.with_abilities(&emulator, then),
+            Err(error) => then(control, Err(error)),
+        });
     }
 
     /// Does `then` with what an emulator can do, asking it first if that is not known.

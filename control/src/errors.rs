@@ -1,5 +1,7 @@
 //! What clients are told: libvirt's codes and texts where its clients test them, the chain of causes, what to do.
 
+use std::path::PathBuf;
+
 use api::{Error, ErrorCode, ErrorDomain};
 use ipc::budget::OverBudget;
 use supervisor::protocol::Failure;
@@ -134,10 +136,22 @@ pub fn half_changed(name: &str, stands: &str, error: Error) -> Error {
     error.with_hint(hint)
 }
 
+/// Advice about a disk with emulators that does not answer.
+const DISK_OF_EMULATORS: &str = "see that the file server or the disk answers, then try again";
+
 /// The disk that an emulator is on does not answer.
 pub fn emulator_unseen(emulator: &str, waited: std::time::Duration) -> Error {
-    let why = format!("the disk that it is on has not answered within {} s", waited.as_secs());
-    emulator_refused(&Refusal::Emulator { path: emulator.into(), why })
+    let cause = format!("the disk that it is on has not answered within {} s", waited.as_secs());
+    qemu(ErrorCode::OPERATION_TIMEOUT, format!("cannot look at the emulator '{emulator}'"))
+        .with_cause_text(&cause)
+        .with_hint(DISK_OF_EMULATORS)
+}
+
+/// A disk that emulators may be on does not answer.
+pub fn emulators_unseen(roots: &[PathBuf], waited: std::time::Duration) -> Error {
+    let roots: Vec<String> = roots.iter().map(|root| format!("'{}'", root.display())).collect();
+    let cause = format!("one of {} has not answered within {} s", roots.join(", "), waited.as_secs());
+    qemu(ErrorCode::OPERATION_TIMEOUT, "cannot look for emulators").with_cause_text(&cause).with_hint(DISK_OF_EMULATORS)
 }
 
 /// The launcher refused something that a guest needs.

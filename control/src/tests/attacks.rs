@@ -419,6 +419,40 @@ fn a_change_of_a_definition_whose_event_control_did_not_live_to_write_is_reporte
 }
 
 #[test]
+fn a_disk_with_emulators_that_hangs_is_not_a_host_without_emulators() {
+    let (mut bed, client) = with_a();
+    let capabilities = Call::ConnectGetCapabilities(remote::ConnectGetCapabilitiesArgs);
+    let version = Call::ConnectGetVersion(remote::ConnectGetVersionArgs);
+    let domain_capabilities = Call::ConnectGetDomainCapabilities(remote::ConnectGetDomainCapabilitiesArgs {
+        emulatorbin: None,
+        arch: None,
+        machine: None,
+        virttype: None,
+        flags: NO_FLAGS,
+    });
+    let (release, hang) = channel::<()>();
+    let hang = Arc::new(Mutex::new(hang));
+    for _ in 0..ipc::budget::Allowances::default().looks.all {
+        let hang = Arc::clone(&hang);
+        let hangs = move || {
+            let _ = hang.lock().unwrap().recv();
+        };
+        bed.control.look_within(AGES * 2, hangs, |_, _| {});
+    }
+    let calls = [capabilities.clone(), version, domain_capabilities].map(|call| bed.call(client, &call));
+    bed.until(|bed| bed.control.server.held(Resource::Calls) == calls.len());
+    bed.put_forward(Duration::from_secs(11));
+    for call in calls {
+        let error = bed.answered(client, call).unwrap_err();
+        assert_eq!(error.code, ErrorCode::OPERATION_TIMEOUT, "{}", error.full_text());
+        assert!(error.full_text().contains("emulators'"), "the place is named: {}", error.full_text());
+    }
+    drop(release);
+    bed.rest();
+    bed.ask(client, &capabilities).unwrap();
+}
+
+#[test]
 fn what_an_unheard_supervisor_has_not_told_is_unknown_and_not_absent() {
     let (mut bed, _) = with_running_a();
     bed.process("a").stopped = true;

@@ -261,6 +261,13 @@ impl Bed {
         self.until(|bed| !bed.control.store.is_busy());
     }
 
+    /// Turns until each client that control has accepted is greeted: a clock that is put forward between the two makes it look
+    /// as if it were silent.
+    #[track_caller]
+    pub fn clients_are_greeted(&mut self) {
+        self.until(|bed| !bed.control.doors.is_empty() || bed.clients.iter().all(|client| client.greeted));
+    }
+
     fn turn(&mut self) -> bool {
         let mut events = Events::with_capacity(64);
         self.control.settle().unwrap();

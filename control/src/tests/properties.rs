@@ -155,6 +155,7 @@ impl World {
             }
             Step::Later(seconds) => {
                 self.bed.disks_answer();
+                self.bed.clients_are_greeted();
                 self.bed.put_forward(Duration::from_secs(seconds));
                 self.bed.turns(2);
             }

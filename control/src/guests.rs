@@ -289,14 +289,15 @@ impl Control {
         let path = self.instance.guest_event_log(id);
         let read = move |_: &mut store::Lines| read_log(&path);
         self.hand_within(store::of_lines, LOG_PATIENCE, read, move |control, read| {
-            match read {
-                Some(Ok(log)) => control.with_in_hand(id, |control| control.take_logged(id, &log)),
-                Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
-                unread => {
-                    let why = unread.and_then(Result::err).map_or("its disk does not answer".into(), |e| e.to_string());
-                    tracing::warn!(run = id, "its log cannot be read, some of its events are lost: {why}");
-                    control.leave_gap();
-                }
+            // A log that is not there is a loss too: the launcher makes one with every run.
+            let loss = match read {
+                Some(Ok(log)) => control.with_in_hand(id, |control| control.take_logged(id, &log)).err(),
+                Some(Err(error)) => Some(error.to_string()),
+                None => Some("its disk does not answer".into()),
+            };
+            if let Some(why) = loss {
+                tracing::warn!(run = id, "its log cannot be read, some of its events are lost: {why}");
+                control.leave_gap();
             }
             control.close_books(id, how.as_deref());
         });
@@ -368,14 +369,16 @@ impl Control {
         self.redial_later(id);
     }
 
-    fn take_logged(&mut self, id: u32, log: &[u8]) {
-        let Ok(log) = supervisor::events::read(log) else { return };
-        if log.invalid > 0 || log.truncated {
-            let (invalid, truncated) = (log.invalid, log.truncated);
-            tracing::warn!(run = id, "of its log {invalid} lines are invalid, truncated: {truncated}");
-        }
+    /// Takes over what a log has. An error says why that may not be all.
+    fn take_logged(&mut self, id: u32, log: &[u8]) -> Result<(), String> {
+        let log = supervisor::events::read(log).map_err(|error| error.to_string())?;
         for what in log.entries {
             self.take_recorded(id, what);
+        }
+        match (log.invalid, log.truncated) {
+            (0, false) => Ok(()),
+            (invalid, false) => Err(format!("{invalid} of its lines are invalid")),
+            (invalid, true) => Err(format!("it is too long, and {invalid} of the lines that were read are invalid")),
         }
     }
 }

@@ -453,6 +453,33 @@ fn a_disk_with_emulators_that_hangs_is_not_a_host_without_emulators() {
 }
 
 #[test]
+fn a_dead_run_whose_log_is_not_whole_has_lost_events() {
+    for log in ["whole", "missing", "torn"] {
+        let (mut bed, _) = with_running_a();
+        let since = bed.control.journal.next_sequence() - 1;
+        bed.launcher.dials = Manner::Refuse;
+        bed.process("a").hang_up();
+        bed.rest();
+        bed.process("a").report(Kind::SUSPENDED_PAUSED, State::PAUSED_USER);
+        let run = bed.run("a");
+        let path = bed.instance().guest_event_log(run);
+        match log {
+            "missing" => std::fs::remove_file(path).unwrap(),
+            "torn" => std::fs::write(&path, &std::fs::read(&path).unwrap()[..150]).unwrap(),
+            _ => {}
+        }
+        bed.launcher.die(run);
+        bed.rest();
+        let client = bed.client();
+        let Ok(Reply::BulkheadEventsSubscribe(ret)) = bed.ask(client, &subscribe(Some(since))) else { panic!() };
+        let stopped = (LifecycleEvent::Stopped as i32, StoppedDetail::Crashed as i32);
+        let suspended = (LifecycleEvent::Suspended as i32, 0);
+        let expected = if log == "whole" { vec![suspended, stopped] } else { vec![stopped] };
+        assert_eq!((ret.lost, bed.heard(client, "a")), (log != "whole", expected), "{log}");
+    }
+}
+
+#[test]
 fn what_an_unheard_supervisor_has_not_told_is_unknown_and_not_absent() {
     let (mut bed, _) = with_running_a();
     bed.process("a").stopped = true;

@@ -125,9 +125,13 @@ pub fn disk_silent(doing: &str, name: &str, waited: std::time::Duration) -> Erro
 
 /// The disk with the definitions has so much to do for a user that it gets no more.
 pub fn disk_behind(doing: &str, name: &str, over: OverBudget) -> Error {
-    qemu(ErrorCode::OPERATION_TIMEOUT, format!("cannot {doing} domain '{name}'"))
-        .with_cause(over)
-        .with_hint("the disk with the definitions does not answer; calls that need no disk are served")
+    let hint = match over {
+        OverBudget::User { .. } => "the disk with the definitions does not answer; calls that need no disk are served",
+        OverBudget::All { .. } => {
+            "the users of this host ask more of the disk with the definitions than it has done yet; try again"
+        }
+    };
+    qemu(ErrorCode::OPERATION_TIMEOUT, format!("cannot {doing} domain '{name}'")).with_cause(over).with_hint(hint)
 }
 
 /// One half of a change was made and the other was not.

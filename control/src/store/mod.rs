@@ -333,13 +333,17 @@ impl Control {
 
     /// A place among its user's jobs for the definitions' thread, for a call that is about to have work for it. A disk that
     /// hangs keeps the place when the call has long been answered: so nobody piles up jobs there, and a user that has none
-    /// left still has every call that needs no disk.
+    /// left still has every call that needs no disk. Who holds none always gets one, whatever the others hold.
     ///
     /// # Errors
-    /// When the user has no place left.
+    /// When the user has places and gets no more.
     pub(super) fn disk_job(&mut self, doing: &'static str, name: &str) -> Result<DiskJob, Error> {
         let budget = self.acting_for.clone().unwrap_or_else(|| self.server.own_budget());
-        let place = budget.take(Resource::Disk, 1).map_err(|over| errors::disk_behind(doing, name, over))?;
+        let place = match budget.take(Resource::Disk, 1) {
+            Ok(place) => place,
+            Err(_) if budget.held(Resource::Disk) == 0 => budget.take_anyway(Resource::Disk, 1),
+            Err(over) => return Err(errors::disk_behind(doing, name, over)),
+        };
         Ok(DiskJob { doing, name: name.to_owned(), place })
     }
 

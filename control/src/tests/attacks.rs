@@ -224,6 +224,26 @@ fn calls_on_a_hung_disk_are_bounded_and_answered() {
 }
 
 #[test]
+fn a_user_without_jobs_for_the_disk_gets_one_whatever_others_hold() {
+    let (mut bed, _) = with_a();
+    let disk = ipc::budget::Allowances::default().disk;
+    let mut full = |uid| bed.control.server.budget_of(uid).take(Resource::Disk, disk.each);
+    let held: Vec<_> = (5000..5100).map_while(|uid| full(uid).ok()).collect();
+    assert_eq!(bed.control.server.held(Resource::Disk), disk.unreserved());
+    let user = bed.stranger(4711);
+    bed.ask(user, &dump("a")).unwrap();
+    // One, and no more: its disk is silent now.
+    let release = hang(&mut bed, store::of_definitions);
+    let (first, second) = (bed.call(user, &dump("a")), bed.call(user, &dump("a")));
+    let error = bed.answered(user, second).unwrap_err();
+    let text = error.full_text();
+    assert!(text.contains("all users together") && !text.contains("does not answer"), "{text}");
+    drop(release);
+    bed.answered(user, first).unwrap();
+    drop(held);
+}
+
+#[test]
 fn a_guest_that_was_autostarted_and_stopped_stays_off_whenever_control_dies() {
     let names = ["a", "b", "c", "d", "e"];
     let (mut bed, client) = with_a();

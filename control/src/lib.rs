@@ -268,7 +268,7 @@ pub fn run(mode: Mode, idle_timeout: Option<u32>) -> Result<(), ControlError> {
     authority::give_up_power(&loaded.instance)?;
     let mut control = Control::new(&poll, inherited, loaded)?;
     let left = control.run(&mut poll);
-    control.store.finish();
+    control.leave();
     left
 }
 

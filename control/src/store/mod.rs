@@ -45,6 +45,8 @@ type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
 /// A thread and what it works on. It ends when this is dropped and its work is done.
 pub struct Worker<S> {
     jobs: Sender<Job<S>>,
+    /// How much it has been given.
+    added: Cell<u64>,
 }
 
 impl<S: Send + 'static> Worker<S> {
@@ -59,10 +61,11 @@ impl<S: Send + 'static> Worker<S> {
             let _ = ended.send(());
         };
         thread::Builder::new().name(name.into()).stack_size(STACK).spawn(work)?;
-        Ok(Worker { jobs })
+        Ok(Worker { jobs, added: Cell::new(0) })
     }
 
     fn add(&self, job: Job<S>) {
+        self.added.set(self.added.get() + 1);
         if self.jobs.send(job).is_err() {
             // A thread ends only with the process.
             tracing::error!("a thread of the store is gone");
@@ -131,11 +134,10 @@ impl Store {
         })
     }
 
-    /// Waits until the threads have done their work, at most `LEAVING`: a disk may be stuck.
-    pub fn finish(self) {
+    /// Waits until the threads have done their work, but no longer than this: a disk may be stuck.
+    fn finish(self, until: Instant) {
         let Store { definitions, lines, ended, .. } = self;
         drop((definitions, lines));
-        let until = Instant::now() + LEAVING;
         for _ in 0..WRITERS {
             match ended.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(()) => {}
@@ -298,11 +300,51 @@ impl Control {
     /// Runs the continuations of work that is done.
     pub(super) fn hear_store(&mut self) {
         while let Ok(number) = self.store.done.try_recv() {
-            if let Some(then) = self.store.waiting.remove(&number) {
-                then(self, ());
-            }
+            self.work_done(number);
         }
         self.store.looks.go_on();
+    }
+
+    fn work_done(&mut self, number: u64) {
+        if let Some(then) = self.store.waiting.remove(&number) {
+            then(self, ());
+        }
+    }
+
+    /// The store's part of leaving: what has been begun comes to its end, unless a disk is stuck.
+    pub(super) fn leave(mut self) {
+        let until = Instant::now() + LEAVING;
+        self.finish_changes(until);
+        self.store.finish(until);
+    }
+
+    /// Takes no more calls, and waits until nothing is left of those that the threads work for. A definition that is being
+    /// changed gets its event: control's note of the change ends with the launcher, so the next control would not report it.
+    pub(super) fn finish_changes(&mut self, until: Instant) {
+        self.server.pause_listening();
+        self.finish_thread(of_definitions, until);
+        // Behind the lines that this has brought.
+        self.finish_thread(of_lines, until);
+        self.server.flush(self.now());
+    }
+
+    /// Runs the continuations of a thread's work until it has none left, also none that a continuation has given it.
+    fn finish_thread<S: Send + 'static>(&mut self, place: Place<S>, until: Instant) {
+        loop {
+            let last = Rc::new(Cell::new(false));
+            let reached = Rc::clone(&last);
+            self.hand(place, |_| (), move |_, ()| reached.set(true));
+            let added = place(&self.store).added.get();
+            while !last.get() {
+                match self.store.done.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                    Ok(number) => self.work_done(number),
+                    Err(_) => return,
+                }
+            }
+            if place(&self.store).added.get() == added {
+                return;
+            }
+        }
     }
 
     /// A call that is answered with `late` unless something else comes first.

@@ -1,8 +1,11 @@
 //! What disks, supervisors and deaths at bad moments may not do.
 
-use std::sync::{
-    Arc, Mutex,
-    mpsc::{Sender, channel},
+use std::{
+    sync::{
+        Arc, Mutex,
+        mpsc::{Sender, channel},
+    },
+    time::Instant,
 };
 
 use api::consts::{MetadataType, ModificationImpact};
@@ -497,6 +500,37 @@ fn a_dead_run_whose_log_is_not_whole_has_lost_events() {
         let expected = if log == "whole" { vec![suspended, stopped] } else { vec![stopped] };
         assert_eq!((ret.lost, bed.heard(client, "a")), (log != "whole", expected), "{log}");
     }
+}
+
+#[test]
+fn a_definition_that_is_being_changed_when_control_leaves_gets_its_event() {
+    let (mut bed, client) = with_a();
+    let Ok(Reply::BulkheadEventsSubscribe(before)) = bed.ask(client, &subscribe(None)) else { panic!() };
+    let release = hang(&mut bed, store::of_definitions);
+    let defined = bed.call(client, &define("b"));
+    bed.until(|bed| bed.control.note.is_changing());
+    // From here on nobody hears the thread but what control does when it leaves.
+    drop(release);
+    bed.control.finish_changes(Instant::now() + Duration::from_secs(20));
+    bed.clients[client].turn();
+    bed.answer(client, defined).expect("an answer").unwrap();
+    assert_eq!(bed.heard(client, "b").len(), 1, "who listens is told");
+    bed.upgrade();
+    let client = bed.client();
+    let Ok(Reply::BulkheadEventsSubscribe(ret)) = bed.ask(client, &subscribe(Some(before.next - 1))) else { panic!() };
+    assert!(bed.instance().definitions_dir().join("b.xml").exists());
+    assert_eq!((ret.lost, bed.heard(client, "b").len()), (false, 1));
+}
+
+#[test]
+fn a_control_that_leaves_waits_for_no_stuck_disk() {
+    let (mut bed, client) = with_a();
+    let release = hang(&mut bed, store::of_definitions);
+    bed.call(client, &define("b"));
+    bed.until(|bed| bed.control.note.is_changing());
+    bed.control.finish_changes(Instant::now());
+    assert!(bed.control.note.is_changing());
+    drop(release);
 }
 
 #[test]

@@ -203,6 +203,12 @@ impl Bed {
         self.restart_at_once();
     }
 
+    /// The launcher has left, and another one starts another control: what the launcher kept for control is gone.
+    pub fn upgrade(&mut self) {
+        self.note = rustix::fs::memfd_create("in-hand", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        self.restart();
+    }
+
     /// Kills control before its threads have done what they have been given, and starts another.
     pub fn restart_at_once(&mut self) {
         let (launcher, theirs) = socket_pair();
@@ -660,7 +666,8 @@ impl Client {
         self.serial
     }
 
-    fn turn(&mut self) -> bool {
+    /// Sends what it has to send, and takes what has come.
+    pub fn turn(&mut self) -> bool {
         let _ = self.conn.flush();
         let mut moved = false;
         loop {

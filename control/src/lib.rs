@@ -75,7 +75,7 @@ use self::{
     note::Note,
     start::Starting,
     store::{
-        Lines, Store,
+        Lines, Store, Turn,
         definitions::{self, Definitions, StoreError, Summary},
         journal::{Journal, Opened},
     },
@@ -261,6 +261,7 @@ pub fn run(mode: Mode, idle_timeout: Option<u32>) -> Result<(), ControlError> {
     if let Some(seconds) = idle_timeout {
         config.idle_timeout = Duration::from_secs(seconds.into());
     }
+    let _turn = Turn::take(instance.journal().parent().unwrap_or(instance.runtime_dir()));
     let definitions = Definitions::load(&instance.definitions_dir())?;
     let journal = Journal::open(&instance.journal()).map_err(ControlError::Journal)?;
     let loaded = Loaded { instance, config, definitions, journal, host: host::Host::read(), limits: limits() };

@@ -208,6 +208,8 @@ fn controls_descriptors(guests: usize) -> Vec<(String, usize)> {
         // Two listeners, the channel to the launcher, one to each guest's supervisor, and one client: this test.
         ("rw socket", 3 + guests + 1),
         ("w LOG/qemud.log", 1),
+        // Locked, so that the next control waits for what this one still writes.
+        ("r RUN/journal", 1),
         ("w RUN/journal/events", 1),
     ]
     .map(|(what, count)| (what.to_owned(), count))

@@ -10,6 +10,7 @@ pub mod definitions;
 pub mod journal;
 mod lines;
 mod looks;
+mod turn;
 
 use std::{
     cell::Cell,
@@ -27,6 +28,7 @@ use std::{
 use api::{Error, Reply};
 pub use lines::{Condition, Lines};
 use mio::Waker;
+pub use turn::Turn;
 
 use super::{Control, Then, driver::Asked, errors};
 use definitions::Definitions;

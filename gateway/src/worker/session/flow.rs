@@ -1,6 +1,10 @@
 //! The events of a session: what the driver is asked for, and what goes on to the client.
 
-use std::{mem, os::fd::OwnedFd};
+use std::{
+    mem,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 use api::{Call, Error, Event, Reply, bulkhead, remote};
 use libclient::driven::Done;
@@ -30,7 +34,14 @@ pub(super) struct Flow {
     pub(super) subscribing: bool,
     /// The driver has been asked for events in this session.
     pub(super) used: bool,
+    /// Events are missing between those that it was sent, and it has not been told.
+    skipped: bool,
+    /// When it was told of that last.
+    told_skipped: Option<Instant>,
 }
+
+/// A client is told of gaps no more often.
+const BETWEEN_GAPS: Duration = Duration::from_secs(10);
 
 impl Session {
     pub(super) fn wants_events(&self) -> bool {
@@ -125,10 +136,12 @@ impl Session {
                 |cursor: &mut Option<Cursor>| cursor.as_mut().map_or(Passage::Repeated, |cursor| cursor.pass(sequence));
             let registrations = pass(&mut self.flow.registrations);
             let client = pass(&mut self.flow.client);
-            if [registrations, client].contains(&Passage::AfterGap) {
+            // A client that counts sees the gap in the numbers.
+            if registrations == Passage::AfterGap {
                 tracing::warn!("events are missing: {} skipped some before {sequence}", self.link.daemon());
-                self.report_missed()?;
+                self.flow.skipped = true;
             }
+            self.tell_skipped()?;
             if registrations != Passage::Repeated {
                 for message in self.registrations.messages(&event) {
                     self.conn.queue_event(&message)?;
@@ -137,6 +150,17 @@ impl Session {
             if client != Passage::Repeated {
                 self.conn.queue_event(&event)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Tells the client of gaps, but not again and again: it looks at everything anew when it is told, and a guest that causes
+    /// more events than it may leaves gaps without end.
+    fn tell_skipped(&mut self) -> Result<(), WireError> {
+        if self.flow.skipped && self.flow.told_skipped.is_none_or(|at| at.elapsed() >= BETWEEN_GAPS) {
+            self.flow.skipped = false;
+            self.flow.told_skipped = Some(Instant::now());
+            self.tell_closed(api::consts::CloseReason::Error)?;
         }
         Ok(())
     }

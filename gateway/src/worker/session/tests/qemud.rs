@@ -281,7 +281,7 @@ fn a_client_that_counts_from_another_log_gets_the_events_of_this_one() {
 }
 
 #[test]
-fn a_client_that_counts_events_is_cut_off_at_a_gap_between_them() {
+fn a_client_that_counts_events_sees_a_gap_between_them_in_the_numbers() {
     let mut rig = Rig::new();
     let mut qemud = open_qemud(&mut rig);
     counts(&mut rig, &mut qemud, Some(4), 9);
@@ -291,7 +291,7 @@ fn a_client_that_counts_events_is_cut_off_at_a_gap_between_them() {
     }
     assert_eq!(rig.events().len(), 3);
     qemud.event(11);
-    assert!(matches!(rig.pass(), Err(Over::Broken(_))));
+    assert_eq!(rig.events().len(), 1, "it goes on");
 }
 
 #[test]
@@ -304,7 +304,8 @@ fn a_gap_between_events_calls_the_close_callback_once() {
     qemud.subscription(&mut rig, 5);
     rig.pass().unwrap();
     rig.received();
-    for sequence in [5, 7, 8] {
+    // A second gap right behind the first, which a client that looks at everything anew need not be told.
+    for sequence in [5, 7, 8, 10] {
         qemud.event(sequence);
     }
     let events = rig.events();
@@ -314,6 +315,7 @@ fn a_gap_between_events_calls_the_close_callback_once() {
             [
                 Event::DomainEventCallbackLifecycle(_),
                 Event::ConnectEventConnectionClosed(remote::ConnectEventConnectionClosedMsg { reason: 0 }),
+                Event::DomainEventCallbackLifecycle(_),
                 Event::DomainEventCallbackLifecycle(_),
                 Event::DomainEventCallbackLifecycle(_),
             ]

@@ -78,8 +78,9 @@ fn each_status(mut show: impl FnMut(i32, &str)) -> io::Result<()> {
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        match fs::read_to_string(entry.path().join("status")) {
-            Ok(status) => show(pid, &status),
+        match fs::read(entry.path().join("status")) {
+            // A process calls itself what it likes.
+            Ok(status) => show(pid, &String::from_utf8_lossy(&status)),
             Err(error) if error.kind() == io::ErrorKind::NotFound || is_no_process(&error) => {}
             Err(error) => return Err(error),
         }
@@ -197,7 +198,8 @@ fn by_uid(uid: u32) -> Option<(OwnedFd, i32)> {
     let pid = looked.ok().and(found)?;
     let pidfd = sandbox::pidfd::open(pid).ok()?;
     // Once it is held, the pid is not another's.
-    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| is_it(&status)).then_some((pidfd, pid))
+    let again = fs::read(format!("/proc/{pid}/status"));
+    again.is_ok_and(|status| is_it(&String::from_utf8_lossy(&status))).then_some((pidfd, pid))
 }
 
 fn is_locked(path: &Path) -> io::Result<bool> {
@@ -226,7 +228,7 @@ pub fn dial(instance: &Instance, run: u32) -> Result<UnixStream, Errno> {
 mod tests {
     use super::*;
     use ipc::paths::Mode;
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::{ffi::OsStrExt, net::UnixListener};
 
     fn instance() -> (tempfile::TempDir, Instance) {
         let root = tempfile::tempdir().unwrap();
@@ -252,6 +254,22 @@ mod tests {
         assert!(uids_to_avoid(&survivors).unwrap().contains(&own));
         survivors[0].found.uid = Some(7);
         assert!(uids_to_avoid(&survivors).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_process_whose_name_is_no_text_hides_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join(std::ffi::OsStr::from_bytes(b"na\xffme"));
+        fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = std::process::Command::new(program).arg("100").spawn().unwrap();
+        let mut seen = HashSet::new();
+        let looked = each_status(|pid, status| {
+            seen.insert((pid, numbers(status, "Uid:").len()));
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        looked.unwrap();
+        assert!(seen.contains(&(i32::try_from(child.id()).unwrap(), 4)));
     }
 
     fn own() -> (i32, u64) {

@@ -33,8 +33,10 @@ use crate::{
     wait::{self, Deadline},
 };
 
-/// How long a daemon is started again for one connection: it may end for idleness just when we come, and again.
+/// How long a daemon is started again for one connection: it may end for idleness just when we come, and again. Between two
+/// starts is a rest that grows.
 const AGAIN: Duration = Duration::from_secs(10);
+const FIRST_REST: Duration = Duration::from_millis(1);
 /// How long a start may take: more than a cold disk needs.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Present when a service manager starts the system's daemon.
@@ -96,7 +98,7 @@ impl Dialer {
 
     fn reach<T>(&self, connect: impl Fn(&Path) -> Result<T, ConnectError>) -> Result<T> {
         let again = self.starter.as_ref().map(|starter| Deadline::after(Some(starter.again)));
-        let mut started = false;
+        let mut rest = Duration::ZERO;
         loop {
             let failure = match connect(&self.socket()) {
                 Ok(reached) => return Ok(reached),
@@ -104,10 +106,11 @@ impl Dialer {
             };
             // No daemon can be there, or would be good for more than a few guests.
             self.instance.check_paths().map_err(|failure| error::no_place(failure, self.instance.mode()))?;
-            let in_time = !started || again.is_some_and(|again| !again.passed());
+            let in_time = rest.is_zero() || again.is_some_and(|again| !again.passed());
             match &self.starter {
                 Some(starter) if in_time && is_absent(&failure) => {
-                    started = true;
+                    std::thread::sleep(rest);
+                    rest = (rest * 2).max(FIRST_REST);
                     starter.start(&self.instance)?;
                 }
                 _ => return Err(error::no_connection(failure, &self.instance, self.starter.is_some())),

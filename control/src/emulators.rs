@@ -248,6 +248,7 @@ impl Control {
         if let Some(error) = self.emulators.lookup_silent(&emulator, &identity, self.now()) {
             return then(self, Err(error));
         }
+        let then = self.in_the_same_name(then);
         let waiting = self.emulators.asking.entry(emulator.clone()).or_default();
         waiting.push(then);
         if waiting.len() == 1 {

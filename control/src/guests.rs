@@ -352,7 +352,15 @@ impl Control {
     pub(super) fn not_killed(&mut self, id: u32, why: &str) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let error = errors::not_killed(&guest.name, why);
-        for then in std::mem::take(&mut guest.on_end) {
+        // It may go on for long, and end by itself: that is no destroy then.
+        guest.destroyed = false;
+        let waiting = std::mem::take(&mut guest.on_end);
+        // Only a run that the registry does not know can be refused.
+        let _ = self.objects.not_ended(Run(id));
+        // How it is, its supervisor says when it is dialled.
+        self.drop_link(id);
+        self.redial_later(id);
+        for then in waiting {
             then(self, Err(error.clone()));
         }
     }
@@ -372,13 +380,16 @@ impl Control {
     /// Takes over what a log has. An error says why that may not be all.
     fn take_logged(&mut self, id: u32, log: &[u8]) -> Result<(), String> {
         let log = supervisor::events::read(log).map_err(|error| error.to_string())?;
+        let last = log.entries.last().map(Recorded::sequence).unwrap_or_default();
         for what in log.entries {
             self.take_recorded(id, what);
         }
-        match (log.invalid, log.truncated) {
-            (0, false) => Ok(()),
-            (invalid, false) => Err(format!("{invalid} of its lines are invalid")),
-            (invalid, true) => Err(format!("it is too long, and {invalid} of the lines that were read are invalid")),
+        // What is missing before a valid line shows in that one's number, and what came over the connection is not missing.
+        let heard = self.journal.seen(id).saturating_sub(last);
+        match (log.invalid_end > heard, log.truncated) {
+            (false, false) => Ok(()),
+            (true, false) => Err(format!("its last {} lines are invalid", log.invalid_end)),
+            (_, true) => Err("it is too long".into()),
         }
     }
 }

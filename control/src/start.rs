@@ -153,7 +153,7 @@ impl Control {
     }
 
     fn begin(&mut self, ticket: Ticket, name: String, then: Then<Started>) {
-        let (disks, on_end) = (Vec::new(), Vec::new());
+        let (disks, on_end, then) = (Vec::new(), Vec::new(), self.in_the_same_name(then));
         let starting = Starting { name, then: Some(then), disks, launching: false, unwanted: false, on_end };
         self.starts.insert(ticket, starting);
     }

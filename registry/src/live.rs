@@ -215,6 +215,14 @@ impl<T> Live<T> {
         };
     }
 
+    /// The run that was being ended cannot be.
+    pub(crate) fn not_ended(&mut self) {
+        self.inner = match std::mem::replace(&mut self.inner, Inner::Off) {
+            Inner::Ending(run, live) => Inner::Unknown(run, live),
+            other => other,
+        };
+    }
+
     /// The run is being ended, or has stopped.
     pub(crate) fn ending(&mut self) {
         self.inner = match std::mem::replace(&mut self.inner, Inner::Off) {

@@ -482,6 +482,12 @@ impl<K: Kind> Registry<K> {
         Ok(())
     }
 
+    /// The run that was being ended cannot be: it is unknown how it is.
+    pub fn not_ended(&mut self, run: Run) -> Result<(), Refusal> {
+        self.object_of(run)?.live.not_ended();
+        Ok(())
+    }
+
     /// The run itself has stopped, as its supervisor says; its processes may still be there. The event comes once.
     pub fn stopped(&mut self, run: Run, reason: i32, detail: StoppedDetail) -> Result<Vec<Effect>, Refusal> {
         let object = self.object_of(run)?;

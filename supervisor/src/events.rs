@@ -341,6 +341,8 @@ pub struct ReadLog {
     pub lost: u64,
     /// How many lines were passed over.
     pub invalid: u64,
+    /// How many of these are behind the last one with a number: nobody knows which numbers they had.
+    pub invalid_end: u64,
     /// The file is longer than is read.
     pub truncated: bool,
 }
@@ -364,8 +366,10 @@ pub fn read(source: impl Read) -> io::Result<ReadLog> {
         let what = Some(line).filter(|line| line.len() <= LINE_MAX).and_then(|line| serde_json::from_slice(line).ok());
         let Some(Line { what, .. }) = what.filter(|line: &Line| follows(last, line.what.sequence())) else {
             log.invalid = log.invalid.saturating_add(1);
+            log.invalid_end = log.invalid_end.saturating_add(1);
             continue;
         };
+        log.invalid_end = 0;
         last = what.sequence();
         let (what, ring, kept) = match what {
             Recorded::Event(mut event) => {
@@ -590,7 +594,9 @@ mod tests {
             [line(1), line(u64::MAX), line(MAX_SEQUENCE + 1), line(2 + GAP_MAX), line(1), line(0), line(2), line(5)];
         let log = read(&*forged.concat()).unwrap();
         assert_eq!((sequences(&log), log.lost, log.invalid), (vec![1, 2, 5], 2, 5));
-        assert_eq!(read(&*line(u64::MAX)).unwrap(), ReadLog { invalid: 1, ..ReadLog::default() });
+        assert_eq!(read(&*line(u64::MAX)).unwrap(), ReadLog { invalid: 1, invalid_end: 1, ..ReadLog::default() });
+        let torn = read(&*[line(1), b"x\n".to_vec(), line(2), b"{\"seq".to_vec()].concat()).unwrap();
+        assert_eq!((torn.invalid, torn.invalid_end), (2, 1));
     }
 
     #[test]

@@ -70,8 +70,14 @@ impl Looks {
     pub fn go_on(&mut self) {
         for _ in 0..self.waiting.len() {
             let Some(waiting) = self.waiting.pop_front() else { return };
-            match waiting.budget.take(Resource::Looks, 1) {
+            let budget = &waiting.budget;
+            match budget.take(Resource::Looks, 1) {
                 Ok(charge) => self.begin(charge, waiting.look),
+                // Others can make a user wait for its second look, but not for its first.
+                Err(_) if budget.held(Resource::Looks) == 0 => {
+                    let charge = budget.take_anyway(Resource::Looks, 1);
+                    self.begin(charge, waiting.look);
+                }
                 Err(_) => self.waiting.push_back(waiting),
             }
         }

@@ -1,7 +1,14 @@
 //! One control after the other: a launcher that was killed leaves a control that still writes what its threads were given.
 //! What the next one has read before that, it would never know.
 
-use std::{fs::File, io, path::Path, sync::mpsc::channel, thread, time::Duration};
+use std::{
+    fs::File,
+    io,
+    path::Path,
+    sync::mpsc::{SendError, channel},
+    thread,
+    time::Duration,
+};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -33,12 +40,17 @@ impl Turn {
 /// None when somebody else holds it for too long.
 fn lock(dir: &Path, patience: Duration) -> io::Result<Option<File>> {
     let file = File::open(dir)?;
-    let (locked, waited) = channel();
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        return Ok(Some(file));
+    }
+    let (locked, waited) = channel::<io::Result<File>>();
     // The kernel has no lock that waits for a time, so a thread waits, and is left to itself if it takes too long.
     thread::Builder::new().name("turn".into()).spawn(move || {
         let held = flock(&file, FlockOperation::LockExclusive).map(|()| file).map_err(io::Error::from);
-        // Nobody may be waiting any more.
-        let _ = locked.send(held);
+        // Nobody may be waiting any more: the turn is this process's all the same, as long as it lives.
+        if let Err(SendError(Ok(file))) = locked.send(held) {
+            std::mem::forget(file);
+        }
     })?;
     waited.recv_timeout(patience).ok().transpose()
 }
@@ -51,12 +63,15 @@ mod tests {
     fn the_next_one_waits_for_an_earlier_one_and_not_for_ever() {
         let dir = tempfile::tempdir().unwrap();
         let earlier = lock(dir.path(), PATIENCE).unwrap().unwrap();
-        assert!(lock(dir.path(), Duration::from_millis(20)).unwrap().is_none());
         let next = thread::scope(|scope| {
             let next = scope.spawn(|| lock(dir.path(), PATIENCE));
             drop(earlier);
             next.join().unwrap()
         });
-        assert!(next.unwrap().is_some());
+        let next = next.unwrap().expect("its turn");
+        assert!(lock(dir.path(), Duration::from_millis(20)).unwrap().is_none());
+        drop(next);
+        // The one that went on without it has it now.
+        assert!(lock(dir.path(), Duration::from_millis(20)).unwrap().is_none());
     }
 }

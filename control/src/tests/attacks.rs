@@ -195,6 +195,27 @@ fn whose_looks_all_hang_waits_for_them_alone() {
 }
 
 #[test]
+fn a_guest_that_cannot_be_killed_is_as_it_was() {
+    let (mut bed, client) = with_running_a();
+    bed.process("a").stopped = true;
+    bed.launcher.kills = Manner::Refuse;
+    let ended = bed.call(client, &destroy("a"));
+    bed.until(|bed| {
+        bed.put_forward(Duration::from_secs(1));
+        bed.clients[client].answers.contains_key(&ended)
+    });
+    let error = bed.answer(client, ended).unwrap().unwrap_err();
+    assert!(error.full_text().contains("the script says so"), "{error:?}");
+    bed.process("a").stopped = false;
+    bed.later(Duration::from_secs(30));
+    assert_eq!(bed.state("a"), DomainState::Running);
+    bed.ask(client, &suspend("a")).unwrap();
+    bed.launcher.kills = Manner::Well;
+    bed.ask(client, &destroy("a")).unwrap();
+    assert_eq!(bed.state("a"), DomainState::Shutoff);
+}
+
+#[test]
 fn calls_on_a_hung_disk_are_bounded_and_answered() {
     let (mut bed, owner) = with_a();
     bed.ask(owner, &create("b")).unwrap();

@@ -401,6 +401,10 @@ impl Launcher {
             match manner {
                 Manner::Well => self.work(message.serial, message.value, message.fds),
                 Manner::Later => self.held.push((message.serial, message.value, message.fds)),
+                Manner::Refuse if matches!(message.value, ToLauncher::Kill { .. }) => {
+                    let ToLauncher::Kill { run } = message.value else { continue };
+                    self.say(0, &FromLauncher::NotKilled { run, why: "the script says so".into() }, Vec::new());
+                }
                 Manner::Refuse => {
                     let refusal = Refusal::Spawn { cause: "the script says so".into() };
                     self.say(message.serial, &FromLauncher::Failed(refusal), Vec::new());

@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
@@ -36,7 +36,7 @@ use crate::{
 /// How long a daemon is started again for one connection: it may end for idleness just when we come, and again. Between two
 /// starts is a rest that grows.
 const AGAIN: Duration = Duration::from_secs(10);
-const FIRST_REST: Duration = Duration::from_millis(1);
+const RESTS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(500));
 /// How long a start may take: more than a cold disk needs.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Present when a service manager starts the system's daemon.
@@ -109,12 +109,22 @@ impl Dialer {
             let in_time = rest.is_zero() || again.is_some_and(|again| !again.passed());
             match &self.starter {
                 Some(starter) if in_time && is_absent(&failure) => {
-                    std::thread::sleep(rest);
-                    rest = (rest * 2).max(FIRST_REST);
+                    self.rest(rest);
+                    rest = (rest * 2).clamp(RESTS.0, RESTS.1);
                     starter.start(&self.instance)?;
                 }
                 _ => return Err(error::no_connection(failure, &self.instance, self.starter.is_some())),
             }
+        }
+    }
+
+    /// Waits between two starts, or until a socket appears.
+    fn rest(&self, time: Duration) {
+        if !time.is_zero()
+            && let Some(news) = self.notice()
+        {
+            // Without the wait the next start comes sooner, and no more.
+            let _ = wait::readable(news.as_fd(), Deadline::after(Some(time)));
         }
     }
 

@@ -145,7 +145,7 @@ impl Guest {
     }
 }
 
-/// What those are told who wait for the end of a run: that it is over, or why it cannot be ended.
+/// The answer to a call that waits for the end of a run: it is over, or this is why it cannot be ended.
 pub type Ended = Result<(), api::Error>;
 
 impl Control {
@@ -348,7 +348,7 @@ impl Control {
         }
     }
 
-    /// The launcher cannot kill a run: who waits for its end is told so.
+    /// The launcher cannot kill a run: fails the calls that wait for its end.
     pub(super) fn not_killed(&mut self, id: u32, why: &str) {
         let Some(guest) = self.guests.get_mut(&id) else { return };
         let error = errors::not_killed(&guest.name, why);

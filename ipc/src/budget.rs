@@ -334,6 +334,23 @@ impl UserBudget {
         Charge { account: Arc::clone(&self.0), resource, amount }
     }
 
+    /// Takes one of a resource that others may have used up: a user that holds none gets one, as long as all together hold less
+    /// than `most`, because somebody may have many users; a privileged one gets as many as are reserved.
+    ///
+    /// # Errors
+    /// As [`UserBudget::take`].
+    pub fn take_first(&self, resource: Resource, most: usize) -> Result<Charge, OverBudget> {
+        self.take(resource, 1).or_else(|over| {
+            let held = self.held(resource);
+            let due = if self.is_privileged() {
+                held < self.0.shared.allowances.of(resource).reserved
+            } else {
+                held == 0 && self.0.shared.all.get(resource) < most
+            };
+            if due { Ok(self.take_anyway(resource, 1)) } else { Err(over) }
+        })
+    }
+
     /// What the user holds.
     #[must_use]
     pub fn held(&self, resource: Resource) -> usize {

@@ -29,8 +29,8 @@ pub fn until_ready(poll: &mut Poll, events: &mut Events, look: &Look, wait: Opti
     }
 }
 
-/// Whether the peer of a stream socket has closed its end, or the socket is broken: nobody is there who could be told
-/// anything. Asked of the kernel, without reading. Half a hang-up is not one.
+/// Whether the peer of a stream socket has closed its end, or the socket is broken: nothing that is sent now can
+/// arrive. Asked of the kernel, without reading. Half a hang-up is not one.
 pub fn hung_up(socket: &impl AsFd) -> bool {
     // A hang-up is told unasked.
     let mut fds = [PollFd::new(socket, PollFlags::empty())];

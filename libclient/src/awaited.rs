@@ -8,7 +8,7 @@ use std::{
 /// Longer than anything that a test waits for, so that a hang fails instead of hanging.
 const LONG: Duration = Duration::from_secs(30);
 
-/// A value behind a lock. Whoever waits for it looks again after each change.
+/// A value behind a lock. A waiter checks it again after each change.
 #[derive(Default)]
 pub(crate) struct Awaited<T> {
     value: Mutex<T>,

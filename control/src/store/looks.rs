@@ -17,6 +17,9 @@ use ipc::budget::{Charge, Resource, UserBudget};
 
 use super::{EndsWithThread, STACK};
 
+/// Looks under way, and threads, up to which a user that has none gets one.
+const FIRST_LOOKS: usize = 128;
+
 /// Looks, and returns what tells the loop of it.
 pub type Look = Box<dyn FnOnce() -> Told + Send>;
 /// Tells the loop what a look has found.
@@ -70,14 +73,9 @@ impl Looks {
     pub fn go_on(&mut self) {
         for _ in 0..self.waiting.len() {
             let Some(waiting) = self.waiting.pop_front() else { return };
-            let budget = &waiting.budget;
-            match budget.take(Resource::Looks, 1) {
+            // Others can make a user wait for its second look, but not for its first.
+            match waiting.budget.take_first(Resource::Looks, FIRST_LOOKS) {
                 Ok(charge) => self.begin(charge, waiting.look),
-                // Others can make a user wait for its second look, but not for its first.
-                Err(_) if budget.held(Resource::Looks) == 0 => {
-                    let charge = budget.take_anyway(Resource::Looks, 1);
-                    self.begin(charge, waiting.look);
-                }
                 Err(_) => self.waiting.push_back(waiting),
             }
         }

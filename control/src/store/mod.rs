@@ -2,9 +2,9 @@
 //! files that clients hand over.
 //!
 //! Control's loop waits for nothing: definitions and journal have a thread each, which does one job after another, and files
-//! that may be anywhere have a thread for each look, as many as its user's budget allows ([`looks`]). All answer through the loop's waker. A disk that
-//! does not answer delays only the calls that need it, and each of those ends by a deadline. The threads speak with no client
-//! and touch no state of the loop; Landlock and seccomp hold them as they hold the loop.
+//! that may be anywhere have a thread for each look, as many as its user's budget allows ([`looks`]). All answer through the
+//! loop's waker. A disk that does not answer delays only the calls that need it, and each of those ends by a deadline. The
+//! threads speak with no client and touch no state of the loop; Landlock and seccomp hold them as they hold the loop.
 
 pub mod definitions;
 pub mod journal;
@@ -37,6 +37,8 @@ use looks::{Looks, Told};
 
 /// How long a call waits for a disk.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Jobs for the disk up to which a user that has none gets one.
+const FIRST_JOBS: usize = 8192;
 /// How long a control that leaves waits for its threads to write.
 const LEAVING: Duration = Duration::from_secs(5);
 /// A document of the deepest nesting fits several times.
@@ -383,11 +385,8 @@ impl Control {
     /// When the user has places and gets no more.
     pub(super) fn disk_job(&mut self, doing: &'static str, name: &str) -> Result<DiskJob, Error> {
         let budget = self.acting_for.clone().unwrap_or_else(|| self.server.own_budget());
-        let place = match budget.take(Resource::Disk, 1) {
-            Ok(place) => place,
-            Err(_) if budget.held(Resource::Disk) == 0 => budget.take_anyway(Resource::Disk, 1),
-            Err(over) => return Err(errors::disk_behind(doing, name, over)),
-        };
+        let place = budget.take_first(Resource::Disk, FIRST_JOBS);
+        let place = place.map_err(|over| errors::disk_behind(doing, name, over))?;
         Ok(DiskJob { doing, name: name.to_owned(), place })
     }
 

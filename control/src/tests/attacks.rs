@@ -195,6 +195,28 @@ fn whose_looks_all_hang_waits_for_them_alone() {
 }
 
 #[test]
+fn many_users_whose_looks_hang_have_no_threads_without_end_and_root_has_its_own() {
+    let (mut bed, client) = with_a();
+    let (release, hang) = channel::<()>();
+    let hang = Arc::new(Mutex::new(hang));
+    for uid in 10_000..10_400 {
+        bed.control.acting_for = Some(bed.control.server.budget_of(uid));
+        let hang = Arc::clone(&hang);
+        let hangs = move || {
+            let _ = hang.lock().unwrap().recv();
+        };
+        bed.control.look_within(store::PATIENCE, hangs, |_, _| {});
+    }
+    bed.control.acting_for = None;
+    assert_eq!(bed.control.server.held(Resource::Looks), 128);
+    let started = bed.call(client, &start("a"));
+    bed.answered(client, started).unwrap();
+    drop(release);
+    bed.rest();
+    assert_eq!(bed.control.server.held(Resource::Looks), 0);
+}
+
+#[test]
 fn a_guest_that_cannot_be_killed_is_as_it_was() {
     let (mut bed, client) = with_running_a();
     bed.process("a").stopped = true;

@@ -153,7 +153,7 @@ fn is_no_process(error: &io::Error) -> bool {
 }
 
 /// Without a usable record: a supervisor that takes a connection is named by the kernel, and one that has its event log
-/// locked lives, whoever it is; a uid of its own names it.
+/// locked is alive; if its guest has a uid of its own, that uid identifies it.
 fn by_traces(instance: &Instance, run: u32, uid: Option<u32>) -> Verdict {
     match dial(instance, run) {
         Ok(socket) => return by_peer(&socket),

@@ -114,8 +114,8 @@ fn numbers(
     (follower, warned): (&Follower, bool),
     known: &BTreeMap<String, Definition>,
 ) -> Vec<String> {
-    // A control that was killed while a definition changed reports a loss. The one who stays is warned of the first only, so
-    // where the others were is what the one who comes back was told.
+    // A control that was killed while a definition changed reports a loss. The listener that stays is warned only once, so
+    // the places of later losses come from the one that reconnects.
     let lost: &[u64] = if warned { &follower.lost_after } else { &[] };
     let mut wrong = events::gaps("the one who stays", first(events), events, lost);
     let from = first(&follower.heard);

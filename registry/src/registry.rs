@@ -303,7 +303,8 @@ impl<K: Kind> Registry<K> {
         let old = std::mem::replace(&mut object.name, new.clone());
         let found_meanwhile = object.run();
         if found_meanwhile.is_some() {
-            object.claim.get_or_insert_default().name = Some(old.clone());
+            // It was found under another name than the old one: that is still its own.
+            object.claim.get_or_insert_default().name.get_or_insert_with(|| old.clone());
         }
         object.definition = Some(definition);
         let come = event_of(object, LifecycleEvent::Defined, DefinedDetail::Renamed);

@@ -302,6 +302,17 @@ fn a_run_is_found_while_a_definition_is_written() {
 }
 
 #[test]
+fn a_run_found_under_another_name_keeps_it_through_a_renaming() {
+    let mut books = books();
+    define(&mut books, "a", 1);
+    let rename = books.begin_rename(&uuid(1), "b").unwrap();
+    books.adopt(found(4, 1, "c"), None);
+    books.commit_rename(rename, doc("b", 1)).unwrap();
+    define(&mut books, "c", 2);
+    assert_eq!(books.begin_start(&uuid(2), UP), Err(Refusal::ActiveAs("b".into())), "the run's own name is 'c'");
+}
+
+#[test]
 fn a_number_that_is_in_use_is_refused_and_the_start_stays_open() {
     let mut books = books();
     define(&mut books, "a", 1);

@@ -51,6 +51,8 @@ pub struct Object<K: Kind> {
     pub(crate) claim: Option<Claim>,
     /// The object was made for a run that could not have the identity it claims.
     pub(crate) stray: bool,
+    /// It was found as a run whose own name nobody knew.
+    pub(crate) nameless: bool,
 }
 
 impl<K: Kind> Object<K> {
@@ -66,6 +68,7 @@ impl<K: Kind> Object<K> {
             checkpoints: 0,
             claim: None,
             stray: false,
+            nameless: false,
         }
     }
 

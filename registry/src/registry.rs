@@ -304,7 +304,9 @@ impl<K: Kind> Registry<K> {
         let found_meanwhile = object.run();
         if found_meanwhile.is_some() {
             // It was found under another name than the old one: that is still its own.
-            object.claim.get_or_insert_default().name.get_or_insert_with(|| old.clone());
+            let claim = object.claim.get_or_insert_default();
+            claim.name.get_or_insert_with(|| old.clone());
+            claim.name.take_if(|name| *name == new);
         }
         object.definition = Some(definition);
         let come = event_of(object, LifecycleEvent::Defined, DefinedDetail::Renamed);
@@ -508,7 +510,7 @@ impl<K: Kind> Registry<K> {
         let mut effects = self.stopped(run, reason, detail)?;
         let object = self.object_of(run)?;
         let (live, uuid) = (object.live.gone(), object.uuid);
-        object.claim = None;
+        (object.claim, object.nameless) = (None, false);
         self.runs.remove(&run);
         self.claims.remove(&run);
         effects.push(Effect::RunGone { run, uuid });
@@ -529,6 +531,7 @@ impl<K: Kind> Registry<K> {
             Some(object) => object.name.clone(),
             None => self.shown_name(&found, &uuid),
         };
+        let nameless = found.name.is_none();
         let claim = Claim {
             uuid: found.uuid.filter(|claimed| *claimed != uuid),
             name: found.name.filter(|claimed| *claimed != name),
@@ -539,6 +542,7 @@ impl<K: Kind> Registry<K> {
         self.runs.insert(found.run, uuid);
         let object = self.insert(uuid, name);
         object.stray |= own.is_none();
+        object.nameless = nameless;
         object.claim = Some(claim).filter(|claim| *claim != Claim::default());
         // It is off: that was looked for.
         object.live.adopt(found.run, live);
@@ -547,8 +551,15 @@ impl<K: Kind> Registry<K> {
 
     /// A stray has said who it is: files it under that identity, if it is free now. Gives the UUID that it has then.
     pub fn identify(&mut self, run: Run, uuid: Uuid, name: &str) -> Result<Uuid, Refusal> {
-        let old = self.object_of(run)?.uuid;
-        if !self.object_of(run)?.stray {
+        let object = self.object_of(run)?;
+        let old = object.uuid;
+        if !object.stray {
+            // It was filed by its UUID; its own name may be another than that of the definition. A name that its record has
+            // stands: the run could claim any other.
+            if std::mem::take(&mut object.nameless) && object.name != name {
+                object.claim.get_or_insert_default().name.get_or_insert_with(|| name.to_owned());
+                self.claims.insert(run);
+            }
             return Ok(old);
         }
         let Some(object) = self.objects.remove(&old) else { return Err(Refusal::NoRun(run)) };

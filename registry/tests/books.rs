@@ -313,6 +313,22 @@ fn a_run_found_under_another_name_keeps_it_through_a_renaming() {
 }
 
 #[test]
+fn a_run_found_without_a_name_claims_the_one_that_it_tells_later() {
+    let mut books = books();
+    let nameless = Found { run: Run(4), uuid: Some(uuid(1)), name: None };
+    books.adopt(nameless, None);
+    assert_eq!(books.identify(Run(4), uuid(1), "c"), Ok(uuid(1)));
+    define(&mut books, "c", 2);
+    assert_eq!(books.begin_start(&uuid(2), UP), Err(Refusal::ActiveAs("run4".into())), "the run's own name is 'c'");
+    gone(&mut books, 4);
+    assert!(books.begin_start(&uuid(2), UP).is_ok());
+    books.adopt(found(5, 3, "d"), None);
+    assert_eq!(books.identify(Run(5), uuid(3), "e"), Ok(uuid(3)));
+    define(&mut books, "e", 4);
+    assert!(books.begin_start(&uuid(4), UP).is_ok(), "the name of its record stands");
+}
+
+#[test]
 fn a_number_that_is_in_use_is_refused_and_the_start_stays_open() {
     let mut books = books();
     define(&mut books, "a", 1);

@@ -207,8 +207,12 @@ impl World {
             Step::Identify(_, number, name) => {
                 let stray = self.books.by_run(run).unwrap().is_stray();
                 self.books.identify(run, uuid(*number), NAMES[*name]).unwrap();
-                if let Some(living) = self.living.get_mut(&run).filter(|_| stray) {
-                    (living.uuid, living.name) = (Some(uuid(*number)), Some(NAMES[*name].into()));
+                let Some(living) = self.living.get_mut(&run) else { return };
+                if stray {
+                    living.uuid = Some(uuid(*number));
+                }
+                if stray || living.name.is_none() {
+                    living.name = Some(NAMES[*name].into());
                 }
             }
             _ => {}

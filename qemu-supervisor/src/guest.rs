@@ -157,12 +157,10 @@ pub struct Guest {
     events: EventLog,
     log: Log,
     copies: Copies,
-    /// Requests to end the guest, answered when it has ended or is about to.
+    /// Requests to end the guest, answered when it has ended.
     destroying: Vec<Ticket>,
     /// When QEMU has had time enough to end by itself.
     kill_at: Option<Instant>,
-    /// QEMU was killed; the supervisor leaves then, whether it has ended or not.
-    leave_at: Option<Instant>,
     reset_window: ResetWindow,
     cpu_time_ns: u64,
     /// The questions that QEMU is answering.
@@ -216,7 +214,6 @@ impl Guest {
             copies,
             destroying: Vec::new(),
             kill_at: None,
-            leave_at: None,
             reset_window: ResetWindow::Closed,
             cpu_time_ns: 0,
             measuring: Vec::new(),
@@ -335,7 +332,6 @@ impl Guest {
             phase,
             self.qmp.next_deadline(),
             self.kill_at,
-            self.leave_at,
             window,
             self.events.next_release(),
             self.jobs.next_deadline(),
@@ -368,9 +364,6 @@ impl Guest {
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;
             self.qemu.kill();
-        }
-        if self.leave_at.is_some_and(|at| at <= now) {
-            self.over(end::KILLED);
         }
     }
 

@@ -75,7 +75,7 @@ pub enum Request {
     Reboot,
     /// Reset the machine, without the guest having a say.
     Reset,
-    /// End the guest at once. Answered when its end is certain; that it has come, the kernel tells the launcher.
+    /// End the guest at once.
     Destroy,
     /// Attach to a console; the answer carries the stream.
     OpenConsole(OpenConsole),

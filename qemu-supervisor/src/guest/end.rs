@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use sandbox::pidfd::Exit;
 use supervisor::{
     protocol::{Answer, Failure, MAX_GRACE_MS},
@@ -12,24 +11,13 @@ use supervisor::{
 use super::{FAREWELL, Guest, Phase, ResetWindow, Tag};
 use crate::{machine::Ended, qemu};
 
-/// How a QEMU ends that was killed.
-pub(super) const KILLED: Exit = Exit::Signal { number: Signal::KILL.as_raw(), core_dumped: false };
-
-/// How long the supervisor of a QEMU that was killed leaves the processor to it. QEMU takes longer to give its memory back, and
-/// a supervisor that left at once would be in its way.
-const HEAD_START: Duration = Duration::from_millis(1);
-
 impl Guest {
-    /// Kills QEMU. The first process of a pid namespace need not wait until that has happened: it leaves with its last word
-    /// said, and the kernel ends it only when every other process of the namespace has ended. Control reports the end when
-    /// the kernel does.
+    /// Kills QEMU, and waits for its end: what this process holds, a lock above all, shows the launcher that the guest may
+    /// live, and a supervisor that left before QEMU would take that away.
     pub(super) fn destroy(&mut self, ticket: Ticket) {
         self.destroying.push(ticket);
         self.machine.destroyed();
         self.qemu.kill();
-        if rustix::process::getpid().is_init() {
-            self.leave_at.get_or_insert_with(|| Instant::now() + HEAD_START);
-        }
     }
 
     /// Asks QEMU to end by itself.
@@ -59,7 +47,7 @@ impl Guest {
         }
     }
 
-    /// QEMU has ended, or is certain to: everybody who waits for it gets an answer.
+    /// QEMU has ended: everybody who waits for it gets an answer.
     pub(super) fn over(&mut self, exit: Exit) {
         let ended = qemu::clause(exit);
         let failure = Failure::Exited { ended: ended.clone(), last_words: self.qemu.words.last() };
@@ -68,7 +56,7 @@ impl Guest {
         self.wire.hold();
         let step = self.machine.exited(if exit.success() { Ended::Cleanly } else { Ended::Otherwise });
         self.take(step, text.as_deref());
-        (self.kill_at, self.leave_at) = (None, None);
+        self.kill_at = None;
         self.reset_window = ResetWindow::Closed;
         self.log.line(&format!("QEMU {ended}"));
 

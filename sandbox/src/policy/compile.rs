@@ -155,13 +155,14 @@ const fn op(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
+#[cfg(target_arch = "x86_64")]
+const AUDIT_ARCH: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const AUDIT_ARCH: u32 = 0xc000_00b7;
+
 /// What stands before a killing program: calls of this architecture from number `first` on are unknown; all others, and those
 /// under another architecture's numbers, fall through to the program.
 fn new_calls(first: u32) -> BpfProgram {
-    #[cfg(target_arch = "x86_64")]
-    const AUDIT_ARCH: u32 = 0xc000_003e;
-    #[cfg(target_arch = "aarch64")]
-    const AUDIT_ARCH: u32 = 0xc000_00b7;
     vec![
         op(LOAD, 0, 0, ARCHITECTURE),
         op(JUMP_IF_EQUAL, 0, 4, AUDIT_ARCH),
@@ -175,7 +176,13 @@ fn new_calls(first: u32) -> BpfProgram {
 /// A list of what is refused is blind to the same calls under x32's numbers: they are no calls at all here.
 #[cfg(target_arch = "x86_64")]
 fn other_abi() -> BpfProgram {
-    vec![op(LOAD, 0, 0, NUMBER), op(JUMP_IF_GREATER_OR_EQUAL, 0, 1, X32_SYSCALL_BIT), op(RETURN, 0, 0, UNKNOWN)]
+    vec![
+        op(LOAD, 0, 0, ARCHITECTURE),
+        op(JUMP_IF_EQUAL, 0, 3, AUDIT_ARCH),
+        op(LOAD, 0, 0, NUMBER),
+        op(JUMP_IF_GREATER_OR_EQUAL, 0, 1, X32_SYSCALL_BIT),
+        op(RETURN, 0, 0, UNKNOWN),
+    ]
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -187,10 +194,6 @@ fn other_abi() -> BpfProgram {
 mod tests {
     use super::*;
 
-    #[cfg(target_arch = "x86_64")]
-    const AUDIT_ARCH: u32 = 0xc000_003e;
-    #[cfg(target_arch = "aarch64")]
-    const AUDIT_ARCH: u32 = 0xc000_00b7;
     const FOREIGN_ARCH: u32 = 0x4000_0003;
 
     /// What the kernel would do with a program and a call.
@@ -273,8 +276,10 @@ mod tests {
     fn calls_of_another_architecture_are_none() {
         for role in Role::ALL {
             let program = program(role).unwrap();
-            for number in 0..700 {
+            for number in (0..700).chain(X32_SYSCALL_BIT..X32_SYSCALL_BIT + 700) {
                 assert_eq!(verdict(&program, FOREIGN_ARCH, number, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+            }
+            for number in 0..700 {
                 let x32 = verdict(&program, AUDIT_ARCH, number | X32_SYSCALL_BIT, [0; 6]);
                 let refused =
                     if role.otherwise() == Otherwise::Allow { UNKNOWN } else { libc::SECCOMP_RET_KILL_PROCESS };

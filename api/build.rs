@@ -13,6 +13,7 @@ mod build {
     pub mod docs;
     pub mod driver;
     pub mod expr;
+    pub mod none;
     pub mod ops;
     pub mod parse;
     pub mod samples;
@@ -63,6 +64,7 @@ fn write_all(out: &Path, programs: &[Program]) -> io::Result<()> {
         fs::write(out.join(format!("{}_samples.rs", program.name)), build::samples::program(program))?;
     }
     fs::write(out.join("ops.rs"), build::ops::all(programs))?;
+    fs::write(out.join("none.rs"), build::none::all(programs))?;
     fs::write(out.join("driver.rs"), build::driver::all(programs))?;
     fs::write(out.join("samples.rs"), build::samples::all(programs))
 }

@@ -4,6 +4,24 @@ use std::collections::{HashMap, HashSet};
 
 use super::table::{Access, Call, Detail, Fault, Field, Op, Program, Scalar, Type, TypeBody};
 
+/// The families of objects that calls can be about.
+const FAMILIES: [&str; 14] = [
+    "connect",
+    "node",
+    "domain",
+    "domain_snapshot",
+    "domain_checkpoint",
+    "network",
+    "network_port",
+    "interface",
+    "storage_pool",
+    "storage_vol",
+    "node_device",
+    "nwfilter",
+    "nwfilter_binding",
+    "secret",
+];
+
 /// Checks one program.
 pub fn check(program: &Program) -> Result<(), Fault> {
     let fault = |line, text: String| Err(Fault::new(&program.file, line, text));
@@ -90,6 +108,12 @@ fn check_call(program: &Program, op: &Op, call: &Call) -> Result<(), Fault> {
     }
     if call.sparse.is_some() && (call.stream.is_none() || !is_uint(&op.args, "flags")) {
         return fault("sparse= needs a stream and a field `flags`".to_owned());
+    }
+    if !FAMILIES.contains(&op.family.as_str()) {
+        return fault(format!("`{}` is no family of objects", op.family));
+    }
+    if call.flags.is_some() && !is_uint(&op.args, "flags") {
+        return fault("flags= needs a field `flags`".to_owned());
     }
     if call.api.is_none() && !call.no_auth {
         return fault("api= is missing".to_owned());

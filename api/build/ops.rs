@@ -74,23 +74,30 @@ fn op_table(programs: &[Program]) -> String {
     for (program, op) in each_op(programs) {
         let _ = writeln!(
             out,
-            "    OpInfo {{ program: crate::{}::PROGRAM, procedure: {}, name: {:?}, api: {:?}, since: {:?}, {} }},",
+            "    OpInfo {{ program: crate::{}::PROGRAM, procedure: {}, name: {:?}, api: {:?}, since: {:?}, family: {}, {} }},",
             program.name,
             op.number,
             super::docs::method(program, op),
             api_name(program, op),
             op.since,
+            family(op),
             op_rules(op)
         );
     }
     out + "];\n"
 }
 
+/// The family in Rust; events that no client registers for are the connection's.
+fn family(op: &Op) -> String {
+    let name = if op.family.is_empty() { "connect" } else { &op.family };
+    format!("Family::{}", super::docs::camel(name))
+}
+
 fn op_rules(op: &Op) -> String {
     match &op.detail {
         Detail::Call(call) => format!(
             "kind: OpKind::Call, access: {}, needs_auth: {}, acl: &{:?}, acl_filter: {:?}, high_priority: {}, stream: \
-             {}, sparse_flag: {}, fds_in: FdCount {{ min: {}, max: {} }}, fds_out: FdCount {{ min: {}, max: {} }}, \
+             {}, sparse_flag: {}, flags: {:?}, fds_in: FdCount {{ min: {}, max: {} }}, fds_out: FdCount {{ min: {}, max: {} }}, \
              event: None",
             access(call.access.as_ref()),
             !call.no_auth,
@@ -99,6 +106,7 @@ fn op_rules(op: &Op) -> String {
             call.high,
             stream(call.stream.as_deref()),
             call.sparse.map_or("None".to_owned(), |flag| format!("Some({flag})")),
+            call.flags,
             call.fds_in.0,
             call.fds_in.1,
             call.fds_out.0,
@@ -107,11 +115,11 @@ fn op_rules(op: &Op) -> String {
         Detail::Event(id) => {
             let id = id.as_ref().map_or("None".to_owned(), |id| {
                 let family = super::docs::camel(&id.family);
-                format!("Some(EventId {{ family: EventFamily::{family}, id: {}, legacy: {} }})", id.number, id.legacy)
+                format!("Some(EventId {{ family: Family::{family}, id: {}, legacy: {} }})", id.number, id.legacy)
             });
             format!(
                 "kind: OpKind::Event, access: Access::Read, needs_auth: true, acl: &[], acl_filter: None, \
-                 high_priority: false, stream: None, sparse_flag: None, fds_in: FdCount::NONE, fds_out: FdCount::NONE, \
+                 high_priority: false, stream: None, sparse_flag: None, flags: None, fds_in: FdCount::NONE, fds_out: FdCount::NONE, \
                  event: {id}"
             )
         }

@@ -3,7 +3,7 @@
 
 use super::scan::Scanner;
 use super::table::{
-    Access, Arm, Call, Const, Detail, EventId, Fault, Field, Op, Program, Scalar, Type, TypeBody, TypeDef,
+    Access, Arm, Call, Const, Detail, EventId, Fault, Field, OfNone, Op, Program, Scalar, Type, TypeBody, TypeDef,
 };
 
 /// Reads one table. `earlier` are the programs whose types and limits it may use.
@@ -14,7 +14,7 @@ pub fn parse(file: &str, text: &str, earlier: &[Program]) -> Result<Program, Fau
         return Err(Fault::new(file, 1, "the table is empty"));
     };
     let program = header(file, first)?;
-    let mut parser = Parser { program, earlier };
+    let mut parser = Parser { program, earlier, family: String::new() };
     for row in rows {
         parser.row(row)?;
     }
@@ -76,6 +76,8 @@ fn end(scan: &Scanner<'_>) -> Result<(), Fault> {
 struct Parser<'a> {
     program: Program,
     earlier: &'a [Program],
+    /// Of the calls below.
+    family: String,
 }
 
 impl Parser<'_> {
@@ -83,6 +85,7 @@ impl Parser<'_> {
         let file = self.program.file.clone();
         let mut scan = Scanner::new(&file, row.line, &row.text);
         match scan.name()? {
+            "family" => self.family = scan.name()?.to_owned(),
             "const" => {
                 let value = self.constant(&mut scan)?;
                 self.program.consts.push(value);
@@ -251,7 +254,8 @@ impl Parser<'_> {
             }
         }
         let since = since.ok_or_else(|| scan.fault("`since=` is missing"))?;
-        Ok(Op { number, name, docs: row.docs.clone(), line: row.line, args, since, detail: Detail::Event(id) })
+        let family = id.as_ref().map(|id| id.family.clone()).unwrap_or_default();
+        Ok(Op { number, name, docs: row.docs.clone(), line: row.line, args, since, family, detail: Detail::Event(id) })
     }
 
     fn call(&self, scan: &mut Scanner<'_>, row: &Row) -> Result<Op, Fault> {
@@ -261,10 +265,12 @@ impl Parser<'_> {
         scan.expect("->")?;
         let mut call = Call { ret: self.fields(scan, "(", ")")?, ..Call::default() };
         let mut since = None;
+        let mut family = self.family.clone();
         while !scan.at_end() {
             let word = scan.word();
             match word.split_once('=') {
                 Some(("since", value)) => since = Some(value.to_owned()),
+                Some(("family", value)) => family = value.to_owned(),
                 Some((rule, value)) => self.rule(scan, &mut call, rule, value)?,
                 None => mark(scan, &mut call, word)?,
             }
@@ -274,7 +280,7 @@ impl Parser<'_> {
         }
         let since = since.ok_or_else(|| scan.fault("`since=` is missing"))?;
         let detail = Detail::Call(Box::new(call));
-        Ok(Op { number, name, docs: row.docs.clone(), line: row.line, args, since, detail })
+        Ok(Op { number, name, docs: row.docs.clone(), line: row.line, args, since, family, detail })
     }
 
     fn rule(&self, scan: &Scanner<'_>, call: &mut Call, rule: &str, value: &str) -> Result<(), Fault> {
@@ -288,6 +294,9 @@ impl Parser<'_> {
             "fds_in" => call.fds_in = range(scan, value)?,
             "fds_out" => call.fds_out = range(scan, value)?,
             "api" => call.api = Some(value.to_owned()),
+            "flags" => call.flags = Some(self.value_of(value, scan)?),
+            "none" if value == "empty" => call.none = Some(OfNone::Empty),
+            "none" if value == "missing" => call.none = Some(OfNone::Missing),
             _ => return Err(scan.fault(format!("`{rule}=` is no rule of a call"))),
         }
         Ok(())

@@ -110,6 +110,8 @@ pub struct Op {
     /// Arguments of a call, message of an event.
     pub args: Vec<Field>,
     pub since: String,
+    /// The family of objects that a call is about; an event has it by its id.
+    pub family: String,
     pub detail: Detail,
 }
 
@@ -135,6 +137,18 @@ pub struct Call {
     pub fds_in: (u16, u16),
     pub fds_out: (u16, u16),
     pub api: Option<String>,
+    /// The bits of `flags` that libvirt knows.
+    pub flags: Option<u64>,
+    pub none: Option<OfNone>,
+}
+
+/// What a driver answers that has nothing of the call's family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OfNone {
+    /// No entry, a count of 0, "no".
+    Empty,
+    /// That the object is not there.
+    Missing,
 }
 
 /// What a read-only connection may do.

@@ -72,6 +72,12 @@ impl Error {
         Self::new(ErrorCode::OPERATION_DENIED, ErrorDomain::of(op), message)
     }
 
+    /// The answer to a call with flags that it does not have.
+    pub fn unknown_flags(op: Op, unknown: u32) -> Self {
+        let message = format!("unsupported flags (0x{unknown:x}) in function {}", op.info().api);
+        Self::new(ErrorCode::INVALID_ARG, ErrorDomain::of(op), message)
+    }
+
     /// Adds an error and all of its sources as causes.
     #[must_use]
     pub fn with_cause(mut self, cause: impl std::error::Error) -> Self {

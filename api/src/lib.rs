@@ -81,8 +81,10 @@ mod codec;
 pub mod consts;
 mod driver;
 mod error;
+mod family;
 mod limits;
 pub mod look;
+mod none;
 pub mod notice;
 mod op;
 pub mod params;
@@ -91,10 +93,12 @@ pub mod xdr;
 pub use codec::{Decoder, Encoder};
 pub use driver::{Answer, Driver, Outcome, dispatch};
 pub use error::{Causes, Error, ErrorCode, ErrorDomain, Level};
+pub use family::Family;
 pub use limits::{Bounded, LimitError};
+pub use none::none;
 pub use op::{
-    Access, Call, Event, EventFamily, EventId, FdCount, MayWrite, Op, OpInfo, OpKind, Operation, ReadCall, Readable,
-    Reply, Stream, check_access,
+    Access, Call, Event, EventId, FdCount, MayWrite, Op, OpInfo, OpKind, Operation, ReadCall, Readable, Reply, Stream,
+    check_access,
 };
 
 /// A uuid as it travels: 16 bytes.

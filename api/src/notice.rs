@@ -325,7 +325,7 @@ impl Notice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{EventFamily, arbitrary::Source};
+    use crate::{Family, arbitrary::Source};
 
     fn samples() -> Vec<Notice> {
         let io = |reason: &str| Notice::IoError {
@@ -371,7 +371,7 @@ mod tests {
                     let Some(event) = event else { continue };
                     // What the table says that the message is registered for by.
                     let id = event.op().info().event.unwrap();
-                    assert_eq!((id.family, id.id, id.legacy), (EventFamily::Domain, wanted, old), "{notice:?}");
+                    assert_eq!((id.family, id.id, id.legacy), (Family::Domain, wanted, old), "{notice:?}");
                     let (about, mut back) = Notice::from_event(event).unwrap();
                     if let (Notice::IoError { reason, .. }, 4) = (&mut back, wanted) {
                         "enospc".clone_into(reason);

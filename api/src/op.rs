@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::{Decoder, Encoder};
 use crate::error::Error;
+use crate::family::Family;
 use crate::limits::Bounded;
 use crate::xdr::Xdr;
 
@@ -24,6 +25,8 @@ pub struct OpInfo {
     pub api: &'static str,
     /// The release that brought it.
     pub since: &'static str,
+    /// What it is about.
+    pub family: Family,
     /// Call or event.
     pub kind: OpKind,
     /// What a read-only connection may do with it.
@@ -40,6 +43,8 @@ pub struct OpInfo {
     pub stream: Option<Stream>,
     /// The bit of `flags` that allows holes in that stream.
     pub sparse_flag: Option<u32>,
+    /// The bits of `flags` that libvirt knows, where the table names them.
+    pub flags: Option<u32>,
     /// How many file descriptors come with the call.
     pub fds_in: FdCount,
     /// How many file descriptors come with the reply.
@@ -110,26 +115,11 @@ impl FdCount {
     }
 }
 
-/// What an event is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EventFamily {
-    /// Domains.
-    Domain,
-    /// Networks.
-    Network,
-    /// Storage pools.
-    StoragePool,
-    /// Node devices.
-    NodeDevice,
-    /// Secrets.
-    Secret,
-}
-
 /// The number that clients register for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventId {
     /// Numbers are counted for each family.
-    pub family: EventFamily,
+    pub family: Family,
     /// The number.
     pub id: i32,
     /// The old message, without a callback id, of those who registered the old way.

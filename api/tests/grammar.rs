@@ -15,7 +15,8 @@ mod tests {
     use super::table::{Access, Fault, Program, Type};
     use super::{check, parse};
 
-    const HEAD: &str = "program remote 0x20 version 1\nconst STRING_MAX = 100\nstruct domain { id: int }\n";
+    const HEAD: &str =
+        "program remote 0x20 version 1\nconst STRING_MAX = 100\nstruct domain { id: int }\nfamily domain\n";
 
     fn read(rows: &str) -> Result<Program, Fault> {
         let program = parse::parse("t.api", &format!("{HEAD}{rows}"), &[])?;
@@ -23,7 +24,7 @@ mod tests {
         Ok(program)
     }
 
-    /// The fault of a table; its first row of interest is line 4.
+    /// The fault of a table; its first row of interest is line 5.
     fn fault(rows: &str) -> String {
         read(rows).unwrap_err().to_string()
     }
@@ -52,53 +53,55 @@ mod tests {
     fn faults_name_file_and_line() {
         let call = |number: u32, name: &str| format!("call {number} {name}() -> () read acl=a:b since=1.0.0 api=x\n");
         let cases = [
-            (format!("{}{}", call(1, "a"), call(1, "b")), "api/t.api:5: number 1 is taken already"),
-            (format!("{}{}", call(1, "a"), call(3, "b")), "api/t.api:5: number 2 is missing before 3"),
-            (format!("{}{}", call(1, "a"), call(2, "a")), "api/t.api:5: operation `a` stands twice"),
+            (call(1, "a").replace(" api=", " family=guest api="), "api/t.api:5: `guest` is no family of objects"),
+            (call(1, "a").replace(" api=", " flags=1 api="), "api/t.api:5: flags= needs a field `flags`"),
+            (format!("{}{}", call(1, "a"), call(1, "b")), "api/t.api:6: number 1 is taken already"),
+            (format!("{}{}", call(1, "a"), call(3, "b")), "api/t.api:6: number 2 is missing before 3"),
+            (format!("{}{}", call(1, "a"), call(2, "a")), "api/t.api:6: operation `a` stands twice"),
             (
                 "\nstruct pool { vol: volume }\n".to_owned(),
-                "api/t.api:5: no type `remote.volume` stands above this row",
+                "api/t.api:6: no type `remote.volume` stands above this row",
             ),
             (
                 "struct pool { vol: qemu.volume }\n".to_owned(),
-                "api/t.api:4: no type `qemu.volume` stands above this row",
+                "api/t.api:5: no type `qemu.volume` stands above this row",
             ),
-            ("struct pool { vol: int<MANY> }\n".to_owned(), "api/t.api:4: no constant `MANY` stands above this row"),
-            ("struct domain { id: int }\n".to_owned(), "api/t.api:4: type `domain` stands twice"),
-            ("struct pool { id: int, id: int }\n".to_owned(), "api/t.api:4: field `id` stands twice"),
-            ("struct me { me: me? }\n".to_owned(), "api/t.api:4: no type `remote.me` stands above this row"),
+            ("struct pool { vol: int<MANY> }\n".to_owned(), "api/t.api:5: no constant `MANY` stands above this row"),
+            ("struct domain { id: int }\n".to_owned(), "api/t.api:5: type `domain` stands twice"),
+            ("struct pool { id: int, id: int }\n".to_owned(), "api/t.api:5: field `id` stands twice"),
+            ("struct me { me: me? }\n".to_owned(), "api/t.api:5: no type `remote.me` stands above this row"),
             (
                 "call 1 a() -> () acl=a:b since=1.0.0 api=x\n".to_owned(),
-                "api/t.api:4: the access rule is missing: read, write or write_if=",
+                "api/t.api:5: the access rule is missing: read, write or write_if=",
             ),
-            ("call 1 a() -> () read acl=a:b api=x\n".to_owned(), "api/t.api:4: `since=` is missing"),
-            ("call 1 a() -> () read acl=a:b since=1.0 api=x\n".to_owned(), "api/t.api:4: `since=1.0` is no release"),
+            ("call 1 a() -> () read acl=a:b api=x\n".to_owned(), "api/t.api:5: `since=` is missing"),
+            ("call 1 a() -> () read acl=a:b since=1.0 api=x\n".to_owned(), "api/t.api:5: `since=1.0` is no release"),
             (
                 "call 1 a() -> () read since=1.0.0 api=x\n".to_owned(),
-                "api/t.api:4: acl= is missing, or stands beside acl=none or no_auth",
+                "api/t.api:5: acl= is missing, or stands beside acl=none or no_auth",
             ),
             (
                 "call 1 a() -> () read acl=domain since=1.0.0 api=x\n".to_owned(),
-                "api/t.api:4: `domain` is no object:permission",
+                "api/t.api:5: `domain` is no object:permission",
             ),
-            ("call 1 a() -> () read acl=a:b since=1.0.0\n".to_owned(), "api/t.api:4: api= is missing"),
+            ("call 1 a() -> () read acl=a:b since=1.0.0\n".to_owned(), "api/t.api:5: api= is missing"),
             (
                 "call 1 a(f: int) -> () write_if=f&1 acl=a:b since=1.0.0 api=x\n".to_owned(),
-                "api/t.api:4: write_if= names `f`, which is no uint argument",
+                "api/t.api:5: write_if= names `f`, which is no uint argument",
             ),
             (
                 "call 1 a() -> () read high_up acl=a:b since=1.0.0 api=x\n".to_owned(),
-                "api/t.api:4: `high_up` is no rule of a call",
+                "api/t.api:5: `high_up` is no rule of a call",
             ),
-            ("event 1 a() since=1.0.0 write\n".to_owned(), "api/t.api:4: `write` is no rule of an event"),
-            ("event 1 a() since=1.0.0 id=dominos:1\n".to_owned(), "api/t.api:4: `dominos` is no family of events"),
-            ("union u { 1 a: int, 1 b: int }\n".to_owned(), "api/t.api:4: the arms of `u` need numbers of their own"),
-            ("\n    indented\n".to_owned(), "api/t.api:5: an indented line carries on a row, but none stands above"),
-            ("gadget\n".to_owned(), "api/t.api:4: `gadget` begins no row"),
-            ("struct pool { id: int } and more\n".to_owned(), "api/t.api:4: something follows the end of the row"),
+            ("event 1 a() since=1.0.0 write\n".to_owned(), "api/t.api:5: `write` is no rule of an event"),
+            ("event 1 a() since=1.0.0 id=dominos:1\n".to_owned(), "api/t.api:5: `dominos` is no family of events"),
+            ("union u { 1 a: int, 1 b: int }\n".to_owned(), "api/t.api:5: the arms of `u` need numbers of their own"),
+            ("\n    indented\n".to_owned(), "api/t.api:6: an indented line carries on a row, but none stands above"),
+            ("gadget\n".to_owned(), "api/t.api:5: `gadget` begins no row"),
+            ("struct pool { id: int } and more\n".to_owned(), "api/t.api:5: something follows the end of the row"),
             (
                 "call 1 a() -> () read acl=a:b fds_in=3..1 since=1.0.0 api=x\n".to_owned(),
-                "api/t.api:4: `3..1` is no range",
+                "api/t.api:5: `3..1` is no range",
             ),
         ];
         for (rows, expected) in cases {

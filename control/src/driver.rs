@@ -6,7 +6,7 @@
 use std::os::fd::OwnedFd;
 
 use api::{
-    Answer, Call, Driver, Error, Outcome, ReadCall, Reply, bulkhead,
+    Answer, Call, Driver, Error, Family, Outcome, ReadCall, Reply, bulkhead,
     consts::{
         ConsoleFlags, DefineFlags, DestroyFlags, DomainEventId, Feature, ListDomains, RebootFlags, ShutdownFlags,
         UndefineFlags, XmlFlags,
@@ -89,13 +89,27 @@ impl Control {
         }
         // A call that may not change anything travels on as a type that cannot.
         let call = if read_only { ReadCall::from_call(call).map(Call::from) } else { Ok(call) };
-        match call.and_then(|call| dispatch(self, &mut asked, call)) {
+        match call.and_then(|call| self.answer_call(&mut asked, call)) {
             Ok(Outcome::Ready(reply)) => self.answer(&asked, Ok((reply, Vec::new()))),
             Ok(Outcome::Pending) => {}
             Err(error) => self.answer(&asked, Err(error)),
         }
     }
 }
+
+impl Control {
+    fn answer_call(&mut self, asked: &mut Asked, call: Call) -> Answer<Reply> {
+        if BACKENDS.contains(&call.op().info().family) {
+            return dispatch(self, asked, call);
+        }
+        let Some(answer) = api::none(&call) else { return dispatch(self, asked, call) };
+        call.domain().map(|dom| self.known(dom)).transpose()?;
+        answer.map(Outcome::Ready)
+    }
+}
+
+/// The families of which there can be something. Of every other one there is nothing, which is an answer to lists and lookups.
+const BACKENDS: [Family; 3] = [Family::Connect, Family::Node, Family::Domain];
 
 /// Bits that are set and not among those that the operation knows.
 pub(super) fn only(flags: u32, known: u32, operation: &str) -> Result<(), Error> {
@@ -642,14 +656,6 @@ impl Driver for Control {
         domain_inject_nmi(remote::DomainInjectNmiArgs) -> () = inject_nmi;
         qemu_domain_monitor_command(qemu::DomainMonitorCommandArgs) -> qemu::DomainMonitorCommandRet = monitor_command;
         // nothing
-        domain_snapshot_num(remote::DomainSnapshotNumArgs) -> remote::DomainSnapshotNumRet = snapshot_num;
-        domain_snapshot_list_names(remote::DomainSnapshotListNamesArgs) -> remote::DomainSnapshotListNamesRet = snapshot_names;
-        domain_list_all_snapshots(remote::DomainListAllSnapshotsArgs) -> remote::DomainListAllSnapshotsRet = snapshots;
-        domain_has_current_snapshot(remote::DomainHasCurrentSnapshotArgs) -> remote::DomainHasCurrentSnapshotRet = has_current_snapshot;
-        domain_snapshot_current(remote::DomainSnapshotCurrentArgs) -> remote::DomainSnapshotCurrentRet = current_snapshot;
-        domain_snapshot_lookup_by_name(remote::DomainSnapshotLookupByNameArgs) -> remote::DomainSnapshotLookupByNameRet = snapshot_by_name;
-        domain_list_all_checkpoints(remote::DomainListAllCheckpointsArgs) -> remote::DomainListAllCheckpointsRet = checkpoints;
-        domain_checkpoint_lookup_by_name(remote::DomainCheckpointLookupByNameArgs) -> remote::DomainCheckpointLookupByNameRet = checkpoint_by_name;
         domain_get_job_info(remote::DomainGetJobInfoArgs) -> remote::DomainGetJobInfoRet = job_info;
         domain_get_job_stats(remote::DomainGetJobStatsArgs) -> remote::DomainGetJobStatsRet = job_stats;
         domain_abort_job(remote::DomainAbortJobArgs) -> () = abort_job;

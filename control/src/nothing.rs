@@ -1,9 +1,9 @@
-//! What domains of this driver do not have: snapshots, checkpoints, saved images, jobs, agents, screens, security labels.
+//! What domains of this driver do not have: saved images, jobs, agents, screens, security labels.
 //!
 //! Having none is an answer, and libvirt's clients ask for it all the time; only what would make one is not supported.
 
 use api::{
-    Answer, Error, ErrorCode, Reply,
+    Answer, Error, Reply,
     consts::{InterfaceAddressesSource, JobType, MessageTypes},
     remote,
 };
@@ -21,99 +21,12 @@ const CPUMAP_MAX: usize = 2048;
 const CPUMAPS_MAX: usize = 8_388_608;
 const VCPUINFO_MAX: u32 = 16_384;
 
-/// Flags of lists of snapshots; whatever they filter, nothing is left of nothing.
-const SNAPSHOT_FILTERS: u32 = 0x7ff;
-/// The same of checkpoints.
-const CHECKPOINT_FILTERS: u32 = 0xf;
 /// Statistics of the last job that ended, not of the one under way.
 const COMPLETED: u32 = 1;
 /// And leave it to be asked for again.
 const KEEP_COMPLETED: u32 = 2;
 
 impl Control {
-    pub(super) fn snapshot_num(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainSnapshotNumArgs,
-    ) -> Answer<remote::DomainSnapshotNumRet> {
-        only(args.flags, SNAPSHOT_FILTERS, "virDomainSnapshotNum")?;
-        self.known(&args.dom)?;
-        Ok(remote::DomainSnapshotNumRet { num: 0 }.into())
-    }
-
-    pub(super) fn snapshot_names(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainSnapshotListNamesArgs,
-    ) -> Answer<remote::DomainSnapshotListNamesRet> {
-        only(args.flags, SNAPSHOT_FILTERS, "virDomainSnapshotListNames")?;
-        self.known(&args.dom)?;
-        Ok(remote::DomainSnapshotListNamesRet { names: Vec::new() }.into())
-    }
-
-    pub(super) fn snapshots(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainListAllSnapshotsArgs,
-    ) -> Answer<remote::DomainListAllSnapshotsRet> {
-        only(args.flags, SNAPSHOT_FILTERS, "virDomainListAllSnapshots")?;
-        self.known(&args.dom)?;
-        Ok(remote::DomainListAllSnapshotsRet { snapshots: Vec::new(), ret: 0 }.into())
-    }
-
-    pub(super) fn has_current_snapshot(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainHasCurrentSnapshotArgs,
-    ) -> Answer<remote::DomainHasCurrentSnapshotRet> {
-        only(args.flags, 0, "virDomainHasCurrentSnapshot")?;
-        self.known(&args.dom)?;
-        Ok(remote::DomainHasCurrentSnapshotRet { result: 0 }.into())
-    }
-
-    pub(super) fn current_snapshot(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainSnapshotCurrentArgs,
-    ) -> Answer<remote::DomainSnapshotCurrentRet> {
-        only(args.flags, 0, "virDomainSnapshotCurrent")?;
-        self.known(&args.dom)?;
-        let text = "Domain snapshot not found: the domain does not have a current snapshot";
-        Err(errors::told(ErrorCode::NO_DOMAIN_SNAPSHOT, text))
-    }
-
-    pub(super) fn snapshot_by_name(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainSnapshotLookupByNameArgs,
-    ) -> Answer<remote::DomainSnapshotLookupByNameRet> {
-        only(args.flags, 0, "virDomainSnapshotLookupByName")?;
-        self.known(&args.dom)?;
-        let text = format!("Domain snapshot not found: no domain snapshot with matching name '{}'", args.name);
-        Err(errors::told(ErrorCode::NO_DOMAIN_SNAPSHOT, text))
-    }
-
-    pub(super) fn checkpoints(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainListAllCheckpointsArgs,
-    ) -> Answer<remote::DomainListAllCheckpointsRet> {
-        only(args.flags, CHECKPOINT_FILTERS, "virDomainListAllCheckpoints")?;
-        self.known(&args.dom)?;
-        Ok(remote::DomainListAllCheckpointsRet { checkpoints: Vec::new(), ret: 0 }.into())
-    }
-
-    pub(super) fn checkpoint_by_name(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainCheckpointLookupByNameArgs,
-    ) -> Answer<remote::DomainCheckpointLookupByNameRet> {
-        only(args.flags, 0, "virDomainCheckpointLookupByName")?;
-        self.known(&args.dom)?;
-        let text = format!("Domain checkpoint not found: no domain checkpoint with matching name '{}'", args.name);
-        Err(errors::told(ErrorCode::NO_DOMAIN_CHECKPOINT, text))
-    }
-
     pub(super) fn job_info(
         &mut self,
         _: &mut Asked,
@@ -381,6 +294,8 @@ fn room(count: u32, most: i32, maplen: i32) -> Result<(u32, usize), Error> {
 
 #[cfg(test)]
 mod tests {
+    use api::ErrorCode;
+
     use super::*;
 
     #[test]

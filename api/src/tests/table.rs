@@ -1,6 +1,6 @@
 //! The table against the facts.
 
-use crate::{Access, EventFamily, FdCount, Op, OpKind, Stream, bulkhead, lxc, qemu, remote};
+use crate::{Access, Family, FdCount, Op, OpKind, Stream, bulkhead, lxc, qemu, remote};
 
 const FACTS: &str = include_str!("operations.txt");
 
@@ -110,11 +110,11 @@ fn descriptors_come_with_these_calls_and_replies() {
 #[test]
 fn each_event_id_has_one_message_of_the_new_style() {
     for (family, ids) in [
-        (EventFamily::Domain, 30),
-        (EventFamily::Network, 2),
-        (EventFamily::StoragePool, 2),
-        (EventFamily::NodeDevice, 2),
-        (EventFamily::Secret, 2),
+        (Family::Domain, 30),
+        (Family::Network, 2),
+        (Family::StoragePool, 2),
+        (Family::NodeDevice, 2),
+        (Family::Secret, 2),
     ] {
         for id in 0..ids {
             let of = |legacy| {
@@ -123,7 +123,7 @@ fn each_event_id_has_one_message_of_the_new_style() {
             };
             assert_eq!(of(false), 1, "{family:?} {id}");
             // The old style stopped growing at id 15 of the domains.
-            assert_eq!(of(true), usize::from(family == EventFamily::Domain && id < 16), "{family:?} {id}");
+            assert_eq!(of(true), usize::from(family == Family::Domain && id < 16), "{family:?} {id}");
         }
     }
 }

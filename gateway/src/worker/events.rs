@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use api::{
-    Error, ErrorCode, ErrorDomain, Event, EventFamily, EventId, Op, Uuid, bulkhead, consts::DomainEventId,
-    notice::Notice, remote,
+    Error, ErrorCode, ErrorDomain, Event, EventId, Family, Op, Uuid, bulkhead, consts::DomainEventId, notice::Notice,
+    remote,
 };
 
 /// Registrations that one client may have.
@@ -16,13 +16,23 @@ const MOST: usize = 1024;
 /// libvirt's daemons' first number for a client is seldom 0, and so is ours.
 const FIRST: i32 = 1;
 
+/// What a registration can be limited to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// A domain, network, storage pool or secret.
+    Uuid(Uuid),
+    /// A node device.
+    Name(String),
+}
+
 /// One registration of the new style.
 #[derive(Debug)]
 struct Registration {
     id: i32,
+    family: Family,
     event: i32,
-    /// Only of this guest.
-    guest: Option<Uuid>,
+    /// Only of this one.
+    object: Option<Object>,
 }
 
 /// All of a client's.
@@ -38,13 +48,26 @@ fn internal(text: &str) -> Error {
     Error::new(ErrorCode::INTERNAL_ERROR, ErrorDomain::RPC, format!("internal error: {text}"))
 }
 
-fn is_known(event: i32, old_style: bool) -> bool {
-    let wanted = EventId { family: EventFamily::Domain, id: event, legacy: old_style };
-    Op::ALL.iter().any(|op| op.info().event == Some(wanted))
+/// As libvirt's daemon calls a family in its texts about events.
+fn noun(family: Family) -> &'static str {
+    match family {
+        Family::Network => "network",
+        Family::StoragePool => "storage pool",
+        Family::NodeDevice => "node device",
+        Family::Secret => "secret",
+        _ => "domain",
+    }
 }
 
-fn check(event: i32, old_style: bool) -> Result<(), Error> {
-    if is_known(event, old_style) { Ok(()) } else { Err(internal(&format!("unsupported event ID {event}"))) }
+fn check(family: Family, event: i32, old_style: bool) -> Result<(), Error> {
+    let wanted = EventId { family, id: event, legacy: old_style };
+    if Op::ALL.iter().any(|op| op.info().event == Some(wanted)) {
+        return Ok(());
+    }
+    Err(internal(&match family {
+        Family::Domain => format!("unsupported event ID {event}"),
+        other => format!("unsupported {} event ID {event}", noun(other)),
+    }))
 }
 
 impl Registrations {
@@ -64,28 +87,28 @@ impl Registrations {
     ///
     /// # Errors
     /// When there is no such event, or the client has too many registrations.
-    pub fn register(&mut self, event: i32, guest: Option<Uuid>) -> Result<i32, Error> {
-        check(event, false)?;
+    pub fn register(&mut self, family: Family, event: i32, object: Option<Object>) -> Result<i32, Error> {
+        check(family, event, false)?;
         if self.new_style.len() >= MOST {
             return Err(internal(&format!("a connection may register for {MOST} events at most")));
         }
         let id = self.next;
         self.next = self.next.checked_add(1).unwrap_or(FIRST);
-        self.new_style.push(Registration { id, event, guest });
+        self.new_style.push(Registration { id, family, event, object });
         Ok(id)
     }
 
     /// Takes a registration back.
     ///
     /// # Errors
-    /// When there is none of this number.
-    pub fn deregister(&mut self, id: i32) -> Result<(), Error> {
+    /// When there is none of this number for events of this family.
+    pub fn deregister(&mut self, family: Family, id: i32) -> Result<(), Error> {
         let before = self.new_style.len();
-        self.new_style.retain(|registration| registration.id != id);
+        self.new_style.retain(|registration| (registration.family, registration.id) != (family, id));
         if self.new_style.len() < before {
             Ok(())
         } else {
-            Err(internal(&format!("domain event callback {id} not registered")))
+            Err(internal(&format!("{} event callback {id} not registered", noun(family))))
         }
     }
 
@@ -94,7 +117,7 @@ impl Registrations {
     /// # Errors
     /// When there is no such event, or the client has it already.
     pub fn register_old(&mut self, event: i32) -> Result<(), Error> {
-        check(event, true)?;
+        check(Family::Domain, event, true)?;
         if self.old_style.insert(event) {
             Ok(())
         } else {
@@ -107,7 +130,7 @@ impl Registrations {
     /// # Errors
     /// When there is none.
     pub fn deregister_old(&mut self, event: i32) -> Result<(), Error> {
-        check(event, true)?;
+        check(Family::Domain, event, true)?;
         if self.old_style.remove(&event) {
             Ok(())
         } else {
@@ -144,7 +167,9 @@ impl Registrations {
         new: impl Fn(i32, i32) -> Option<Event>,
     ) -> Vec<Event> {
         let old = self.old_style.iter().filter_map(|event| old(*event));
-        let wanted = self.new_style.iter().filter(|registration| registration.guest.is_none_or(|guest| guest == uuid));
+        let of_this = |object: &Option<Object>| object.as_ref().is_none_or(|object| *object == Object::Uuid(uuid));
+        let wanted = self.new_style.iter().filter(|registration| registration.family == Family::Domain);
+        let wanted = wanted.filter(|registration| of_this(&registration.object));
         old.chain(wanted.filter_map(|registration| new(registration.event, registration.id))).collect()
     }
 }
@@ -260,14 +285,14 @@ mod tests {
     #[test]
     fn each_registration_gets_its_own_message_and_only_what_it_asked_for() {
         let mut registrations = Registrations::new();
-        let all = registrations.register(0, None).unwrap();
-        let one = registrations.register(0, Some([1; 16])).unwrap();
-        registrations.register(1, None).unwrap();
+        let all = registrations.register(Family::Domain, 0, None).unwrap();
+        let one = registrations.register(Family::Domain, 0, Some(Object::Uuid([1; 16]))).unwrap();
+        registrations.register(Family::Domain, 1, None).unwrap();
         assert_eq!(ids(&registrations, 1), [all, one]);
         assert_eq!(ids(&registrations, 2), [all]);
-        registrations.deregister(all).unwrap();
+        registrations.deregister(Family::Domain, all).unwrap();
         assert!(ids(&registrations, 2).is_empty());
-        assert!(registrations.deregister(all).unwrap_err().message.contains("not registered"));
+        assert!(registrations.deregister(Family::Domain, all).unwrap_err().message.contains("not registered"));
         assert!(registrations.any());
     }
 
@@ -278,7 +303,7 @@ mod tests {
         assert_eq!(ids(&registrations, 1), [-1]);
         assert!(registrations.register_old(0).is_err());
         assert!(registrations.register_old(16).unwrap_err().message.contains("unsupported event ID 16"));
-        registrations.register(16, None).unwrap();
+        registrations.register(Family::Domain, 16, None).unwrap();
         registrations.deregister_old(0).unwrap();
         assert!(registrations.deregister_old(0).is_err());
     }
@@ -286,10 +311,10 @@ mod tests {
     #[test]
     fn a_notice_goes_to_its_own_kind_in_each_style() {
         let mut registrations = Registrations::new();
-        let reboot = registrations.register(1, None).unwrap();
-        let one = registrations.register(1, Some([1; 16])).unwrap();
-        let reason = registrations.register(6, None).unwrap();
-        registrations.register(0, None).unwrap();
+        let reboot = registrations.register(Family::Domain, 1, None).unwrap();
+        let one = registrations.register(Family::Domain, 1, Some(Object::Uuid([1; 16]))).unwrap();
+        let reason = registrations.register(Family::Domain, 6, None).unwrap();
+        registrations.register(Family::Domain, 0, None).unwrap();
         registrations.register_old(4).unwrap();
         registrations.register_old(1).unwrap();
         let told = |guest, kind| {
@@ -315,11 +340,25 @@ mod tests {
     fn every_event_of_the_table_can_be_registered_for_and_no_other() {
         let mut registrations = Registrations::new();
         for event in 0..28 {
-            registrations.register(event, None).unwrap();
+            registrations.register(Family::Domain, event, None).unwrap();
         }
         for event in [-1, 1000, i32::MAX] {
-            assert!(registrations.register(event, None).is_err());
+            assert!(registrations.register(Family::Domain, event, None).is_err());
         }
+    }
+
+    #[test]
+    fn other_families_have_their_own_events_and_hear_nothing_of_domains() {
+        let mut registrations = Registrations::new();
+        for family in [Family::Network, Family::StoragePool, Family::NodeDevice, Family::Secret] {
+            let id = registrations.register(family, 0, None).unwrap();
+            registrations.register(family, 1, Some(Object::Uuid([1; 16]))).unwrap();
+            assert!(registrations.register(family, 2, None).unwrap_err().message.contains("unsupported"));
+            assert!(registrations.deregister(Family::Domain, id).is_err(), "the number is another family's");
+            registrations.deregister(family, id).unwrap();
+        }
+        assert!(ids(&registrations, 1).is_empty());
+        assert!(registrations.any());
     }
 
     fn subscribed(next: u64, lost: bool) -> bulkhead::EventsSubscribeRet {

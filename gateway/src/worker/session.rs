@@ -27,12 +27,10 @@ use wire::{
 
 mod flow;
 mod over;
+mod registering;
 
 pub use self::over::Over;
-use self::{
-    flow::{Flow, Registered},
-    over::Fault,
-};
+use self::{flow::Flow, over::Fault};
 use super::{
     events::{Cursor, Registrations},
     link::{Kept, Link, News},
@@ -510,6 +508,9 @@ impl Session {
 
     fn call_of_open(&mut self, header: Header, call: Call, fds: Vec<OwnedFd>) -> Result<Option<Reply>, Error> {
         api::check_access(&call, self.link.read_only())?;
+        if let Some(answer) = self.registration(header, &call) {
+            return answer;
+        }
         match call {
             Call::ConnectRegisterCloseCallback(_) => {
                 self.close_callback = true;
@@ -518,34 +519,6 @@ impl Session {
             Call::ConnectUnregisterCloseCallback(_) => {
                 self.close_callback = false;
                 Ok(Some(Reply::ConnectUnregisterCloseCallback(())))
-            }
-            Call::ConnectDomainEventCallbackRegisterAny(args) => {
-                let callback_id = self.registrations.register(args.event_id, args.dom.map(|dom| dom.uuid))?;
-                let ret = remote::ConnectDomainEventCallbackRegisterAnyRet { callback_id };
-                let reply = Reply::ConnectDomainEventCallbackRegisterAny(ret);
-                Ok(self.registered(header, reply, Registered::New(callback_id)))
-            }
-            Call::ConnectDomainEventCallbackDeregisterAny(args) => {
-                self.registrations.deregister(args.callback_id)?;
-                Ok(Some(self.deregistered(Reply::ConnectDomainEventCallbackDeregisterAny(()))))
-            }
-            Call::ConnectDomainEventRegisterAny(args) => {
-                self.registrations.register_old(args.event_id)?;
-                Ok(self.registered(header, Reply::ConnectDomainEventRegisterAny(()), Registered::Old(args.event_id)))
-            }
-            Call::ConnectDomainEventDeregisterAny(args) => {
-                self.registrations.deregister_old(args.event_id)?;
-                Ok(Some(self.deregistered(Reply::ConnectDomainEventDeregisterAny(()))))
-            }
-            Call::ConnectDomainEventRegister(_) => {
-                self.registrations.register_old(0)?;
-                let ret = remote::ConnectDomainEventRegisterRet { cb_registered: 1 };
-                Ok(self.registered(header, Reply::ConnectDomainEventRegister(ret), Registered::Old(0)))
-            }
-            Call::ConnectDomainEventDeregister(_) => {
-                self.registrations.deregister_old(0)?;
-                let ret = remote::ConnectDomainEventDeregisterRet { cb_registered: 0 };
-                Ok(Some(self.deregistered(Reply::ConnectDomainEventDeregister(ret))))
             }
             Call::BulkheadEventsSubscribe(ref args) => {
                 let purpose = Purpose::ClientSubscribe(args.since);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use api::{
-    Error, ErrorCode, ErrorDomain, Event, EventFamily, Op, bulkhead,
+    Error, ErrorCode, ErrorDomain, Event, Family, Op, bulkhead,
     notice::{KINDS, Notice, Parts},
     remote,
 };
@@ -197,7 +197,7 @@ fn unwatched(source: io::Error) -> Error {
 /// libvirt's number of the lifecycle events.
 fn lifecycle() -> i32 {
     let event = Op::DomainEventCallbackLifecycle.info().event;
-    event.filter(|event| event.family == EventFamily::Domain).map_or(0, |event| event.id)
+    event.filter(|event| event.family == Family::Domain).map_or(0, |event| event.id)
 }
 
 impl EventSource for RemoteEvents {

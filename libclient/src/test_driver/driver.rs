@@ -604,11 +604,6 @@ impl Driver for Machine {
     }
 
     none! {
-        domain_snapshot_num(remote::DomainSnapshotNumArgs) -> remote::DomainSnapshotNumRet, 0x7ff;
-        domain_snapshot_list_names(remote::DomainSnapshotListNamesArgs) -> remote::DomainSnapshotListNamesRet, 0x7ff;
-        domain_list_all_snapshots(remote::DomainListAllSnapshotsArgs) -> remote::DomainListAllSnapshotsRet, 0x7ff;
-        domain_has_current_snapshot(remote::DomainHasCurrentSnapshotArgs) -> remote::DomainHasCurrentSnapshotRet, 0;
-        domain_list_all_checkpoints(remote::DomainListAllCheckpointsArgs) -> remote::DomainListAllCheckpointsRet, 0xf;
         domain_get_job_stats(remote::DomainGetJobStatsArgs) -> remote::DomainGetJobStatsRet, 0x3;
         domain_get_block_job_info(remote::DomainGetBlockJobInfoArgs) -> remote::DomainGetBlockJobInfoRet, 0x1;
         domain_get_iothread_info(remote::DomainGetIothreadInfoArgs) -> remote::DomainGetIothreadInfoRet, 0x3;

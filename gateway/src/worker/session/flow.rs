@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::{Call, Error, Event, Reply, bulkhead, remote};
+use api::{Call, Error, Event, Family, Reply, bulkhead, remote};
 use libclient::driven::Done;
 use wire::{Header, WireError};
 
@@ -16,8 +16,8 @@ use crate::worker::events::{Passage, sequence_of};
 /// What a registration is taken back by.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Registered {
-    /// Its number.
-    New(i32),
+    /// What it is about, and its number.
+    New(Family, i32),
     /// The number of the kind of event.
     Old(i32),
 }
@@ -113,7 +113,7 @@ impl Session {
                 // Registrations that wait fail; earlier ones keep their place for when the daemon is back.
                 for (header, _, what) in waiting {
                     let _ = match what {
-                        Registered::New(id) => self.registrations.deregister(id),
+                        Registered::New(family, id) => self.registrations.deregister(family, id),
                         Registered::Old(event) => self.registrations.deregister_old(event),
                     };
                     self.conn.queue_error(&header, &error)?;

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use bulkhead_tests::{
-    Client, Gateway, Guest, Instance, LONG, PROMPT, Role, Signal, Terminal, boot_permit, client_program,
+    Client, Gateway, Guest, Instance, LONG, Output, PROMPT, Role, Signal, Terminal, boot_permit, client_program,
     on_session_and_system, run, wait_until,
 };
 use serde_json::Value;
@@ -437,6 +437,65 @@ fn statistics_of_all_are_collected(instance: &Instance, gateway: &Gateway) {
     assert!(host["map"].as_u64() > Some(0), "{host:#}");
     assert_eq!(stats["refused"][0], 29, "{stats:#}");
     assert_eq!(instance.state("on"), "running (booted)");
+}
+
+/// What a program gets that asks for everything a host can have, of a host that has guests only.
+#[track_caller]
+fn has_nothing_else(output: &Output) {
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let answers: serde_json::Map<String, Value> = serde_json::from_str(&output.stdout).unwrap();
+    // By libvirt's numbers.
+    let codes = [
+        ("unknown flags", 8),
+        ("networkLookupByName", 43),
+        ("networkLookupByUUIDString", 43),
+        ("storagePoolLookupByName", 49),
+        ("storagePoolLookupByUUIDString", 49),
+        ("storagePoolLookupByTargetPath", 49),
+        ("storageVolLookupByKey", 50),
+        ("storageVolLookupByPath", 50),
+        ("nodeDeviceLookupByName", 53),
+        ("interfaceLookupByName", 57),
+        ("interfaceLookupByMACString", 57),
+        ("nwfilterLookupByName", 62),
+        ("secretLookupByUUIDString", 66),
+        ("secretLookupByUsage", 66),
+        ("snapshotCurrent", 72),
+        ("snapshotLookupByName", 72),
+        ("nwfilterBindingLookupByPortDev", 101),
+        ("checkpointLookupByName", 103),
+        ("networkDefineXML", 3),
+        ("storagePoolDefineXML", 3),
+    ];
+    for (name, answer) in &answers {
+        let code = codes.iter().find(|(of, _)| of == name).map(|(_, code)| *code);
+        let expected = match code {
+            Some(code) => Value::from(code),
+            None if name.ends_with("events") => "registered".into(),
+            None if name.starts_with("num") || name == "snapshotNum" || name == "hasCurrentSnapshot" => 0.into(),
+            None => Value::Array(Vec::new()),
+        };
+        let no = name == "hasCurrentSnapshot" && *answer == Value::Bool(false);
+        assert!(*answer == expected || no, "{name}: {answer}, not {expected}");
+    }
+    assert_eq!(answers.len(), 20 + codes.len() + 1 + 5 + 4, "{answers:#?}");
+}
+
+on_session_and_system!(Client::Python, a_host_with_guests_only_says_that_it_has_nothing_else);
+
+fn a_host_with_guests_only_says_that_it_has_nothing_else(instance: &Instance, gateway: &Gateway) {
+    instance.define(&Guest::tiny("a"));
+    has_nothing_else(&run(client_program(instance, "nothing.py", &[&gateway.uri(), "a"])));
+}
+
+#[test]
+fn the_mock_hypervisor_has_nothing_else_either() {
+    if !Client::Python.is_here("the_mock_hypervisor_has_nothing_else_either") {
+        return;
+    }
+    let instance = Instance::session();
+    let gateway = Gateway::start(&instance);
+    has_nothing_else(&run(client_program(&instance, "nothing.py", &[&gateway.test_uri(), "test"])));
 }
 
 #[test]

@@ -649,7 +649,8 @@ fn document(qemu: &[Answer], mock: &[Answer]) -> String {
          says how to write it anew. `qemu` is `qemu:///session` and `qemu:///system`, which answer alike, `test` is\n\
          `test:///default`. Whether virsh has really asked is read from what its library says that it sends.\n\n\
          | | |\n|---|---|\n\
-         | answered | an answer, or an error about the guest at hand: that it has no such disk, say |\n\
+         | answered | an answer, or an error about the object at hand: that a guest has no such disk, or that there is no such \
+         network. Of what it has nothing, a driver says so: its lists are empty |\n\
          | no | the named call is one that no driver knows: error 3, \"this function is not supported by the connection driver\" |\n\
          | virsh gives up | virsh itself refuses, when it has seen no more than the guest's document: no such device is in it, say |\n\
          | nobody is asked | virsh does it alone |\n",

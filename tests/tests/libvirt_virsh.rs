@@ -203,9 +203,11 @@ fn figures_are_shown() {
     for verb in ["snapshot-list", "checkpoint-list"] {
         assert_eq!(rows(&virsh.ok(&[verb, "a"])).len(), 0, "{verb}");
     }
-    // What no driver knows, libvirt's clients are told in libvirt's words.
-    let unknown = virsh.fails(&["net-list"]);
-    assert!(unknown.contains("this function is not supported by the connection driver: virConnect"), "{unknown}");
+    // There are no networks, which is an answer; what would make one, no driver knows, and says so in libvirt's words.
+    assert_eq!(rows(&virsh.ok(&["net-list"])).len(), 0);
+    let file = instance.file("net.xml", b"<network><name>a</name></network>");
+    let unknown = virsh.fails(&["net-define", &file.to_string_lossy()]);
+    assert!(unknown.contains("this function is not supported by the connection driver: virNetworkDefine"), "{unknown}");
 }
 
 /// Titles, descriptions and what other programs keep with a guest.

@@ -1,6 +1,6 @@
 # What people run; see README.md. Every target is a script of tools/, which says more.
 
-.PHONY: help run test check bench guest fmt clean
+.PHONY: help run test check bench coverage guest fmt clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
@@ -19,6 +19,11 @@ bench: ## measure starts, calls and memory beside bare QEMU, as root
 	@tools/packages.sh --no-services virsh=libvirt-clients libvirt-daemon-system libvirt-daemon-driver-qemu python3-libvirt
 	@cargo build --release --bins
 	@target/release/bulkhead-bench
+
+coverage: ## print which operations each driver answers, beside libvirt's, and write docs/coverage.md
+	@tools/prepare.sh
+	@REGENERATE_COVERAGE=1 cargo test --quiet -p bulkhead-tests --test coverage >&2
+	@cat docs/coverage.md
 
 guest: ## make the guest of `make run` and of the tests in build/guest
 	@tools/guest-image.sh build/guest

@@ -112,6 +112,10 @@ fn check_call(program: &Program, op: &Op, call: &Call) -> Result<(), Fault> {
     if !FAMILIES.contains(&op.family.as_str()) {
         return fault(format!("`{}` is no family of objects", op.family));
     }
+    if let Some(driver) = call.libvirt.iter().find(|driver| !["qemu", "test", "lxc", "xen"].contains(&driver.as_str()))
+    {
+        return fault(format!("`libvirt={driver}`: qemu, test, lxc or xen"));
+    }
     if call.flags.is_some() && !is_uint(&op.args, "flags") {
         return fault("flags= needs a field `flags`".to_owned());
     }

@@ -97,7 +97,7 @@ fn op_rules(op: &Op) -> String {
     match &op.detail {
         Detail::Call(call) => format!(
             "kind: OpKind::Call, access: {}, needs_auth: {}, acl: &{:?}, acl_filter: {:?}, high_priority: {}, stream: \
-             {}, sparse_flag: {}, flags: {:?}, fds_in: FdCount {{ min: {}, max: {} }}, fds_out: FdCount {{ min: {}, max: {} }}, \
+             {}, sparse_flag: {}, flags: {:?}, libvirt: &{:?}, fds_in: FdCount {{ min: {}, max: {} }}, fds_out: FdCount {{ min: {}, max: {} }}, \
              event: None",
             access(call.access.as_ref()),
             !call.no_auth,
@@ -107,6 +107,7 @@ fn op_rules(op: &Op) -> String {
             stream(call.stream.as_deref()),
             call.sparse.map_or("None".to_owned(), |flag| format!("Some({flag})")),
             call.flags,
+            call.libvirt,
             call.fds_in.0,
             call.fds_in.1,
             call.fds_out.0,
@@ -119,7 +120,7 @@ fn op_rules(op: &Op) -> String {
             });
             format!(
                 "kind: OpKind::Event, access: Access::Read, needs_auth: true, acl: &[], acl_filter: None, \
-                 high_priority: false, stream: None, sparse_flag: None, flags: None, fds_in: FdCount::NONE, fds_out: FdCount::NONE, \
+                 high_priority: false, stream: None, sparse_flag: None, flags: None, libvirt: &[], fds_in: FdCount::NONE, fds_out: FdCount::NONE, \
                  event: {id}"
             )
         }

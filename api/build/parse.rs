@@ -295,6 +295,7 @@ impl Parser<'_> {
             "fds_out" => call.fds_out = range(scan, value)?,
             "api" => call.api = Some(value.to_owned()),
             "flags" => call.flags = Some(self.value_of(value, scan)?),
+            "libvirt" => call.libvirt = value.split(',').map(str::to_owned).collect(),
             "none" if value == "empty" => call.none = Some(OfNone::Empty),
             "none" if value == "missing" => call.none = Some(OfNone::Missing),
             _ => return Err(scan.fault(format!("`{rule}=` is no rule of a call"))),

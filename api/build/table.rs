@@ -140,6 +140,8 @@ pub struct Call {
     /// The bits of `flags` that libvirt knows.
     pub flags: Option<u64>,
     pub none: Option<OfNone>,
+    /// libvirt's drivers that answer it.
+    pub libvirt: Vec<String>,
 }
 
 /// What a driver answers that has nothing of the call's family.

@@ -45,6 +45,8 @@ pub struct OpInfo {
     pub sparse_flag: Option<u32>,
     /// The bits of `flags` that libvirt knows, where the table names them.
     pub flags: Option<u32>,
+    /// The drivers of libvirt that answer it: `qemu` with those of its host's networks, pools and so on, `test`, `lxc`, `xen`.
+    pub libvirt: &'static [&'static str],
     /// How many file descriptors come with the call.
     pub fds_in: FdCount,
     /// How many file descriptors come with the reply.

@@ -54,6 +54,10 @@ mod tests {
         let call = |number: u32, name: &str| format!("call {number} {name}() -> () read acl=a:b since=1.0.0 api=x\n");
         let cases = [
             (call(1, "a").replace(" api=", " family=guest api="), "api/t.api:5: `guest` is no family of objects"),
+            (
+                call(1, "a").replace(" api=", " libvirt=hyperv api="),
+                "api/t.api:5: `libvirt=hyperv`: qemu, test, lxc or xen",
+            ),
             (call(1, "a").replace(" api=", " flags=1 api="), "api/t.api:5: flags= needs a field `flags`"),
             (format!("{}{}", call(1, "a"), call(1, "b")), "api/t.api:6: number 1 is taken already"),
             (format!("{}{}", call(1, "a"), call(3, "b")), "api/t.api:6: number 2 is missing before 3"),

@@ -1,14 +1,11 @@
-//! What the parser knows: the options that every verb has, and the verbs.
+//! The options that every verb has, and the exit codes.
 
 use std::ffi::OsString;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use clap_complete::ArgValueCompleter;
+use clap::builder::EnumValueParser;
+use clap::{ArgMatches, ValueEnum};
 
-use crate::commands::{completions, console, definition, event, gateway, host, info, lifecycle, list, run};
-use crate::complete;
-use crate::error::CliError;
-use crate::session::Session;
+use crate::table::{Arg, Names};
 
 /// The exit codes of every verb, as `--help` prints them.
 pub const EXIT_CODES: &str = "\
@@ -26,35 +23,44 @@ Environment:
   BULKHEAD_OUTPUT  'table' or 'json' when --output is not given
   BULKHEAD_ROOT    directory that holds all files of another instance";
 
-/// Runs and watches virtual machines from the shell.
-#[derive(Debug, Parser)]
-#[command(name = "bulkhead", version, about = "Runs and watches virtual machines from the shell", long_about = None)]
-#[command(after_help = EXIT_CODES, propagate_version = false, max_term_width = 100, disable_help_subcommand = true)]
-pub struct Cli {
-    #[command(flatten)]
-    pub(crate) global: Global,
-    #[command(subcommand)]
-    pub(crate) command: Command,
-}
+/// The variable that stands for `--output`.
+pub(crate) const OUTPUT_VARIABLE: &str = "BULKHEAD_OUTPUT";
+
+/// The options that every verb has, as rows like those of the verbs.
+pub(crate) static GLOBAL: &[Arg] = &[
+    Arg::option(
+        "connect",
+        "URI",
+        "Connection URI: qemu:///system, qemu:///session, test:///default, or one of another host",
+    )
+    .short('c')
+    .of(Names::Uri),
+    Arg::flag("readonly", "Connect read-only: every call that changes something is refused").short('r'),
+    Arg::option("output", "FORM", "Form of what is printed: 'table', or 'json' for programs")
+        .default("table")
+        .parsed(|| EnumValueParser::<Format>::new().into()),
+    Arg::flag("quiet", "Print results only, no messages").short('q'),
+];
 
 /// Options that every verb has.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Global options")]
+#[derive(Clone, Debug)]
 pub(crate) struct Global {
-    /// Connection URI: qemu:///system, qemu:///session, test:///default, or one of another host
-    #[arg(short, long, global = true, value_name = "URI")]
-    #[arg(add = ArgValueCompleter::new(complete::uris))]
     pub(crate) connect: Option<String>,
-    /// Connect read-only: every call that changes something is refused
-    #[arg(short, long, global = true)]
     pub(crate) readonly: bool,
-    /// Form of what is printed: 'table', or 'json' for programs
-    #[arg(long, global = true, value_enum, value_name = "FORM", env = "BULKHEAD_OUTPUT")]
-    #[arg(default_value = "table", hide_default_value = true, hide_env = true, hide_possible_values = true)]
     pub(crate) output: Format,
-    /// Print results only, no messages
-    #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
+}
+
+impl Global {
+    /// The options of a line.
+    pub(crate) fn of(matches: &ArgMatches) -> Self {
+        Self {
+            connect: matches.get_one("connect").cloned(),
+            readonly: matches.get_flag("readonly"),
+            output: matches.get_one("output").copied().unwrap_or(Format::Table),
+            quiet: matches.get_flag("quiet"),
+        }
+    }
 }
 
 /// Form of what is printed.
@@ -69,7 +75,7 @@ pub(crate) enum Format {
 impl Format {
     /// The form that arguments ask for that the parser has refused: an error about them must have that form too.
     pub(crate) fn guess(arguments: &[OsString]) -> Self {
-        let mut wanted = std::env::var("BULKHEAD_OUTPUT").ok();
+        let mut wanted = std::env::var(OUTPUT_VARIABLE).ok();
         let mut words = arguments.iter().filter_map(|word| word.to_str());
         while let Some(word) = words.next() {
             if word == "--output" {
@@ -82,85 +88,9 @@ impl Format {
     }
 }
 
-/// The verbs, in the order that `--help` lists them.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    Run(run::Run),
-    List(list::List),
-    Define(definition::Define),
-    Undefine(definition::Undefine),
-    Create(definition::Create),
-    Start(lifecycle::Start),
-    Suspend(lifecycle::Suspend),
-    Resume(lifecycle::Resume),
-    Shutdown(lifecycle::Shutdown),
-    Reboot(lifecycle::Reboot),
-    Reset(lifecycle::Reset),
-    Destroy(lifecycle::Destroy),
-    Autostart(lifecycle::Autostart),
-    Console(console::Console),
-    Event(event::Event),
-    Dominfo(info::Dominfo),
-    Domstate(info::Domstate),
-    Domid(info::Domid),
-    Domuuid(info::Domuuid),
-    Domname(info::Domname),
-    Dumpxml(definition::Dumpxml),
-    Nodeinfo(host::Nodeinfo),
-    Capabilities(host::Capabilities),
-    Hostname(host::Hostname),
-    Version(host::Version),
-    Uri(host::Uri),
-    Gateway(gateway::Gateway),
-    Completions(completions::Completions),
-}
-
-impl Command {
-    /// Does what the verb says.
-    pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-        match self {
-            Self::Run(verb) => verb.run(session),
-            Self::List(verb) => verb.run(session),
-            Self::Define(verb) => verb.run(session),
-            Self::Undefine(verb) => verb.run(session),
-            Self::Create(verb) => verb.run(session),
-            Self::Start(verb) => verb.run(session),
-            Self::Suspend(verb) => verb.run(session),
-            Self::Resume(verb) => verb.run(session),
-            Self::Shutdown(verb) => verb.run(session),
-            Self::Reboot(verb) => verb.run(session),
-            Self::Reset(verb) => verb.run(session),
-            Self::Destroy(verb) => verb.run(session),
-            Self::Autostart(verb) => verb.run(session),
-            Self::Console(verb) => verb.run(session),
-            Self::Event(verb) => verb.run(session),
-            Self::Dominfo(verb) => verb.run(session),
-            Self::Domstate(verb) => verb.run(session),
-            Self::Domid(verb) => verb.run(session),
-            Self::Domuuid(verb) => verb.run(session),
-            Self::Domname(verb) => verb.run(session),
-            Self::Dumpxml(verb) => verb.run(session),
-            Self::Nodeinfo(verb) => verb.run(session),
-            Self::Capabilities(verb) => verb.run(session),
-            Self::Hostname(verb) => verb.run(session),
-            Self::Version(verb) => verb.run(session),
-            Self::Uri(verb) => verb.run(session),
-            Self::Gateway(verb) => verb.run(session),
-            Self::Completions(verb) => verb.run(session),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
-
-    #[test]
-    fn the_parser_is_consistent() {
-        Cli::command().debug_assert();
-    }
 
     #[test]
     fn the_form_of_refused_arguments_is_the_last_one_asked_for() {

@@ -5,7 +5,11 @@
 use std::ffi::OsStr;
 
 use clap_complete::CompletionCandidate;
-use libclient::{Connection, ListFlags};
+use libclient::{Connection, ListFlags, XmlFlags};
+use roxmltree::Document;
+
+use crate::commands::devices::{devices, disk_name, interface_name};
+use crate::table;
 
 /// Every domain.
 pub(crate) fn any_domain(typed: &OsStr) -> Vec<CompletionCandidate> {
@@ -39,24 +43,64 @@ pub(crate) fn persistent_domain(typed: &OsStr) -> Vec<CompletionCandidate> {
 
 /// The URIs that need no more words.
 pub(crate) fn uris(typed: &OsStr) -> Vec<CompletionCandidate> {
-    ["qemu:///system", "qemu:///session", "test:///default"]
-        .into_iter()
-        .filter(|uri| typed.to_str().is_some_and(|typed| uri.starts_with(typed)))
-        .map(CompletionCandidate::new)
+    candidates(typed, ["qemu:///system", "qemu:///session", "test:///default"].map(|uri| (uri, "")).into_iter())
+}
+
+/// Verbs and groups of verbs.
+pub(crate) fn verbs(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let verbs = table::verbs().map(|verb| (verb.name, verb.about));
+    let groups = table::GROUPS.iter().map(|group| (group.name, group.title));
+    candidates(typed, verbs.chain(groups))
+}
+
+/// Disks of the domain in the line.
+pub(crate) fn disks(typed: &OsStr) -> Vec<CompletionCandidate> {
+    of_domain(typed, |document| devices(document, "disk").filter_map(disk_name).collect())
+}
+
+/// Network interfaces of the domain in the line.
+pub(crate) fn interfaces(typed: &OsStr) -> Vec<CompletionCandidate> {
+    of_domain(typed, |document| devices(document, "interface").filter_map(interface_name).collect())
+}
+
+/// Consoles of the domain in the line.
+pub(crate) fn consoles(typed: &OsStr) -> Vec<CompletionCandidate> {
+    of_domain(typed, |document| {
+        let numbered = |kind| devices(document, kind).enumerate().map(move |(number, _)| format!("{kind}{number}"));
+        numbered("serial").chain(numbered("console")).collect()
+    })
+}
+
+fn candidates<'a>(typed: &OsStr, words: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<CompletionCandidate> {
+    let Some(typed) = typed.to_str() else { return Vec::new() };
+    words
+        .filter(|(word, _)| word.starts_with(typed))
+        .map(|(word, help)| {
+            CompletionCandidate::new(word)
+                .help(Some(help).filter(|help| !help.is_empty()).map(|help| help.to_owned().into()))
+        })
         .collect()
 }
 
+fn connection() -> Option<Connection> {
+    Connection::open_running(&uri_on_the_line(std::env::args())).ok()
+}
+
 fn names(typed: &OsStr, flags: ListFlags) -> Vec<CompletionCandidate> {
-    let Some(typed) = typed.to_str() else { return Vec::new() };
-    let uri = uri_on_the_line(std::env::args());
-    let Ok(connection) = Connection::open_running(&uri) else { return Vec::new() };
+    let Some(connection) = connection() else { return Vec::new() };
     let Ok(mut records) = connection.domains(flags) else { return Vec::new() };
     records.sort_by(|one, other| one.domain.name().cmp(other.domain.name()));
-    records
-        .iter()
-        .filter(|record| record.domain.name().starts_with(typed))
-        .map(|record| CompletionCandidate::new(record.domain.name()).help(Some(record.state.name().into())))
-        .collect()
+    candidates(typed, records.iter().map(|record| (record.domain.name(), record.state.name())))
+}
+
+/// Names of devices in the document of the first domain that the line names.
+fn of_domain(typed: &OsStr, names: impl Fn(&Document<'_>) -> Vec<String>) -> Vec<CompletionCandidate> {
+    let Some(connection) = connection() else { return Vec::new() };
+    let mut words = std::env::args().skip_while(|word| word != "--").skip(2).filter(|word| !word.is_empty());
+    let domain = words.find_map(|word| connection.domain(&word).ok());
+    let Some(xml) = domain.and_then(|domain| domain.xml(XmlFlags::empty()).ok()) else { return Vec::new() };
+    let Ok(document) = Document::parse(&xml) else { return Vec::new() };
+    candidates(typed, names(&document).iter().map(|name| (name.as_str(), "")))
 }
 
 /// The URI in the line that is being completed: it stands behind `--` in the arguments of the completer.

@@ -68,6 +68,9 @@ pub(crate) enum CliError {
     /// A question about the host or about all domains failed.
     #[error("cannot {what}")]
     Ask { what: &'static str, source: libclient::Error },
+    /// A call failed that has not been named yet: see [`CliError::of_domain`] and [`CliError::of_host`].
+    #[error("a call failed")]
+    Call { source: libclient::Error },
     /// No domain answers to the text.
     #[error("cannot find domain '{name}'")]
     Find { name: String, source: libclient::Error },
@@ -128,6 +131,18 @@ pub(crate) enum CliError {
     /// Writing what was asked for.
     #[error("cannot write to the standard output")]
     Output { source: io::Error },
+    /// There is no help on it.
+    #[error("there is no verb and no group of verbs '{topic}'")]
+    NoTopic { topic: String },
+    /// One terminal shows one console.
+    #[error("--console goes with one domain only")]
+    ManyConsoles,
+    /// A document of the driver's makes no sense.
+    #[error("the driver's document holds nothing that Bulkhead can read")]
+    Strange { source: roxmltree::Error },
+    /// Failures that have been shown already.
+    #[error("not every domain could be dealt with")]
+    Reported { kind: Kind },
     /// A signal ended a console.
     #[error("ended by signal {number}")]
     Signal { number: i32 },
@@ -139,11 +154,33 @@ impl From<io::Error> for CliError {
     }
 }
 
+impl From<libclient::Error> for CliError {
+    fn from(source: libclient::Error) -> Self {
+        Self::Call { source }
+    }
+}
+
 fn shown_uri(uri: &str) -> String {
     if uri.is_empty() { "the default URI".to_owned() } else { format!("'{uri}'") }
 }
 
 impl CliError {
+    /// Says of a call that failed what was tried with which domain.
+    pub(crate) fn of_domain(self, what: &'static str, domain: &libclient::Domain) -> Self {
+        match self {
+            Self::Call { source } => Self::Domain { what, name: domain.name().to_owned(), source },
+            other => other,
+        }
+    }
+
+    /// Says of a call that failed what was tried.
+    pub(crate) fn of_host(self, what: &'static str) -> Self {
+        match self {
+            Self::Call { source } => Self::Ask { what, source },
+            other => other,
+        }
+    }
+
     /// The kind, which is the exit code.
     pub(crate) fn kind(&self) -> Kind {
         match self {
@@ -152,11 +189,13 @@ impl CliError {
                 kind => kind,
             },
             Self::Find { source, .. } => Kind::of(source, Kind::Failed),
-            Self::Ask { source, .. } | Self::Domain { source, .. } | Self::Document { source, .. } => {
-                Kind::of(source, Kind::Failed)
-            }
+            Self::Call { source }
+            | Self::Ask { source, .. }
+            | Self::Domain { source, .. }
+            | Self::Document { source, .. } => Kind::of(source, Kind::Failed),
+            Self::Reported { kind } => *kind,
             Self::NoEvent { .. } => Kind::Deadline,
-            Self::BadName { .. } | Self::NoGateway { .. } => Kind::Usage,
+            Self::BadName { .. } | Self::NoGateway { .. } | Self::NoTopic { .. } | Self::ManyConsoles => Kind::Usage,
             _ => Kind::Failed,
         }
     }
@@ -166,6 +205,7 @@ impl CliError {
         match self {
             // The reader of the pipe has closed it on purpose.
             Self::Output { source } if source.kind() == ErrorKind::BrokenPipe => return 0,
+            Self::Reported { kind } => return kind.exit_code(),
             Self::Signal { number } => {
                 // The terminal is restored by now, so the shell may see the death that the sender wanted.
                 let _ = signal_hook::low_level::emulate_default_handler(*number);
@@ -184,6 +224,7 @@ impl CliError {
     fn library_error(&self) -> Option<&libclient::Error> {
         match self {
             Self::Connect { source, .. }
+            | Self::Call { source }
             | Self::Ask { source, .. }
             | Self::Find { source, .. }
             | Self::Domain { source, .. }
@@ -210,6 +251,7 @@ impl CliError {
             Self::Exists { .. } => "choose another --name, or 'bulkhead start' the one that is there",
             Self::Gateway { .. } | Self::NoProgram { .. } => "it is installed beside qemud, or beside this program",
             Self::NoGateway { .. } => "-c qemu:///system and -c qemu:///session are possible",
+            Self::NoTopic { .. } => "'bulkhead help' lists them",
             Self::NoKvm { .. } => "'--accel tcg' emulates the processor",
             _ => return None,
         };

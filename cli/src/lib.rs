@@ -8,7 +8,9 @@
 //! - start a daemon for a completion: pressing Tab only asks one that already runs.
 //!
 //! # Where things are
-//! - [`args`] is what the parser knows of options and verbs, and `commands` has one file per group of verbs.
+//! - `table` says what a verb is. `commands` has the rows and what they do, one file for each group or large verb.
+//! - `parser`, `spelling` and `values` take a command line apart by the table, `help` and `complete` explain it, and `reference`
+//!   checks that the man page and `docs/cli.md` say what the table says.
 //! - `output` is the only place that writes to the standard output, `error` the only one that decides on exit codes.
 //! - `attach` copies bytes between a terminal and a console, `terminal` holds the terminal's raw mode.
 //!
@@ -22,41 +24,53 @@ mod attach;
 mod commands;
 mod complete;
 mod error;
+mod help;
 mod output;
+mod parser;
+#[cfg(test)]
+mod reference;
 mod session;
+mod shown;
+mod spelling;
+mod table;
 mod terminal;
+mod values;
 mod words;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
 use clap_complete::CompleteEnv;
 
-use crate::args::{Cli, Format};
+use crate::args::Format;
 use crate::error::CliError;
 use crate::output::Output;
+use crate::parser::Parsed;
 use crate::session::Session;
+use crate::values::Values;
 
 /// Runs the program with the process's own arguments and gives its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    match CompleteEnv::with_factory(Cli::command).bin("bulkhead").try_complete(std::env::args_os(), None) {
+    match CompleteEnv::with_factory(parser::command).bin("bulkhead").try_complete(std::env::args_os(), None) {
         Ok(false) => {}
         // A shell that asks for completions must see neither a message nor a failure of ours.
         Ok(true) | Err(_) => return ExitCode::SUCCESS,
     }
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    match Cli::try_parse_from(&arguments) {
-        Ok(cli) => run(cli),
-        Err(refusal) => ExitCode::from(error::report_usage(&refusal, Format::guess(&arguments))),
+    let format = Format::guess(&arguments);
+    match parser::parse(arguments) {
+        Ok(parsed) => run(parsed),
+        Err(refusal) => ExitCode::from(error::report_usage(&refusal, format)),
     }
 }
 
-fn run(cli: Cli) -> ExitCode {
-    let format = cli.global.output;
-    let mut session = Session::new(cli.global, Output::new(format));
-    let done = cli.command.run(&mut session).and_then(|()| session.out.flush().map_err(CliError::from));
+fn run(parsed: Parsed) -> ExitCode {
+    let Parsed { global, verb, matches } = parsed;
+    let format = global.output;
+    let mut session = Session::new(global, Output::new(format));
+    let done =
+        verb.act(&Values::new(verb, &matches), &mut session).and_then(|()| session.out.flush().map_err(CliError::from));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -41,7 +41,7 @@ impl Output {
     /// A text that ends its last line itself, or is given the end that it lacks.
     pub(crate) fn text(&mut self, text: &str) -> io::Result<()> {
         self.stdout.write_all(text.as_bytes())?;
-        if text.ends_with('\n') { Ok(()) } else { self.stdout.write_all(b"\n") }
+        if text.is_empty() || text.ends_with('\n') { Ok(()) } else { self.stdout.write_all(b"\n") }
     }
 
     /// One JSON document, indented for the eye that looks at it all the same.
@@ -58,11 +58,11 @@ impl Output {
     }
 
     /// A table under heads.
-    pub(crate) fn table<const N: usize>(&mut self, heads: [&str; N], rows: Vec<[String; N]>) -> io::Result<()> {
+    pub(crate) fn table(&mut self, heads: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
         let mut table = Table::new();
         table.load_style(RULED).set_header(heads.to_vec());
         for row in rows {
-            table.add_row(row.to_vec());
+            table.add_row(row.clone());
         }
         for line in table.lines() {
             self.line(line.trim_end())?;
@@ -71,7 +71,7 @@ impl Output {
     }
 
     /// `Key:  value` lines with the values in one column.
-    pub(crate) fn pairs(&mut self, pairs: &[(&str, String)]) -> io::Result<()> {
+    pub(crate) fn pairs(&mut self, pairs: &[(String, String)]) -> io::Result<()> {
         let width = pairs.iter().map(|(key, _)| key.len()).max().unwrap_or(0) + 1;
         for (key, value) in pairs {
             self.line(format_args!("{:<width$}  {value}", format!("{key}:")))?;

@@ -11,12 +11,15 @@ use crate::args::Global;
 use crate::ask::ask;
 use crate::error::CliError;
 use crate::output::{Output, tell};
+use crate::shown::Shown;
 
 /// What a verb has at hand.
 pub(crate) struct Session {
     global: Global,
     /// Where results go.
     pub(crate) out: Output,
+    /// What was done so far, while several domains are worked on for a program.
+    acted: Option<Vec<Acted>>,
 }
 
 /// A domain in JSON.
@@ -36,15 +39,15 @@ impl DomainJson {
 
 /// What a verb did, in JSON.
 #[derive(Serialize)]
-struct Acted<'a> {
-    action: &'a str,
+struct Acted {
+    action: &'static str,
     domain: DomainJson,
 }
 
 impl Session {
     /// A run with its options.
     pub(crate) fn new(global: Global, out: Output) -> Self {
-        Self { global, out }
+        Self { global, out, acted: None }
     }
 
     /// Connects as the global options say.
@@ -64,10 +67,51 @@ impl Session {
         find(&self.connect()?, name)
     }
 
-    /// Says on the standard output that something was done: a sentence, or a JSON document.
-    pub(crate) fn acted(&mut self, action: &str, domain: &Domain, sentence: impl Display) -> Result<(), CliError> {
+    /// Does something with each domain that is named. One that fails does not keep the others from their turn: its error is
+    /// shown at once, and the first one decides on the exit code.
+    pub(crate) fn each(
+        &mut self,
+        names: &[&str],
+        mut act: impl FnMut(&mut Self, &Domain) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        let connection = self.connect()?;
+        if let [name] = names {
+            return act(self, &find(&connection, name)?);
+        }
+        self.acted = Some(Vec::new());
+        let mut first = None;
+        for name in names {
+            if let Err(failure) = find(&connection, name).and_then(|domain| act(self, &domain)) {
+                self.out.flush()?;
+                failure.report(self.global.output);
+                first = first.or(Some(failure.kind()));
+            }
+        }
+        let acted = self.acted.take().unwrap_or_default();
         if self.out.is_json() {
-            self.out.json(&Acted { action, domain: DomainJson::of(domain) })?;
+            self.out.json(&acted)?;
+        }
+        first.map_or(Ok(()), |kind| Err(CliError::Reported { kind }))
+    }
+
+    /// Prints an answer.
+    pub(crate) fn show(&mut self, shown: &Shown) -> Result<(), CliError> {
+        Ok(shown.print(&mut self.out)?)
+    }
+
+    /// Says on the standard output that something was done: a sentence, or a JSON document.
+    pub(crate) fn acted(
+        &mut self,
+        action: &'static str,
+        domain: &Domain,
+        sentence: impl Display,
+    ) -> Result<(), CliError> {
+        if self.out.is_json() {
+            let acted = Acted { action, domain: DomainJson::of(domain) };
+            match &mut self.acted {
+                Some(list) => list.push(acted),
+                None => self.out.json(&acted)?,
+            }
         } else if !self.global.quiet {
             self.out.line(sentence)?;
         }

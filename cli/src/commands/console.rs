@@ -6,59 +6,67 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use clap::Args;
-use clap_complete::ArgValueCompleter;
+use clap::builder::ValueParser;
 use libclient::{ConsoleFlags, ConsoleStream, CreateFlags, Domain, ErrorCode, EventKind, State};
 
 use crate::attach::{End, Near, Signals, attach};
 use crate::commands::lifecycle::failed;
-use crate::complete;
 use crate::error::CliError;
 use crate::output::tell;
 use crate::session::Session;
+use crate::table::{Access, Action, Arg, Json, Names, Verb};
 use crate::terminal::{Asked, RawMode};
+use crate::values::Values;
 
 /// How long a guest's end may be behind the end of its console before it counts as running on.
 const END_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The escape that virsh and telnet have.
 const DEFAULT_ESCAPE: &str = "^]";
+/// Its byte.
+const ESCAPE: u8 = 0x1d;
 
-/// Attach the terminal to the console of a domain; the escape (^]) detaches
-#[derive(Debug, Args)]
-pub(crate) struct Console {
-    /// Name, UUID or id
-    #[arg(add = ArgValueCompleter::new(complete::active_domain))]
-    domain: String,
-    /// Alias of the device, if not the first console
-    #[arg(long, value_name = "ALIAS")]
-    devname: Option<String>,
-    /// Take the console over from its present writer
-    #[arg(long)]
-    force: bool,
-    /// Refuse if nobody could notice that the console is taken over (never the case here)
-    #[arg(long)]
-    safe: bool,
-    /// Watch only: what is typed does not reach the guest
-    #[arg(long)]
-    read_only: bool,
-    /// The key that detaches: a character, or ^ and a character for a control key
-    #[arg(long, value_name = "KEY", default_value = DEFAULT_ESCAPE, value_parser = escape_byte)]
-    escape: u8,
-}
+/// The row.
+pub(crate) const VERBS: &[Verb] = &[Verb {
+    name: "console",
+    aliases: &[],
+    about: "Attach the terminal to the console of a domain; the escape (^]) detaches",
+    details: "\
+Shows what the console has shown lately (128 KiB at most), then what comes. Any number of watchers up to 16 can attach with \
+--read-only. Consoles are serialN and consoleN, counted from 0 over the serial ports and then the virtio consoles.
 
-impl Console {
-    /// Attaches.
-    pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-        let domain = session.domain(&self.domain)?;
-        let mut flags = ConsoleFlags::empty();
-        flags.set(ConsoleFlags::FORCE, self.force);
-        flags.set(ConsoleFlags::SAFE, self.safe);
-        flags.set(ConsoleFlags::READ_ONLY, self.read_only);
-        let stream =
-            domain.open_console(self.devname.as_deref(), flags).map_err(failed("open the console of", &domain))?;
-        Attachment { escape: self.escape, read_only: self.read_only }.run(session, &domain, stream, || Ok(()))
-    }
+When standard input is no terminal there is no escape, and its end does not detach: the guest's output goes on until the \
+guest ends. Exit code 0 when you detach or the guest ends, 1 when another client takes the console.",
+    args: &[
+        Arg::domain(Names::Active),
+        Arg::word("devname", "ALIAS", "Alias of the device, if not the first console").optional().of(Names::Console),
+        Arg::bits("force", ConsoleFlags::FORCE.bits(), "Take the console over from its present writer"),
+        Arg::bits(
+            "safe",
+            ConsoleFlags::SAFE.bits(),
+            "Refuse if nobody could notice that the console is taken over (never the case here)",
+        ),
+        Arg::bits(
+            "read-only",
+            ConsoleFlags::READ_ONLY.bits(),
+            "Watch only: what is typed does not reach the guest",
+        ),
+        Arg::option("escape", "KEY", "The key that detaches: a character, or ^ and a character for a control key")
+            .default(DEFAULT_ESCAPE)
+            .parsed(|| ValueParser::new(escape_byte)),
+    ],
+    access: Access::Change,
+    json: Json::Raw("it copies the console's bytes"),
+    example: "test",
+    action: Action::Run(console),
+}];
+
+fn console(values: &Values<'_>, session: &mut Session) -> Result<(), CliError> {
+    let domain = session.domain(values.need("domain"))?;
+    let flags = ConsoleFlags::from_bits_truncate(values.bits());
+    let stream = domain.open_console(values.text("devname"), flags).map_err(failed("open the console of", &domain))?;
+    let escape = values.value("escape").unwrap_or(ESCAPE);
+    Attachment { escape, read_only: values.flag("read-only") }.run(session, &domain, stream, || Ok(()))
 }
 
 /// `^]` and the like, or one character.
@@ -81,7 +89,7 @@ pub(crate) fn open_then_run(session: &mut Session, domain: &Domain, paused: bool
     let resume = || if paused { Ok(()) } else { domain.resume().map_err(failed("resume", domain)) };
     match opened {
         Ok(stream) => {
-            let attachment = Attachment { escape: 0x1d, read_only: false };
+            let attachment = Attachment { escape: ESCAPE, read_only: false };
             attachment.run(session, domain, stream, resume)
         }
         Err(error) => {

@@ -2,45 +2,69 @@
 
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
-use clap_complete::ArgValueCompleter;
+use clap::ValueEnum;
+use clap::builder::{EnumValueParser, ValueParser};
 use libclient::api::consts::{DomainEventId, IoErrorAction, MetadataType, TrayChangeReason, WatchdogEventAction};
 use libclient::{DomainEvent, EventStream, Notice};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::complete;
 use crate::error::CliError;
 use crate::session::{DomainJson, Session, find};
+use crate::shown::{Shown, Text};
+use crate::table::{Access, Action, Arg, Json, Names, Verb};
+use crate::values::Values;
 use crate::words::{local_time, utc_time};
 
-/// Wait for events of domains and print them
-#[derive(Debug, Args)]
-pub(crate) struct Event {
-    /// Events of this domain only: name, UUID or id
-    #[arg(long, value_name = "DOMAIN", add = ArgValueCompleter::new(complete::any_domain))]
+/// The row.
+pub(crate) const VERBS: &[Verb] = &[Verb {
+    name: "event",
+    aliases: &[],
+    about: "Wait for events of domains and print them",
+    details: "\
+Prints one event, or with --loop events until it is ended. --loop goes on across a restart of the daemon, and waits for a \
+daemon that was stopped without starting it. Every event has a number; --since prints first the events after that number that \
+the daemon still has. Exit code 6 if the time is over and nothing was printed.",
+    args: &[
+        Arg::word("domain", "DOMAIN", "Events of this domain only: name, UUID or id").optional().of(Names::Domain),
+        Arg::option("event", "EVENT", "The kind of events; lifecycle unless another one is named")
+            .parsed(|| EnumValueParser::<Kind>::new().into()),
+        Arg::flag("all", "Every kind of event").conflicts(&["event"]),
+        Arg::flag("loop", "Go on after the first event"),
+        Arg::option("timeout", "SECONDS", "End after this many seconds").parsed(|| ValueParser::new(seconds)),
+        Arg::option(
+            "since",
+            "SEQUENCE",
+            "Begin with the events after this sequence number; 0: all that the daemon still has",
+        )
+        .parsed(|| clap::value_parser!(u64).into()),
+        Arg::flag("timestamp", "Accepted as virsh does: the time is always printed"),
+        Arg::flag("list", "List the kinds of events and end"),
+    ],
+    access: Access::Look,
+    json: Json::Lines(r#"{"sequence", "time", "event", "domain": {…}, "kind", "detail", "text"}"#),
+    example: "--since 0 --timeout 0",
+    action: Action::Run(run),
+}];
+
+/// What is waited for.
+struct Event {
     domain: Option<String>,
-    /// The kind of events; lifecycle unless another one is named
-    #[arg(long, value_enum, value_name = "EVENT")]
     event: Option<Kind>,
-    /// Every kind of event
-    #[arg(long, conflicts_with = "event")]
     all: bool,
-    /// Go on after the first event
-    #[arg(long = "loop")]
     loop_: bool,
-    /// End after this many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
-    /// Begin with the events after this sequence number; 0: all that the daemon still has
-    #[arg(long, value_name = "SEQUENCE")]
     since: Option<u64>,
-    /// Accepted as virsh does: the time is always printed
-    #[arg(long)]
-    timestamp: bool,
-    /// List the kinds of events and end
-    #[arg(long)]
-    list: bool,
+}
+
+/// `event`.
+fn run(values: &Values<'_>, session: &mut Session) -> Result<(), CliError> {
+    if values.flag("list") {
+        let kinds: Vec<_> = Kind::value_variants().iter().map(|kind| kind.id().name()).collect();
+        let lines = kinds.iter().map(|kind| format!("{kind}\n")).collect();
+        return session.show(&Shown::new(kinds, Text::Lines(lines)));
+    }
+    Event::of(values).wait(session)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -97,14 +121,19 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 impl Event {
-    /// Waits and prints.
-    pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-        if self.list {
-            for kind in Kind::value_variants().iter().filter_map(ValueEnum::to_possible_value) {
-                session.out.line(kind.get_name())?;
-            }
-            return Ok(());
+    fn of(values: &Values<'_>) -> Self {
+        Self {
+            domain: values.text("domain").map(str::to_owned),
+            event: values.value("event"),
+            all: values.flag("all"),
+            loop_: values.flag("loop"),
+            timeout: values.value("timeout"),
+            since: values.value("since"),
         }
+    }
+
+    /// Waits and prints.
+    fn wait(&self, session: &mut Session) -> Result<(), CliError> {
         // A time beyond the clock's range is never.
         let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let connection = session.connect()?;
@@ -278,16 +307,12 @@ fn data(notice: &Notice) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
     fn event(arguments: &[&str]) -> Event {
-        let line = ["bulkhead", "event"].iter().chain(arguments);
-        match crate::args::Cli::try_parse_from(line).unwrap().command {
-            crate::args::Command::Event(event) => event,
-            other => panic!("{other:?}"),
-        }
+        let line = ["bulkhead", "event"].iter().chain(arguments).map(Into::into).collect();
+        let parsed = crate::parser::parse(line).unwrap_or_else(|error| panic!("{error}"));
+        Event::of(&Values::new(parsed.verb, &parsed.matches))
     }
 
     #[test]

@@ -1,44 +1,78 @@
 //! The verbs that show the host and the connection.
 
-use clap::Args;
-use libclient::NodeInfo;
+use libclient::Connection;
+use serde_json::json;
 
+use crate::commands::XML;
 use crate::error::CliError;
-use crate::session::Session;
+use crate::shown::Shown;
+use crate::table::{Access, Action, Arg, HostQuestion, Json, Verb};
+use crate::values::Values;
 use crate::words::dotted_version;
 
-fn failed(what: &'static str) -> impl FnOnce(libclient::Error) -> CliError {
-    move |source| CliError::Ask { what, source }
-}
-
-/// Show the host's processors and memory
-#[derive(Debug, Args)]
-pub(crate) struct Nodeinfo;
-
-impl Nodeinfo {
-    /// Prints it.
-    pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-        let node = session.connect()?.node_info().map_err(failed("ask for the host's hardware"))?;
-        if session.out.is_json() {
-            session.out.json(&node_json(&node))?;
-            return Ok(());
-        }
-        session.out.pairs(&[
-            ("CPU model", node.model),
-            ("CPU(s)", node.cpus.to_string()),
-            ("CPU frequency", format!("{} MHz", node.mhz)),
-            ("CPU socket(s)", node.sockets.to_string()),
-            ("Core(s) per socket", node.cores.to_string()),
-            ("Thread(s) per core", node.threads.to_string()),
-            ("NUMA cell(s)", node.nodes.to_string()),
-            ("Memory size", format!("{} KiB", node.memory_kib)),
-        ])?;
-        Ok(())
+/// A row of a question about the host.
+const fn question(
+    name: &'static str,
+    about: &'static str,
+    args: &'static [Arg],
+    shape: &'static str,
+    (what, ask): (&'static str, HostQuestion),
+) -> Verb {
+    Verb {
+        name,
+        aliases: &[],
+        about,
+        details: "",
+        args,
+        access: Access::Look,
+        json: Json::Shape(shape),
+        example: "",
+        action: Action::AskHost { what, ask },
     }
 }
 
-fn node_json(node: &NodeInfo) -> serde_json::Value {
-    serde_json::json!({
+/// The rows.
+pub(crate) const VERBS: &[Verb] = &[
+    question(
+        "nodeinfo",
+        "Show the host's processors and memory",
+        &[],
+        r#"{"model", "cpus", "mhz", "sockets", "cores", "threads", "nodes", "memory_kib"}"#,
+        ("ask for the host's hardware", nodeinfo),
+    ),
+    question(
+        "capabilities",
+        "Print what the host and its hypervisors can do, as XML",
+        &[],
+        XML,
+        ("ask for the capabilities", |connection, _| Ok(Shown::xml(connection.capabilities()?))),
+    ),
+    question(
+        "hostname",
+        "Print the host's name",
+        &[],
+        r#"{"hostname"}"#,
+        ("ask for the host's name", |connection, _| Ok(Shown::one("hostname", connection.hostname()?))),
+    ),
+    question(
+        "version",
+        "Show the versions of this program, the daemon and the hypervisor",
+        &[],
+        r#"{"client", "library", "driver", "hypervisor"}"#,
+        ("ask for the versions", version),
+    ),
+    question(
+        "uri",
+        "Print the canonical URI of the connection",
+        &[],
+        r#"{"uri"}"#,
+        ("ask for the connection's URI", |connection, _| Ok(Shown::one("uri", connection.uri()?))),
+    ),
+];
+
+fn nodeinfo(connection: &Connection, _: &Values<'_>) -> Result<Shown, CliError> {
+    let node = connection.node_info()?;
+    let json = json!({
         "model": node.model,
         "cpus": node.cpus,
         "mhz": node.mhz,
@@ -47,85 +81,31 @@ fn node_json(node: &NodeInfo) -> serde_json::Value {
         "threads": node.threads,
         "nodes": node.nodes,
         "memory_kib": node.memory_kib,
-    })
+    });
+    let pairs = [
+        ("CPU model", node.model),
+        ("CPU(s)", node.cpus.to_string()),
+        ("CPU frequency", format!("{} MHz", node.mhz)),
+        ("CPU socket(s)", node.sockets.to_string()),
+        ("Core(s) per socket", node.cores.to_string()),
+        ("Thread(s) per core", node.threads.to_string()),
+        ("NUMA cell(s)", node.nodes.to_string()),
+        ("Memory size", format!("{} KiB", node.memory_kib)),
+    ];
+    Ok(Shown::pairs(json, pairs))
 }
 
-/// Print what the host and its hypervisors can do, as XML
-#[derive(Debug, Args)]
-pub(crate) struct Capabilities;
-
-impl Capabilities {
-    /// Prints it.
-    pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-        let xml = session.connect()?.capabilities().map_err(failed("ask for the capabilities"))?;
-        if session.out.is_json() {
-            session.out.json(&serde_json::json!({ "xml": xml }))?;
-        } else {
-            session.out.text(&xml)?;
-        }
-        Ok(())
-    }
-}
-
-/// Print the host's name
-#[derive(Debug, Args)]
-pub(crate) struct Hostname;
-
-impl Hostname {
-    /// Prints it.
-    pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-        let name = session.connect()?.hostname().map_err(failed("ask for the host's name"))?;
-        one_value(session, "hostname", &name)
-    }
-}
-
-/// Print the canonical URI of the connection
-#[derive(Debug, Args)]
-pub(crate) struct Uri;
-
-impl Uri {
-    /// Prints it.
-    pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-        let uri = session.connect()?.uri().map_err(failed("ask for the connection's URI"))?;
-        one_value(session, "uri", &uri)
-    }
-}
-
-fn one_value(session: &mut Session, key: &str, value: &str) -> Result<(), CliError> {
-    if session.out.is_json() {
-        session.out.json(&serde_json::json!({ key: value }))?;
-    } else {
-        session.out.line(value)?;
-    }
-    Ok(())
-}
-
-/// Show the versions of this program, the daemon and the hypervisor
-#[derive(Debug, Args)]
-pub(crate) struct Version;
-
-impl Version {
-    /// Prints it.
-    pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-        let connection = session.connect()?;
-        let driver = connection.driver_type().map_err(failed("ask for the driver"))?;
-        let library = dotted_version(connection.lib_version().map_err(failed("ask for the library's version"))?);
-        let hypervisor = dotted_version(connection.version().map_err(failed("ask for the hypervisor's version"))?);
-        let client = env!("CARGO_PKG_VERSION");
-        if session.out.is_json() {
-            session.out.json(&serde_json::json!({
-                "client": client,
-                "library": library,
-                "driver": driver,
-                "hypervisor": hypervisor,
-            }))?;
-            return Ok(());
-        }
-        session.out.pairs(&[
-            ("Program", format!("bulkhead {client}")),
-            ("Library", library),
-            ("Running hypervisor", format!("{driver} {hypervisor}")),
-        ])?;
-        Ok(())
-    }
+fn version(connection: &Connection, _: &Values<'_>) -> Result<Shown, CliError> {
+    let wrap = |what| move |source| CliError::Ask { what, source };
+    let driver = connection.driver_type().map_err(wrap("ask for the driver"))?;
+    let library = dotted_version(connection.lib_version().map_err(wrap("ask for the library's version"))?);
+    let hypervisor = dotted_version(connection.version().map_err(wrap("ask for the hypervisor's version"))?);
+    let client = env!("CARGO_PKG_VERSION");
+    let json = json!({ "client": client, "library": library, "driver": driver, "hypervisor": hypervisor });
+    let pairs = [
+        ("Program", format!("bulkhead {client}")),
+        ("Library", library),
+        ("Running hypervisor", format!("{driver} {hypervisor}")),
+    ];
+    Ok(Shown::pairs(json, pairs))
 }

@@ -1,22 +1,84 @@
 //! The verbs that show one domain.
 
-use clap::Args;
-use clap_complete::ArgValueCompleter;
 use libclient::{Domain, DomainInfo, ErrorCode, GuestInfo};
 use serde::Serialize;
 
 use crate::commands::lifecycle::failed;
-use crate::complete;
 use crate::error::CliError;
-use crate::session::{DomainJson, Session};
+use crate::session::DomainJson;
+use crate::shown::{Shown, Text};
+use crate::table::{Access, Action, Arg, DomainQuestion, Json, Names, Verb};
+use crate::values::Values;
 use crate::words::{id_or_dash, state_token, yes_no};
 
-/// Show what a domain has and uses
-#[derive(Debug, Args)]
-pub(crate) struct Dominfo {
-    /// Name, UUID or id
-    #[arg(add = ArgValueCompleter::new(complete::any_domain))]
-    domain: String,
+/// A row of a question about one domain.
+pub(crate) const fn question(
+    name: &'static str,
+    about: &'static str,
+    args: &'static [Arg],
+    shape: &'static str,
+    (what, ask): (&'static str, DomainQuestion),
+) -> Verb {
+    Verb {
+        name,
+        aliases: &[],
+        about,
+        details: "",
+        args,
+        access: Access::Look,
+        json: Json::Shape(shape),
+        example: "test",
+        action: Action::AskDomain { what, ask },
+    }
+}
+
+/// The only argument of most questions.
+pub(crate) const ANY: &[Arg] = &[Arg::domain(Names::Domain)];
+
+const NAMES: &str = r#"{"id", "name", "uuid"}"#;
+
+/// The rows.
+pub(crate) const VERBS: &[Verb] = &[
+    question(
+        "dominfo",
+        "Show what a domain has and uses",
+        ANY,
+        r#"{"id", "name", "uuid", "os_type", "state", "vcpus", "cpu_time_ns", "max_memory_kib", "memory_kib", "persistent", "autostart", "supervisor_pid", "accel", "machine"}"#,
+        ("describe", |domain, _| Ok(Facts::ask(domain.clone())?.shown())),
+    ),
+    question(
+        "domstate",
+        "Show the state of a domain",
+        &[Arg::domain(Names::Domain), Arg::flag("reason", "Also print the reason")],
+        r#"{"state", "reason"}"#,
+        ("ask for the state of", domstate),
+    ),
+    question(
+        "domid",
+        "Print the id of a domain; '-' when it is off",
+        ANY,
+        NAMES,
+        ("describe", |domain, _| Ok(name(domain, id_or_dash(domain.id())))),
+    ),
+    question(
+        "domuuid",
+        "Print the UUID of a domain",
+        ANY,
+        NAMES,
+        ("describe", |domain, _| Ok(name(domain, domain.uuid().to_string()))),
+    ),
+    question(
+        "domname",
+        "Print the name of a domain",
+        ANY,
+        NAMES,
+        ("describe", |domain, _| Ok(name(domain, domain.name().to_owned()))),
+    ),
+];
+
+/// One of the names of a domain; programs get all three.
+fn name(domain: &Domain, line: String) -> Shown {
+    Shown::new(DomainJson::of(domain), Text::Line(line))
 }
 
 /// All that `dominfo` shows.
@@ -47,28 +109,20 @@ struct FactsJson {
     machine: Option<String>,
 }
 
-impl Dominfo {
-    /// Prints it.
-    pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-        let facts = Facts::ask(session.domain(&self.domain)?)?;
-        if session.out.is_json() {
-            session.out.json(&facts.json())?;
-        } else {
-            session.out.pairs(&facts.pairs())?;
-        }
-        Ok(())
-    }
-}
-
 impl Facts {
     fn ask(domain: Domain) -> Result<Self, CliError> {
-        let os_type = domain.os_type().map_err(failed("describe", &domain))?;
-        let info = domain.info().map_err(failed("describe", &domain))?;
-        let persistent = domain.is_persistent().map_err(failed("describe", &domain))?;
+        let os_type = domain.os_type()?;
+        let info = domain.info()?;
+        let persistent = domain.is_persistent()?;
         // A transient domain cannot start with the host, and libvirt refuses the question.
-        let autostart = persistent && domain.autostart().map_err(failed("describe", &domain))?;
+        let autostart = persistent && domain.autostart()?;
         let guest = if info.state.is_active() { guest_info(&domain)? } else { None };
         Ok(Self { domain, os_type, info, persistent, autostart, guest })
+    }
+
+    fn shown(&self) -> Shown {
+        let pairs = self.pairs().into_iter().map(|(key, value)| (key.to_owned(), value));
+        Shown::new(self.json(), Text::Pairs(pairs.collect()))
     }
 
     fn json(&self) -> FactsJson {
@@ -132,72 +186,15 @@ fn seconds(nanos: u64) -> String {
     format!("{}.{}s", nanos / 1_000_000_000, nanos / 100_000_000 % 10)
 }
 
-/// Show the state of a domain
-#[derive(Debug, Args)]
-pub(crate) struct Domstate {
-    /// Name, UUID or id
-    #[arg(add = ArgValueCompleter::new(complete::any_domain))]
-    domain: String,
-    /// And why it is in that state
-    #[arg(long)]
-    reason: bool,
-}
-
-impl Domstate {
-    /// Prints it.
-    pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-        let domain = session.domain(&self.domain)?;
-        let (state, reason) = domain.state().map_err(failed("ask for the state of", &domain))?;
-        if session.out.is_json() {
-            let shown = serde_json::json!({ "state": state_token(state), "reason": reason.name() });
-            session.out.json(&shown)?;
-        } else if self.reason {
-            session.out.line(format_args!("{} ({})", state.name(), reason.name()))?;
-        } else {
-            session.out.line(state.name())?;
-        }
-        Ok(())
-    }
-}
-
-/// Declares a verb that prints one of a domain's three names.
-macro_rules! name_verb {
-    ($(#[doc = $doc:literal])+ $verb:ident, |$domain:ident| $field:expr) => {
-        $(#[doc = $doc])+
-        #[derive(Debug, Args)]
-        pub(crate) struct $verb {
-            /// Name, UUID or id
-            #[arg(add = ArgValueCompleter::new(complete::any_domain))]
-            domain: String,
-        }
-
-        impl $verb {
-            /// Prints it.
-            pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-                let $domain = session.domain(&self.domain)?;
-                if session.out.is_json() {
-                    session.out.json(&DomainJson::of(&$domain))?;
-                } else {
-                    session.out.line($field)?;
-                }
-                Ok(())
-            }
-        }
+fn domstate(domain: &Domain, values: &Values<'_>) -> Result<Shown, CliError> {
+    let (state, reason) = domain.state()?;
+    let json = serde_json::json!({ "state": state_token(state), "reason": reason.name() });
+    let line = match values.flag("reason") {
+        true => format!("{} ({})", state.name(), reason.name()),
+        false => state.name().to_owned(),
     };
+    Ok(Shown::new(json, Text::Line(line)))
 }
-
-name_verb!(
-    /// Print the id of a domain; '-' when it is off
-    Domid, |domain| id_or_dash(domain.id())
-);
-name_verb!(
-    /// Print the UUID of a domain
-    Domuuid, |domain| domain.uuid()
-);
-name_verb!(
-    /// Print the name of a domain
-    Domname, |domain| domain.name()
-);
 
 #[cfg(test)]
 mod tests {

@@ -1,45 +1,145 @@
 //! The verbs that change what a domain is doing.
 
-use clap::Args;
-use clap_complete::ArgValueCompleter;
-use libclient::{DestroyFlags, Domain};
+use libclient::{CreateFlags, DestroyFlags, Domain};
 
 use crate::commands::console;
-use crate::complete;
 use crate::error::CliError;
 use crate::session::Session;
+use crate::table::{Access, Action, Arg, DomainCall, Done, Json, Names, Verb};
+use crate::values::Values;
 
-/// Start a domain that is defined and off
-#[derive(Debug, Args)]
-pub(crate) struct Start {
-    /// Name, UUID or id
-    #[arg(add = ArgValueCompleter::new(complete::inactive_domain))]
-    domain: String,
-    /// Leave its virtual CPUs stopped
-    #[arg(long)]
-    paused: bool,
-    /// Attach its console
-    #[arg(long)]
-    console: bool,
+/// A row of one call without flags.
+const fn simple(
+    name: &'static str,
+    about: &'static str,
+    details: &'static str,
+    args: &'static [Arg],
+    call: DomainCall,
+    done: &'static [Done],
+) -> Verb {
+    Verb {
+        name,
+        aliases: &[],
+        about,
+        details,
+        args,
+        access: Access::Change,
+        json: Json::Action,
+        example: "test",
+        action: Action::Each { what: name, call, done },
+    }
 }
 
-impl Start {
-    /// Starts it.
-    pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-        let domain = session.domain(&self.domain)?;
-        let flags = console::start_flags(self.paused, self.console);
-        domain.start(flags).map_err(failed("start", &domain))?;
-        after_start(session, &domain, self.paused, self.console, "start", format!("Domain '{}' started", domain.name()))
+/// The rows.
+pub(crate) const VERBS: &[Verb] = &[
+    Verb {
+        name: "start",
+        aliases: &[],
+        about: "Start domains that are defined and off",
+        details: "\
+The files that a document names are opened by this program, with your rights, and handed to the daemon. A file that you \
+may not open the daemon may open, if its administrator configured the directory.",
+        args: &[
+            Arg::domains(Names::Inactive),
+            Arg::bits("paused", CreateFlags::PAUSED.bits(), "Leave the virtual CPUs stopped"),
+            Arg::flag("console", "Attach the console; for one domain only"),
+        ],
+        access: Access::Change,
+        json: Json::Action,
+        example: "test",
+        action: Action::Run(start),
+    },
+    simple(
+        "suspend",
+        "Stop the virtual CPUs of domains",
+        "",
+        &[Arg::domains(Names::Running)],
+        |domain, _| Ok(domain.suspend()?),
+        &[Done::always("suspend", "suspended")],
+    ),
+    simple(
+        "resume",
+        "Let the virtual CPUs of domains run again",
+        "",
+        &[Arg::domains(Names::Paused)],
+        |domain, _| Ok(domain.resume()?),
+        &[Done::always("resume", "resumed")],
+    ),
+    simple(
+        "shutdown",
+        "Ask domains to shut themselves down",
+        "Presses the power button and returns. What the guest makes of it, events report.",
+        &[Arg::domains(Names::Active)],
+        |domain, _| Ok(domain.shutdown()?),
+        &[Done::always("shutdown", "is being shutdown")],
+    ),
+    simple(
+        "reboot",
+        "Ask domains to reboot themselves",
+        "Returns at once. What the guest makes of it, events report.",
+        &[Arg::domains(Names::Active)],
+        |domain, _| Ok(domain.reboot()?),
+        &[Done::always("reboot", "is being rebooted")],
+    ),
+    simple(
+        "reset",
+        "Reset domains, as their reset buttons would",
+        "",
+        &[Arg::domains(Names::Active)],
+        |domain, _| Ok(domain.reset()?),
+        &[Done::always("reset", "was reset")],
+    ),
+    simple(
+        "destroy",
+        "End domains at once, as pulling their plugs would",
+        "\
+Ends a guest also when QEMU no longer answers. With --graceful, QEMU is asked to end and nothing is killed: a guest that is \
+still there after 15 s goes on, and the command fails.",
+        &[
+            Arg::domains(Names::Active),
+            Arg::bits("graceful", DestroyFlags::GRACEFUL.bits(), "Only ask the process to end; fail if it does not"),
+        ],
+        |domain, values| Ok(domain.destroy(DestroyFlags::from_bits_truncate(values.bits()))?),
+        &[Done::always("destroy", "destroyed")],
+    ),
+    Verb {
+        name: "autostart",
+        aliases: &[],
+        about: "Start domains with the host, or no longer",
+        details: "The daemon starts these domains when it comes up for the first time since the boot.",
+        args: &[Arg::domains(Names::Persistent), Arg::flag("disable", "Disable autostart")],
+        access: Access::Change,
+        json: Json::Action,
+        example: "test",
+        action: Action::Each {
+            what: "set autostart of",
+            call: |domain, values| Ok(domain.set_autostart(!values.flag("disable"))?),
+            done: &[
+                Done::always("autostart", "will start with the host"),
+                Done::with("disable", "no-autostart", "will not start with the host"),
+            ],
+        },
+    },
+];
+
+fn start(values: &Values<'_>, session: &mut Session) -> Result<(), CliError> {
+    let names = values.texts("domain");
+    let (paused, console) = (values.flag("paused"), values.flag("console"));
+    if console && names.len() > 1 {
+        return Err(CliError::ManyConsoles);
     }
+    session.each(&names, |session, domain| {
+        domain.start(console::start_flags(paused, console)).map_err(failed("start", domain))?;
+        after_start(session, domain, (paused, console), "start", format!("Domain '{}' started", domain.name()))
+    })
 }
 
 /// Says that a domain was started, and goes on with its console if that is wanted.
 pub(crate) fn after_start(
     session: &mut Session,
     domain: &Domain,
-    paused: bool,
-    console: bool,
-    action: &str,
+    (paused, console): (bool, bool),
+    action: &'static str,
     sentence: String,
 ) -> Result<(), CliError> {
     if console {
@@ -53,89 +153,4 @@ pub(crate) fn after_start(
 pub(crate) fn failed(what: &'static str, domain: &Domain) -> impl FnOnce(libclient::Error) -> CliError {
     let name = domain.name().to_owned();
     move |source| CliError::Domain { what, name, source }
-}
-
-/// Declares a verb of one domain and no options, that is one call.
-macro_rules! simple_verb {
-    ($(#[doc = $doc:literal])+ $verb:ident, $completer:ident, $method:ident, $action:literal, $done:literal) => {
-        $(#[doc = $doc])+
-        #[derive(Debug, Args)]
-        pub(crate) struct $verb {
-            /// Name, UUID or id
-            #[arg(add = ArgValueCompleter::new(complete::$completer))]
-            domain: String,
-        }
-
-        impl $verb {
-            /// Does it.
-            pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-                let domain = session.domain(&self.domain)?;
-                domain.$method().map_err(failed($action, &domain))?;
-                session.acted($action, &domain, format_args!(concat!("Domain '{}' ", $done), domain.name()))
-            }
-        }
-    };
-}
-
-simple_verb!(
-    /// Stop the virtual CPUs of a domain
-    Suspend, running_domain, suspend, "suspend", "suspended"
-);
-simple_verb!(
-    /// Let the virtual CPUs of a domain run again
-    Resume, paused_domain, resume, "resume", "resumed"
-);
-simple_verb!(
-    /// Ask a domain to shut itself down
-    Shutdown, active_domain, shutdown, "shutdown", "is being shutdown"
-);
-simple_verb!(
-    /// Ask a domain to reboot itself
-    Reboot, active_domain, reboot, "reboot", "is being rebooted"
-);
-simple_verb!(
-    /// Reset a domain, as its reset button would
-    Reset, active_domain, reset, "reset", "was reset"
-);
-
-/// End a domain at once, as pulling its plug would
-#[derive(Debug, Args)]
-pub(crate) struct Destroy {
-    /// Name, UUID or id
-    #[arg(add = ArgValueCompleter::new(complete::active_domain))]
-    domain: String,
-    /// Only ask its process to end; fail if it does not
-    #[arg(long)]
-    graceful: bool,
-}
-
-impl Destroy {
-    /// Ends it.
-    pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-        let domain = session.domain(&self.domain)?;
-        let flags = if self.graceful { DestroyFlags::GRACEFUL } else { DestroyFlags::empty() };
-        domain.destroy(flags).map_err(failed("destroy", &domain))?;
-        session.acted("destroy", &domain, format_args!("Domain '{}' destroyed", domain.name()))
-    }
-}
-
-/// Start a domain with the host, or not
-#[derive(Debug, Args)]
-pub(crate) struct Autostart {
-    /// Name, UUID or id
-    #[arg(add = ArgValueCompleter::new(complete::persistent_domain))]
-    domain: String,
-    /// No longer
-    #[arg(long)]
-    disable: bool,
-}
-
-impl Autostart {
-    /// Sets it.
-    pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-        let domain = session.domain(&self.domain)?;
-        domain.set_autostart(!self.disable).map_err(failed("set autostart of", &domain))?;
-        let (action, not) = if self.disable { ("no-autostart", "not ") } else { ("autostart", "") };
-        session.acted(action, &domain, format_args!("Domain '{}' will {not}start with the host", domain.name()))
-    }
 }

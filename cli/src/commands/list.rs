@@ -1,53 +1,41 @@
 //! `list`: the domains.
 
-use clap::Args;
-use libclient::{DomainRecord, ListFlags};
+use libclient::{Connection, DomainRecord, ListFlags};
 use serde::Serialize;
 
 use crate::error::CliError;
-use crate::session::Session;
+use crate::shown::{Shown, Text};
+use crate::table::{Access, Action, Arg, Json, Verb};
+use crate::values::Values;
 use crate::words::{id_or_dash, state_token};
 
-/// List domains: the active ones, if nothing else is asked for
-#[derive(Debug, Args)]
-pub(crate) struct List {
-    /// Inactive domains too
-    #[arg(long)]
-    all: bool,
-    /// Inactive domains only
-    #[arg(long, conflicts_with = "all")]
-    inactive: bool,
-    /// Print names only
-    #[arg(long)]
-    name: bool,
-    /// Print UUIDs only
-    #[arg(long)]
-    uuid: bool,
-    /// Print ids only
-    #[arg(long)]
-    id: bool,
-    /// Domains in state running
-    #[arg(long)]
-    state_running: bool,
-    /// Domains in state paused
-    #[arg(long)]
-    state_paused: bool,
-    /// Domains in state shut off
-    #[arg(long)]
-    state_shutoff: bool,
-    /// Domains with a definition
-    #[arg(long)]
-    persistent: bool,
-    /// Domains that vanish when they stop
-    #[arg(long)]
-    transient: bool,
-    /// Domains that start with the host
-    #[arg(long)]
-    autostart: bool,
-    /// Domains that do not start with the host
-    #[arg(long)]
-    no_autostart: bool,
-}
+/// The row.
+pub(crate) const VERBS: &[Verb] = &[Verb {
+    name: "list",
+    aliases: &[],
+    about: "List domains: the active ones, if nothing else is asked for",
+    details: "",
+    args: &[
+        Arg::flag("all", "Inactive domains too"),
+        Arg::flag("inactive", "Inactive domains only").conflicts(&["all"]),
+        Arg::flag("name", "Print names only"),
+        Arg::flag("uuid", "Print UUIDs only"),
+        Arg::flag("id", "Print ids only"),
+        Arg::bits("state-running", ListFlags::RUNNING.bits(), "Domains in state running"),
+        Arg::bits("state-paused", ListFlags::PAUSED.bits(), "Domains in state paused"),
+        Arg::bits("state-shutoff", ListFlags::SHUTOFF.bits(), "Domains in state shut off"),
+        Arg::bits("persistent", ListFlags::PERSISTENT.bits(), "Domains with a definition"),
+        Arg::bits("transient", ListFlags::TRANSIENT.bits(), "Domains that vanish when they stop"),
+        Arg::bits("autostart", ListFlags::AUTOSTART.bits(), "Domains that start with the host"),
+        Arg::bits("no-autostart", ListFlags::NO_AUTOSTART.bits(), "Domains that do not start with the host"),
+    ],
+    access: Access::Look,
+    json: Json::Shape(
+        r#"[{"id", "name", "uuid", "state", "reason", "persistent", "autostart", "supervisor_pid", "vcpus", "memory_kib"}]"#,
+    ),
+    example: "",
+    action: Action::AskHost { what: "list domains", ask: list },
+}];
 
 #[derive(Serialize)]
 struct RecordJson {
@@ -80,68 +68,49 @@ impl RecordJson {
     }
 }
 
-impl List {
-    /// Prints the list.
-    pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
-        let connection = session.connect()?;
-        let mut records =
-            connection.domains(self.flags()).map_err(|source| CliError::Ask { what: "list domains", source })?;
-        // The running ones first, by id; then the others by name: a list that stays in place while guests come and go.
-        records.sort_by(|one, other| {
-            let key = |record: &DomainRecord| (record.domain.id().is_none(), record.domain.id());
-            key(one).cmp(&key(other)).then_with(|| one.domain.name().cmp(other.domain.name()))
+fn list(connection: &Connection, values: &Values<'_>) -> Result<Shown, CliError> {
+    let mut records = connection.domains(wanted(values))?;
+    // The running ones first, by id; then the others by name: a list that stays in place while guests come and go.
+    records.sort_by(|one, other| {
+        let key = |record: &DomainRecord| (record.domain.id().is_none(), record.domain.id());
+        key(one).cmp(&key(other)).then_with(|| one.domain.name().cmp(other.domain.name()))
+    });
+    let json: Vec<_> = records.iter().map(RecordJson::of).collect();
+    let text = if values.flag("name") || values.flag("uuid") || values.flag("id") {
+        Text::Lines(records.iter().map(|record| bare(values, record)).collect())
+    } else {
+        let rows = records.iter().map(|record| {
+            vec![id_or_dash(record.domain.id()), record.domain.name().to_owned(), record.state.name().to_owned()]
         });
-        if session.out.is_json() {
-            let records: Vec<_> = records.iter().map(RecordJson::of).collect();
-            session.out.json(&records)?;
-        } else if self.name || self.uuid || self.id {
-            for record in &records {
-                session.out.line(self.bare(record))?;
-            }
-        } else {
-            let rows = records.iter().map(|record| {
-                [id_or_dash(record.domain.id()), record.domain.name().to_owned(), record.state.name().to_owned()]
-            });
-            session.out.table(["Id", "Name", "State"], rows.collect())?;
-        }
-        Ok(())
-    }
+        Text::Table(&["Id", "Name", "State"], rows.collect())
+    };
+    Ok(Shown::new(json, text))
+}
 
-    fn flags(&self) -> ListFlags {
-        let by_state = self.state_running || self.state_paused || self.state_shutoff;
-        // A state says which domains are meant, so it needs no --all beside it.
-        let scope = if self.all || (by_state && !self.inactive) {
-            ListFlags::ACTIVE | ListFlags::INACTIVE
-        } else if self.inactive {
-            ListFlags::INACTIVE
-        } else {
-            ListFlags::ACTIVE
-        };
-        [
-            (self.state_running, ListFlags::RUNNING),
-            (self.state_paused, ListFlags::PAUSED),
-            (self.state_shutoff, ListFlags::SHUTOFF),
-            (self.persistent, ListFlags::PERSISTENT),
-            (self.transient, ListFlags::TRANSIENT),
-            (self.autostart, ListFlags::AUTOSTART),
-            (self.no_autostart, ListFlags::NO_AUTOSTART),
-        ]
-        .into_iter()
-        .filter(|(wanted, _)| *wanted)
-        .fold(scope, |flags, (_, flag)| flags | flag)
-    }
+fn wanted(values: &Values<'_>) -> ListFlags {
+    let by_state = ["state-running", "state-paused", "state-shutoff"].iter().any(|flag| values.flag(flag));
+    // A state says which domains are meant, so it needs no --all beside it.
+    let scope = if values.flag("all") || (by_state && !values.flag("inactive")) {
+        ListFlags::ACTIVE | ListFlags::INACTIVE
+    } else if values.flag("inactive") {
+        ListFlags::INACTIVE
+    } else {
+        ListFlags::ACTIVE
+    };
+    scope | ListFlags::from_bits_truncate(values.bits())
+}
 
-    fn bare(&self, record: &DomainRecord) -> String {
-        let mut fields = Vec::new();
-        if self.id {
-            fields.push(id_or_dash(record.domain.id()));
-        }
-        if self.uuid {
-            fields.push(record.domain.uuid().to_string());
-        }
-        if self.name {
-            fields.push(record.domain.name().to_owned());
-        }
-        fields.join(" ")
+/// The fields of a domain that are asked for, on a line.
+fn bare(values: &Values<'_>, record: &DomainRecord) -> String {
+    let mut fields = Vec::new();
+    if values.flag("id") {
+        fields.push(id_or_dash(record.domain.id()));
     }
+    if values.flag("uuid") {
+        fields.push(record.domain.uuid().to_string());
+    }
+    if values.flag("name") {
+        fields.push(record.domain.name().to_owned());
+    }
+    format!("{}\n", fields.join(" "))
 }

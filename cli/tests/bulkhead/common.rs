@@ -104,6 +104,13 @@ impl Run {
     }
 }
 
+/// The rows of the table of verbs.
+pub fn verbs() -> Vec<serde_json::Value> {
+    let help = Bench::new().json(&["help"]);
+    let groups = help["groups"].as_array().unwrap().iter();
+    groups.flat_map(|group| group["verbs"].as_array().unwrap().clone()).collect()
+}
+
 /// The text without its first line break, and without the margin that makes it look good in a test.
 pub fn text(indented: &str) -> String {
     let body = indented.strip_prefix('\n').unwrap_or(indented).trim_end_matches(' ');

@@ -13,6 +13,7 @@ mod console;
 mod event;
 mod password;
 mod run;
+mod table;
 mod terminal;
 mod usage;
 mod verbs;

@@ -6,8 +6,7 @@ mod values;
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
-use clap_complete::engine::{ArgValueCompleter, PathCompleter};
+use clap::builder::{EnumValueParser, ValueParser};
 use libclient::{Connection, Domain, DomainRecord, ListFlags, UndefineFlags};
 use model::DumpOptions;
 
@@ -18,66 +17,114 @@ use crate::commands::console::start_flags;
 use crate::commands::lifecycle::{after_start, failed};
 use crate::error::CliError;
 use crate::session::Session;
+use crate::shown::Shown;
+use crate::table::{Access, Action, Arg, Json, Names, Verb};
+use crate::values::Values;
 
-/// Run a guest from a kernel, an initrd or disk images
-#[derive(Debug, Args)]
-#[command(after_help = "\
+const BOOT: &[&str] = &["kernel", "disk"];
+
+/// The row.
+pub(crate) const VERBS: &[Verb] = &[Verb {
+    name: "run",
+    aliases: &[],
+    about: "Run a guest from a kernel, an initrd or disk images",
+    details: "\
+Makes a document from its options, defines the guest, starts it and attaches the console. The virtual CPUs run only when the \
+console is attached, so that its first byte is seen.
+
 Examples:
   bulkhead run --disk system.qcow2
   bulkhead run --kernel vmlinuz --initrd initrd.img --memory 1GiB --transient
-  bulkhead run --name web --disk web.img --disk data.img:ro --no-console")]
-#[command(group = clap::ArgGroup::new("boot").args(["kernel", "disk"]).multiple(true).required(true))]
-pub(crate) struct Run {
-    /// Name; a free 'guest-XXXX' if left out
-    #[arg(long)]
+  bulkhead run --name web --disk web.img --disk data.img:ro --no-console
+  bulkhead run --print-xml --disk web.img >web.xml",
+    args: &[
+        Arg::option("name", "NAME", "Name; a free 'guest-XXXX' if left out, a taken one is refused"),
+        Arg::option("memory", "SIZE", "Memory: a number with KiB, MiB, GiB, …; MiB if there is no unit")
+            .default("512MiB")
+            .parsed(|| ValueParser::new(memory)),
+        Arg::option("cpus", "N", "Virtual CPUs, 1 to 4096")
+            .default("1")
+            .parsed(|| clap::value_parser!(u32).range(1..=4096).into()),
+        Arg::option("kernel", "FILE", "Kernel to boot directly").path().one_of(BOOT),
+        Arg::option("initrd", "FILE", "Initial RAM disk of the kernel").path().requires("kernel"),
+        Arg::option(
+            "cmdline",
+            "TEXT",
+            "Command line of the kernel; one that uses the serial console if left out",
+        )
+        .requires("kernel"),
+        Arg::option(
+            "disk",
+            "FILE[:ro][,format=FORMAT]",
+            "Disk image (raw or qcow2), first to last; its format is looked up if not given",
+        )
+        .many()
+        .parsed(|| ValueParser::new(DiskSpec::parse))
+        .of(Names::File)
+        .one_of(BOOT),
+        Arg::option("arch", "ARCH", "Architecture of the guest; the host's if left out"),
+        Arg::option("machine", "MACHINE", "Machine type; q35 or virt if left out"),
+        Arg::option(
+            "accel",
+            "ACCEL",
+            "How the guest's instructions are run: on the processor by KVM, emulated by TCG, or the better one that works",
+        )
+        .default("auto")
+        .parsed(|| EnumValueParser::<Accel>::new().into()),
+        Arg::flag("transient", "Do not keep a definition: the guest vanishes when it stops"),
+        Arg::flag("no-console", "Start only; do not attach the console"),
+        Arg::flag("print-xml", "Print the document instead of starting the guest"),
+    ],
+    access: Access::Change,
+    json: Json::Action,
+    example: "--disk disk --accel tcg --no-console",
+    action: Action::Run(|values, session| Run::of(values).run(session)),
+}];
+
+/// What is to be run.
+struct Run {
     name: Option<String>,
-    /// Memory: a number with KiB, MiB, GiB, …; MiB if there is no unit
-    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = memory)]
     memory: u64,
-    /// Virtual CPUs
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=4096))]
     cpus: u32,
-    /// Kernel to boot directly
-    #[arg(long, value_name = "FILE", add = ArgValueCompleter::new(PathCompleter::file()))]
     kernel: Option<PathBuf>,
-    /// Initial RAM disk of the kernel
-    #[arg(long, value_name = "FILE", requires = "kernel", add = ArgValueCompleter::new(PathCompleter::file()))]
     initrd: Option<PathBuf>,
-    /// Command line of the kernel; one that uses the serial console if left out
-    #[arg(long, value_name = "TEXT", requires = "kernel")]
     cmdline: Option<String>,
-    /// Disk image, first to last; its format is looked up if not given
-    #[arg(long, value_name = "FILE[:ro][,format=FORMAT]", value_parser = DiskSpec::parse)]
-    #[arg(add = ArgValueCompleter::new(PathCompleter::file()))]
     disk: Vec<DiskSpec>,
-    /// Architecture of the guest
-    #[arg(long, default_value = std::env::consts::ARCH, hide_default_value = true)]
     arch: String,
-    /// Machine type; the hypervisor's default for the architecture if left out
-    #[arg(long)]
     machine: Option<String>,
-    /// How the guest's instructions are run: on the processor by KVM, emulated by TCG, or the better one of what works
-    #[arg(long, value_enum, default_value = "auto")]
     accel: Accel,
-    /// Do not keep a definition: the guest vanishes when it stops
-    #[arg(long)]
     transient: bool,
-    /// Start only; do not attach the console
-    #[arg(long)]
     no_console: bool,
-    /// Print the document instead of starting the guest
-    #[arg(long)]
     print_xml: bool,
 }
 
 impl Run {
+    fn of(values: &Values<'_>) -> Self {
+        let text = |name| values.text(name).map(str::to_owned);
+        Self {
+            name: text("name"),
+            memory: values.value("memory").unwrap_or_default(),
+            cpus: values.value("cpus").unwrap_or(1),
+            kernel: values.value("kernel"),
+            initrd: values.value("initrd"),
+            cmdline: text("cmdline"),
+            disk: values.values("disk"),
+            arch: text("arch").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+            machine: text("machine"),
+            accel: values.value("accel").unwrap_or(Accel::Auto),
+            transient: values.flag("transient"),
+            no_console: values.flag("no-console"),
+            print_xml: values.flag("print-xml"),
+        }
+    }
+
     /// Starts the guest and attaches its console.
-    pub(crate) fn run(&self, session: &mut Session) -> Result<(), CliError> {
+    fn run(&self, session: &mut Session) -> Result<(), CliError> {
         // Whatever can be wrong with the files is said before anything is touched.
         let mut guest = self.guest()?;
         let accelerated = self.accel.resolve(&self.arch)?;
         if self.print_xml {
-            return self.print(session, &guest, accelerated.domain_type());
+            return session.show(&Shown::xml(guest.domain(accelerated.domain_type()).to_xml(&DumpOptions::stored())));
         }
         if let Some(reason) = accelerated.why_emulated() {
             session.note(format_args!("note: the processor is emulated: {reason}"));
@@ -94,7 +141,7 @@ impl Run {
         let xml = guest.domain(domain_type).to_xml(&DumpOptions::stored());
         let domain = self.start(&connection, &guest.name, &xml)?;
         let sentence = format!("Domain '{}' started", domain.name());
-        after_start(session, &domain, false, !self.no_console, "run", sentence)
+        after_start(session, &domain, (false, !self.no_console), "run", sentence)
     }
 
     fn guest(&self) -> Result<Guest, CliError> {
@@ -114,16 +161,6 @@ impl Run {
             cmdline: self.cmdline.clone(),
             disks: self.disk.iter().map(DiskSpec::open).collect::<Result<_, _>>()?,
         })
-    }
-
-    fn print(&self, session: &mut Session, guest: &Guest, domain_type: model::DomainType) -> Result<(), CliError> {
-        let xml = guest.domain(domain_type).to_xml(&DumpOptions::stored());
-        if session.out.is_json() {
-            session.out.json(&serde_json::json!({ "xml": xml }))?;
-        } else {
-            session.out.text(&xml)?;
-        }
-        Ok(())
     }
 
     fn start(&self, connection: &Connection, name: &str, xml: &str) -> Result<Domain, CliError> {

@@ -134,6 +134,9 @@ pub(crate) enum CliError {
     /// There is no help on it.
     #[error("there is no verb and no group of verbs '{topic}'")]
     NoTopic { topic: String },
+    /// There is nothing to translate.
+    #[error("neither a domain nor a document is given")]
+    NoDocument,
     /// One terminal shows one console.
     #[error("--console goes with one domain only")]
     ManyConsoles,
@@ -195,7 +198,11 @@ impl CliError {
             | Self::Document { source, .. } => Kind::of(source, Kind::Failed),
             Self::Reported { kind } => *kind,
             Self::NoEvent { .. } => Kind::Deadline,
-            Self::BadName { .. } | Self::NoGateway { .. } | Self::NoTopic { .. } | Self::ManyConsoles => Kind::Usage,
+            Self::BadName { .. }
+            | Self::NoGateway { .. }
+            | Self::NoTopic { .. }
+            | Self::ManyConsoles
+            | Self::NoDocument => Kind::Usage,
             _ => Kind::Failed,
         }
     }

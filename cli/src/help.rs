@@ -96,6 +96,7 @@ impl Access {
         match self {
             Self::Look => "works",
             Self::Change => "refused",
+            Self::Both => "refuses changes",
             Self::Offline => "offline",
         }
     }

@@ -36,6 +36,7 @@ fn read_only(access: Access) -> &'static str {
     match access {
         Access::Look => "Works on a read-only connection.",
         Access::Change => "A read-only connection refuses it.",
+        Access::Both => "A read-only connection refuses changes.",
         Access::Offline => "Makes no connection.",
     }
 }

@@ -8,7 +8,9 @@
 use clap::builder::ValueParser;
 use libclient::{Connection, Domain};
 
-use crate::commands::{console, definition, devices, event, host, info, lifecycle, list, program, run};
+use crate::commands::{
+    change, console, definition, devices, event, host, info, input, lifecycle, list, program, run, stats,
+};
 use crate::error::CliError;
 use crate::session::Session;
 use crate::shown::Shown;
@@ -27,12 +29,12 @@ pub(crate) struct Group {
 
 /// The whole table, in the order of `help`.
 pub(crate) static GROUPS: &[Group] = &[
-    Group { name: "lifecycle", title: "Start and stop guests", verbs: &[run::VERBS, lifecycle::VERBS] },
-    Group { name: "definition", title: "Define and change domains", verbs: &[definition::VERBS] },
+    Group { name: "lifecycle", title: "Start and stop guests", verbs: &[run::VERBS, lifecycle::VERBS, input::VERBS] },
+    Group { name: "definition", title: "Define and change domains", verbs: &[definition::VERBS, change::VERBS] },
     Group {
         name: "monitor",
         title: "Watch domains",
-        verbs: &[list::VERBS, info::VERBS, devices::VERBS, console::VERBS, event::VERBS],
+        verbs: &[list::VERBS, info::VERBS, stats::VERBS, devices::VERBS, console::VERBS, event::VERBS],
     },
     Group { name: "host", title: "Show the host and the connection", verbs: &[host::VERBS] },
     Group { name: "program", title: "This program", verbs: &[program::VERBS] },
@@ -68,6 +70,8 @@ pub(crate) enum Access {
     Look,
     /// Is refused: exit code 5.
     Change,
+    /// Works as long as nothing is to be changed, and is refused otherwise.
+    Both,
     /// Makes no connection.
     Offline,
 }
@@ -358,6 +362,20 @@ impl Verb {
     /// With more documentation.
     pub(crate) const fn details(mut self, details: &'static str) -> Self {
         self.details = details;
+        self
+    }
+
+    /// With other words than its name in `cannot … domain 'x'`.
+    pub(crate) const fn what(mut self, what: &'static str) -> Self {
+        if let Action::Each { call, done, .. } = self.action {
+            self.action = Action::Each { what, call, done };
+        }
+        self
+    }
+
+    /// Refused on a read-only connection, although it is a question: libvirt counts it among the calls that change something.
+    pub(crate) const fn changes(mut self) -> Self {
+        self.access = Access::Change;
         self
     }
 

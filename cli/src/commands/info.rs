@@ -182,7 +182,7 @@ fn guest_info(domain: &Domain) -> Result<Option<GuestInfo>, CliError> {
 }
 
 /// Nanoseconds as virsh shows them: seconds to a tenth.
-fn seconds(nanos: u64) -> String {
+pub(crate) fn seconds(nanos: u64) -> String {
     format!("{}.{}s", nanos / 1_000_000_000, nanos / 100_000_000 % 10)
 }
 

@@ -9,7 +9,7 @@ use crate::table::{Access, Action, Arg, DomainCall, Done, Json, Names, Verb};
 use crate::values::Values;
 
 /// A row of one call without flags.
-const fn simple(
+pub(crate) const fn simple(
     name: &'static str,
     about: &'static str,
     details: &'static str,

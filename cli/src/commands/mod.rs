@@ -1,5 +1,6 @@
 //! The verbs: rows of the table beside the functions that they name, one file for each group or large verb.
 
+pub(crate) mod change;
 pub(crate) mod console;
 pub(crate) mod definition;
 pub(crate) mod devices;
@@ -7,10 +8,12 @@ pub(crate) mod event;
 pub(crate) mod gateway;
 pub(crate) mod host;
 pub(crate) mod info;
+pub(crate) mod input;
 pub(crate) mod lifecycle;
 pub(crate) mod list;
 pub(crate) mod program;
 pub(crate) mod run;
+pub(crate) mod stats;
 
 use libclient::Domain;
 use libclient::api::remote;

@@ -11,6 +11,7 @@ mod completion;
 mod connect;
 mod console;
 mod event;
+mod figures;
 mod password;
 mod run;
 mod table;

@@ -9,7 +9,7 @@ use clap::builder::ValueParser;
 use libclient::{Connection, Domain};
 
 use crate::commands::{
-    change, console, definition, devices, event, host, info, input, lifecycle, list, program, run, stats,
+    agent, change, console, definition, devices, event, host, info, input, lifecycle, list, program, run, stats,
 };
 use crate::error::CliError;
 use crate::session::Session;
@@ -29,7 +29,11 @@ pub(crate) struct Group {
 
 /// The whole table, in the order of `help`.
 pub(crate) static GROUPS: &[Group] = &[
-    Group { name: "lifecycle", title: "Start and stop guests", verbs: &[run::VERBS, lifecycle::VERBS, input::VERBS] },
+    Group {
+        name: "lifecycle",
+        title: "Start and stop guests",
+        verbs: &[run::VERBS, lifecycle::VERBS, input::VERBS, agent::VERBS],
+    },
     Group { name: "definition", title: "Define and change domains", verbs: &[definition::VERBS, change::VERBS] },
     Group {
         name: "monitor",

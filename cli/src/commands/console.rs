@@ -191,7 +191,7 @@ fn shown_key(escape: u8) -> String {
 
 /// How a guest ended whose console has closed; an error if it goes on without us, its end not coming for `patience`.
 fn ending_of(domain: &Domain, patience: Duration) -> Result<&'static str, CliError> {
-    let failed = || failed("ask for the state of", domain);
+    let failed = || failed("get the state of", domain);
     // Subscribed before the question, so that an end between the two is not missed.
     let events = domain.connection().subscribe(None);
     let active = match domain.state() {

@@ -41,6 +41,9 @@ pub(crate) const VERBS: &[Verb] = &[
             Arg::bits("nvram", UndefineFlags::NVRAM.bits(), "Remove the firmware's variables too"),
             Arg::bits("keep-nvram", UndefineFlags::KEEP_NVRAM.bits(), "Keep the firmware's variables")
                 .conflicts(&["nvram"]),
+            Arg::bits("checkpoints-metadata", UndefineFlags::CHECKPOINTS_METADATA.bits(), "Forget the checkpoints too"),
+            Arg::bits("tpm", UndefineFlags::TPM.bits(), "Remove the state of its TPM too"),
+            Arg::bits("keep-tpm", UndefineFlags::KEEP_TPM.bits(), "Keep the state of its TPM").conflicts(&["tpm"]),
         ],
         access: Access::Change,
         json: Json::Action,
@@ -60,6 +63,7 @@ pub(crate) const VERBS: &[Verb] = &[
             FILE,
             Arg::flag("paused", "Leave its virtual CPUs stopped"),
             Arg::flag("console", "Attach its console"),
+            Arg::bits("reset-nvram", CreateFlags::RESET_NVRAM.bits(), "Reset the firmware's variables"),
             VALIDATE,
         ],
         access: Access::Change,
@@ -80,6 +84,8 @@ pub(crate) const VERBS: &[Verb] = &[
                 XmlFlags::SECURE.bits(),
                 "Include passwords; a read-only connection is refused them",
             ),
+            Arg::bits("update-cpu", XmlFlags::UPDATE_CPU.bits(), "Fill in what the host adds to the processor"),
+            Arg::bits("migratable", XmlFlags::MIGRATABLE.bits(), "Print what another host would be sent"),
         ],
         access: Access::Look,
         json: Json::Shape(XML),
@@ -106,7 +112,7 @@ fn define(values: &Values<'_>, session: &mut Session) -> Result<(), CliError> {
 fn create(values: &Values<'_>, session: &mut Session) -> Result<(), CliError> {
     let (paused, console, validate) = (values.flag("paused"), values.flag("console"), values.flag("validate"));
     let document = Document::read(session, values, validate)?;
-    let mut flags = console::start_flags(paused, console);
+    let mut flags = CreateFlags::from_bits_truncate(values.bits()) | console::start_flags(paused, console);
     flags.set(CreateFlags::VALIDATE, validate);
     let domain = session.connect()?.create_xml(&document.xml, flags).map_err(|source| CliError::Document {
         what: "create",

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::commands::dom;
 use crate::commands::info::question;
 use crate::error::CliError;
-use crate::shown::{Shown, Text};
+use crate::shown::{Shown, Text, plain};
 use crate::table::{Arg, Names, Verb};
 use crate::values::Values;
 
@@ -40,7 +40,7 @@ pub(crate) const VERBS: &[Verb] = &[
         "Show how large a disk of a domain is",
         &[Arg::domain(Names::Domain), DISK],
         r#"{"capacity", "allocation", "physical"}"#,
-        ("ask for the size of a disk of", domblkinfo),
+        ("get the size of a disk of", domblkinfo),
     )
     .example("test vda"),
     question(
@@ -48,7 +48,7 @@ pub(crate) const VERBS: &[Verb] = &[
         "Show what was read from and written to a disk of a running domain",
         &[Arg::domain(Names::Active), DISK.optional()],
         r#"{"rd_req", "rd_bytes", "wr_req", "wr_bytes", …}"#,
-        ("ask for the disk figures of", domblkstat),
+        ("get the disk figures of", domblkstat),
     )
     .details("Without DISK, the sum over all disks."),
     question(
@@ -59,7 +59,7 @@ pub(crate) const VERBS: &[Verb] = &[
             Arg::word("interface", "INTERFACE", "Name of the interface").of(Names::Interface),
         ],
         r#"{"rx_bytes", "rx_packets", "rx_errs", "rx_drop", "tx_bytes", "tx_packets", "tx_errs", "tx_drop"}"#,
-        ("ask for the network figures of", domifstat),
+        ("get the network figures of", domifstat),
     )
     .example("test vnet0"),
 ];
@@ -158,8 +158,23 @@ fn domblkinfo(domain: &Domain, values: &Values<'_>) -> Result<Shown, CliError> {
 fn domblkstat(domain: &Domain, values: &Values<'_>) -> Result<Shown, CliError> {
     let path = values.need("device").to_owned();
     let args = remote::DomainBlockStatsFlagsArgs { dom: dom(domain), path, nparams: MOST_FIGURES, flags: 0 };
-    let answer = domain.connection().invoke(args)?;
-    Ok(Shown::figures(figures(answer.params)))
+    let mut figures = figures(domain.connection().invoke(args)?.params);
+    for (key, _) in &mut figures {
+        // virsh's names for them.
+        match key.as_str() {
+            "rd_operations" => *key = "rd_req".to_owned(),
+            "wr_operations" => *key = "wr_req".to_owned(),
+            _ => {}
+        }
+    }
+    Ok(of_device(values.need("device"), figures))
+}
+
+/// Figures of a device; for people each has its name before it.
+fn of_device(name: &str, figures: Vec<(String, Value)>) -> Shown {
+    let before = if name.is_empty() { String::new() } else { format!("{name} ") };
+    let lines = figures.iter().map(|(key, value)| (format!("{before}{key}"), plain(value))).collect();
+    Shown::new(figures.into_iter().collect::<serde_json::Map<_, _>>(), Text::Figures(lines))
 }
 
 /// Typed parameters as figures.
@@ -181,8 +196,9 @@ fn figure(value: remote::TypedParamValue) -> Value {
 }
 
 fn domifstat(domain: &Domain, values: &Values<'_>) -> Result<Shown, CliError> {
-    let device = values.need("interface").to_owned();
-    let stats = domain.connection().invoke(remote::DomainInterfaceStatsArgs { dom: dom(domain), device })?;
+    let name = values.need("interface");
+    let args = remote::DomainInterfaceStatsArgs { dom: dom(domain), device: name.to_owned() };
+    let stats = domain.connection().invoke(args)?;
     let figures = [
         ("rx_bytes", stats.rx_bytes),
         ("rx_packets", stats.rx_packets),
@@ -193,7 +209,7 @@ fn domifstat(domain: &Domain, values: &Values<'_>) -> Result<Shown, CliError> {
         ("tx_errs", stats.tx_errs),
         ("tx_drop", stats.tx_drop),
     ];
-    Ok(Shown::figures(figures.map(|(key, value)| (key.to_owned(), value.into())).into()))
+    Ok(of_device(name, figures.map(|(key, value)| (key.to_owned(), value.into())).into()))
 }
 
 #[cfg(test)]

@@ -44,63 +44,63 @@ pub(crate) const VERBS: &[Verb] = &[
         "Show the host's processors and memory",
         &[],
         r#"{"model", "cpus", "mhz", "sockets", "cores", "threads", "nodes", "memory_kib"}"#,
-        ("ask for the host's hardware", nodeinfo),
+        ("get the host's hardware", nodeinfo),
     ),
     question(
         "capabilities",
         "Print what the host and its hypervisors can do, as XML",
         &[],
         XML,
-        ("ask for the capabilities", |connection, _| Ok(Shown::xml(connection.capabilities()?))),
+        ("get the capabilities", |connection, _| Ok(Shown::xml(connection.capabilities()?))),
     ),
     question(
         "hostname",
         "Print the host's name",
         &[],
         r#"{"hostname"}"#,
-        ("ask for the host's name", |connection, _| Ok(Shown::one("hostname", connection.hostname()?))),
+        ("get the host's name", |connection, _| Ok(Shown::one("hostname", connection.hostname()?))),
     ),
     question(
         "version",
         "Show the versions of this program, the daemon and the hypervisor",
         &[],
         r#"{"client", "library", "driver", "hypervisor"}"#,
-        ("ask for the versions", version),
+        ("get the versions", version),
     ),
     question(
         "uri",
         "Print the canonical URI of the connection",
         &[],
         r#"{"uri"}"#,
-        ("ask for the connection's URI", |connection, _| Ok(Shown::one("uri", connection.uri()?))),
+        ("get the connection's URI", |connection, _| Ok(Shown::one("uri", connection.uri()?))),
     ),
     question(
         "maxvcpus",
         "Print how many virtual CPUs a guest can have",
         &[Arg::word("type", "TYPE", "Type of the hypervisor: kvm or qemu").optional()],
         r#"{"max_vcpus"}"#,
-        ("ask for the most virtual CPUs", maxvcpus),
+        ("get the most virtual CPUs", maxvcpus),
     ),
     question(
         "nodecpumap",
         "Show which processors of the host are there and which are online",
         &[],
         r#"{"present", "online", "cpus"}"#,
-        ("ask for the host's processors", nodecpumap),
+        ("get the host's processors", nodecpumap),
     ),
     question(
         "nodecpustats",
         "Show what the host's processors were busy with, in nanoseconds",
         &[Arg::word("cpu", "CPU", "One processor; all together if left out").optional().parsed(number)],
         r#"{"user", "kernel", "idle", "iowait"}"#,
-        ("ask for the host's processor time", nodecpustats),
+        ("get the host's processor time", nodecpustats),
     ),
     question(
         "nodememstats",
         "Show the memory of the host",
         &[Arg::word("cell", "CELL", "One NUMA cell; all together if left out").optional().parsed(number)],
         r#"{"total", "free", …}"#,
-        ("ask for the host's memory", nodememstats),
+        ("get the host's memory", nodememstats),
     ),
     question(
         "freecell",
@@ -110,14 +110,14 @@ pub(crate) const VERBS: &[Verb] = &[
             Arg::flag("all", "Each NUMA cell and the sum").conflicts(&["cellno"]),
         ],
         r#"{"cells", "total_kib"}"#,
-        ("ask for the free memory", freecell),
+        ("get the free memory", freecell),
     ),
     question(
         "sysinfo",
         "Print what the host's firmware says of the host, as XML",
         &[],
         XML,
-        ("ask for the host's firmware", |connection, _| {
+        ("get the host's firmware", |connection, _| {
             Ok(Shown::xml(connection.invoke(remote::ConnectGetSysinfoArgs { flags: 0 })?.sysinfo))
         }),
     ),
@@ -131,7 +131,7 @@ pub(crate) const VERBS: &[Verb] = &[
             Arg::option("machine", "MACHINE", "Machine type"),
         ],
         XML,
-        ("ask for the capabilities of guests", domcapabilities),
+        ("get the capabilities of guests", domcapabilities),
     )
     .changes(),
     question(
@@ -252,9 +252,9 @@ fn nodeinfo(connection: &Connection, _: &Values<'_>) -> Result<Shown, CliError> 
 
 fn version(connection: &Connection, _: &Values<'_>) -> Result<Shown, CliError> {
     let wrap = |what| move |source| CliError::Ask { what, source };
-    let driver = connection.driver_type().map_err(wrap("ask for the driver"))?;
-    let library = dotted_version(connection.lib_version().map_err(wrap("ask for the library's version"))?);
-    let hypervisor = dotted_version(connection.version().map_err(wrap("ask for the hypervisor's version"))?);
+    let driver = connection.driver_type().map_err(wrap("get the driver"))?;
+    let library = dotted_version(connection.lib_version().map_err(wrap("get the library's version"))?);
+    let hypervisor = dotted_version(connection.version().map_err(wrap("get the hypervisor's version"))?);
     let client = env!("CARGO_PKG_VERSION");
     let json = json!({ "client": client, "library": library, "driver": driver, "hypervisor": hypervisor });
     let pairs = [

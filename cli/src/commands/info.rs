@@ -51,7 +51,7 @@ pub(crate) const VERBS: &[Verb] = &[
         "Show the state of a domain",
         &[Arg::domain(Names::Domain), Arg::flag("reason", "Also print the reason")],
         r#"{"state", "reason"}"#,
-        ("ask for the state of", domstate),
+        ("get the state of", domstate),
     ),
     question(
         "domid",

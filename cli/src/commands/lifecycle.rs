@@ -1,8 +1,10 @@
 //! The verbs that change what a domain is doing.
 
+use libclient::api::remote;
 use libclient::{CreateFlags, DestroyFlags, Domain};
 
-use crate::commands::console;
+use crate::commands::agent::modes;
+use crate::commands::{console, dom};
 use crate::error::CliError;
 use crate::session::Session;
 use crate::table::{Access, Action, Arg, DomainCall, Done, Json, Names, Verb};
@@ -30,6 +32,10 @@ pub(crate) const fn simple(
     }
 }
 
+const MODE: Arg =
+    Arg::option("mode", "MODE,…", "Ways: acpi, agent, initctl, signal, paravirt; the driver's if left out")
+        .parsed(modes);
+
 /// The rows.
 pub(crate) const VERBS: &[Verb] = &[
     Verb {
@@ -43,6 +49,13 @@ may not open the daemon may open, if its administrator configured the directory.
             Arg::domains(Names::Inactive),
             Arg::bits("paused", CreateFlags::PAUSED.bits(), "Leave the virtual CPUs stopped"),
             Arg::flag("console", "Attach the console; for one domain only"),
+            Arg::bits(
+                "bypass-cache",
+                CreateFlags::BYPASS_CACHE.bits(),
+                "Do not fill the host's cache with a saved state",
+            ),
+            Arg::bits("force-boot", CreateFlags::FORCE_BOOT.bits(), "Boot anew, and forget a saved state"),
+            Arg::bits("reset-nvram", CreateFlags::RESET_NVRAM.bits(), "Reset the firmware's variables"),
         ],
         access: Access::Change,
         json: Json::Action,
@@ -69,16 +82,24 @@ may not open the daemon may open, if its administrator configured the directory.
         "shutdown",
         "Ask domains to shut themselves down",
         "Presses the power button and returns. What the guest makes of it, events report.",
-        &[Arg::domains(Names::Active)],
-        |domain, _| Ok(domain.shutdown()?),
+        &[Arg::domains(Names::Active), MODE],
+        |domain, values| match values.value("mode") {
+            Some(flags) => {
+                Ok(domain.connection().invoke(remote::DomainShutdownFlagsArgs { dom: dom(domain), flags })?)
+            }
+            None => Ok(domain.shutdown()?),
+        },
         &[Done::always("shutdown", "is being shutdown")],
     ),
     simple(
         "reboot",
         "Ask domains to reboot themselves",
         "Returns at once. What the guest makes of it, events report.",
-        &[Arg::domains(Names::Active)],
-        |domain, _| Ok(domain.reboot()?),
+        &[Arg::domains(Names::Active), MODE],
+        |domain, values| match values.value("mode") {
+            Some(flags) => Ok(domain.connection().invoke(remote::DomainRebootArgs { dom: dom(domain), flags })?),
+            None => Ok(domain.reboot()?),
+        },
         &[Done::always("reboot", "is being rebooted")],
     ),
     simple(
@@ -97,6 +118,7 @@ Ends a guest also when QEMU no longer answers. With --graceful, QEMU is asked to
 still there after 15 s goes on, and the command fails.",
         &[
             Arg::domains(Names::Active),
+            Arg::bits("remove-logs", DestroyFlags::REMOVE_LOGS.bits(), "Remove the logs of the guest's helpers too"),
             Arg::bits("graceful", DestroyFlags::GRACEFUL.bits(), "Only ask the process to end; fail if it does not"),
         ],
         |domain, values| Ok(domain.destroy(DestroyFlags::from_bits_truncate(values.bits()))?),
@@ -129,7 +151,8 @@ fn start(values: &Values<'_>, session: &mut Session) -> Result<(), CliError> {
         return Err(CliError::ManyConsoles);
     }
     session.each(&names, |session, domain| {
-        domain.start(console::start_flags(paused, console)).map_err(failed("start", domain))?;
+        let flags = CreateFlags::from_bits_truncate(values.bits()) | console::start_flags(paused, console);
+        domain.start(flags).map_err(failed("start", domain))?;
         after_start(session, domain, (paused, console), "start", format!("Domain '{}' started", domain.name()))
     })
 }

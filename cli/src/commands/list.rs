@@ -24,10 +24,18 @@ pub(crate) const VERBS: &[Verb] = &[Verb {
         Arg::bits("state-running", ListFlags::RUNNING.bits(), "Domains in state running"),
         Arg::bits("state-paused", ListFlags::PAUSED.bits(), "Domains in state paused"),
         Arg::bits("state-shutoff", ListFlags::SHUTOFF.bits(), "Domains in state shut off"),
+        Arg::bits("state-other", ListFlags::OTHER.bits(), "Domains in another state"),
         Arg::bits("persistent", ListFlags::PERSISTENT.bits(), "Domains with a definition"),
         Arg::bits("transient", ListFlags::TRANSIENT.bits(), "Domains that vanish when they stop"),
         Arg::bits("autostart", ListFlags::AUTOSTART.bits(), "Domains that start with the host"),
         Arg::bits("no-autostart", ListFlags::NO_AUTOSTART.bits(), "Domains that do not start with the host"),
+        Arg::bits("with-managed-save", ListFlags::MANAGEDSAVE.bits(), "Domains with a saved state"),
+        Arg::bits("without-managed-save", ListFlags::NO_MANAGEDSAVE.bits(), "Domains without a saved state"),
+        Arg::bits("with-snapshot", ListFlags::HAS_SNAPSHOT.bits(), "Domains with snapshots"),
+        Arg::bits("without-snapshot", ListFlags::NO_SNAPSHOT.bits(), "Domains without snapshots"),
+        Arg::bits("with-checkpoint", ListFlags::HAS_CHECKPOINT.bits(), "Domains with checkpoints"),
+        Arg::bits("without-checkpoint", ListFlags::NO_CHECKPOINT.bits(), "Domains without checkpoints"),
+        Arg::flag("table", "Accepted as virsh does: a table is the default").conflicts(&["name", "uuid", "id"]),
     ],
     access: Access::Look,
     json: Json::Shape(
@@ -88,7 +96,8 @@ fn list(connection: &Connection, values: &Values<'_>) -> Result<Shown, CliError>
 }
 
 fn wanted(values: &Values<'_>) -> ListFlags {
-    let by_state = ["state-running", "state-paused", "state-shutoff"].iter().any(|flag| values.flag(flag));
+    let by_state =
+        ["state-running", "state-paused", "state-shutoff", "state-other"].iter().any(|flag| values.flag(flag));
     // A state says which domains are meant, so it needs no --all beside it.
     let scope = if values.flag("all") || (by_state && !values.flag("inactive")) {
         ListFlags::ACTIVE | ListFlags::INACTIVE

@@ -1,5 +1,6 @@
 //! The verbs: rows of the table beside the functions that they name, one file for each group or large verb.
 
+pub(crate) mod agent;
 pub(crate) mod change;
 pub(crate) mod console;
 pub(crate) mod definition;

@@ -1,6 +1,6 @@
 //! Figures of domains.
 
-use libclient::api::consts::{ControlState, DomainStats, JobType, MemoryStatTag, VcpuFlags, VcpuState};
+use libclient::api::consts::{AllDomainStats, ControlState, DomainStats, JobType, MemoryStatTag, VcpuFlags, VcpuState};
 use libclient::api::remote;
 use libclient::{Connection, Domain, ErrorCode, ListFlags};
 use serde_json::{Value, json};
@@ -37,6 +37,8 @@ pub(crate) const VERBS: &[Verb] = &[
             Arg::bits("perf", DomainStats::PERF.bits(), "Group: events of the processor"),
             Arg::bits("iothread", DomainStats::IOTHREAD.bits(), "Group: threads for disks"),
             Arg::bits("memory", DomainStats::MEMORY.bits(), "Group: memory bandwidth"),
+            Arg::bits("dirtyrate", DomainStats::DIRTYRATE.bits(), "Group: how fast memory is written to"),
+            Arg::bits("vm", DomainStats::VM.bits(), "Group: the hypervisor's own figures"),
             Arg::flag("list-active", "Domains that run"),
             Arg::flag("list-inactive", "Domains that do not run"),
             Arg::flag("list-persistent", "Domains with a definition"),
@@ -44,27 +46,29 @@ pub(crate) const VERBS: &[Verb] = &[
             Arg::flag("list-running", "Domains in state running"),
             Arg::flag("list-paused", "Domains in state paused"),
             Arg::flag("list-shutoff", "Domains in state shut off"),
+            Arg::flag("list-other", "Domains in another state"),
+            Arg::flag("backing", "Also images that a disk's image is an overlay of"),
             Arg::flag("enforce", "Fail if the driver lacks a group"),
             Arg::flag("nowait", "Leave out what would have to be waited for"),
         ],
         access: Access::Look,
         json: Json::Shape(r#"[{"domain": {"id", "name", "uuid"}, "stats": {…}}]"#),
         example: "",
-        action: Action::AskHost { what: "ask for figures of domains", ask: domstats },
+        action: Action::AskHost { what: "get figures of domains", ask: domstats },
     },
     question(
         "dommemstat",
         "Show the memory figures of a running domain, in KiB",
         RUNNING,
         r#"{"actual", "rss", …}"#,
-        ("ask for the memory figures of", dommemstat),
+        ("get the memory figures of", dommemstat),
     ),
     question(
         "cpu-stats",
         "Show the processor time of a running domain, in nanoseconds",
         &[Arg::domain(Names::Active), Arg::flag("total", "Accepted as virsh does: the total is always printed")],
         r#"{"cpu_time", "user_time", "system_time"}"#,
-        ("ask for the processor time of", cpu_stats),
+        ("get the processor time of", cpu_stats),
     ),
     question(
         "vcpucount",
@@ -89,28 +93,28 @@ pub(crate) const VERBS: &[Verb] = &[
         "Show the virtual CPUs of a running domain, and where they may run",
         RUNNING,
         r#"[{"vcpu", "cpu", "state", "cpu_time_ns", "affinity"}]"#,
-        ("ask for the virtual CPUs of", vcpuinfo),
+        ("get the virtual CPUs of", vcpuinfo),
     ),
     question(
         "domjobinfo",
         "Show the job that a domain has",
         ANY,
         r#"{"type", "elapsed_ms", "remaining_ms", "data_total", "data_processed", "data_remaining", "memory_total", "memory_processed", "memory_remaining", "file_total", "file_processed", "file_remaining"}"#,
-        ("ask for the job of", domjobinfo),
+        ("get the job of", domjobinfo),
     ),
     question(
         "domcontrol",
         "Show whether a running domain can be controlled",
         RUNNING,
         r#"{"state", "seconds"}"#,
-        ("ask for the control state of", domcontrol),
+        ("get the control state of", domcontrol),
     ),
     question(
         "domblkerror",
         "List the disks of a running domain that have failed",
         RUNNING,
         r#"[{"disk", "error"}]"#,
-        ("ask for the disk errors of", domblkerror),
+        ("get the disk errors of", domblkerror),
     ),
 ];
 
@@ -123,8 +127,10 @@ fn chosen(values: &Values<'_>) -> u32 {
         ("list-running", ListFlags::RUNNING.bits()),
         ("list-paused", ListFlags::PAUSED.bits()),
         ("list-shutoff", ListFlags::SHUTOFF.bits()),
-        ("nowait", 0x2000_0000),
-        ("enforce", 0x8000_0000),
+        ("list-other", ListFlags::OTHER.bits()),
+        ("nowait", AllDomainStats::NOWAIT.bits()),
+        ("backing", AllDomainStats::BACKING.bits()),
+        ("enforce", AllDomainStats::ENFORCE_STATS.bits()),
     ];
     filters.iter().filter(|(flag, _)| values.flag(flag)).fold(0, |bits, (_, bit)| bits | bit)
 }

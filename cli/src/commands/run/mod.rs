@@ -135,7 +135,7 @@ impl Run {
         }
         let test = connection
             .driver_type()
-            .map_err(|source| CliError::Ask { what: "ask for the driver", source })?
+            .map_err(|source| CliError::Ask { what: "get the driver", source })?
             .eq_ignore_ascii_case("test");
         let domain_type = if test { model::DomainType::Test } else { accelerated.domain_type() };
         let xml = guest.domain(domain_type).to_xml(&DumpOptions::stored());

@@ -118,6 +118,16 @@ impl Session {
         Ok(())
     }
 
+    /// As [`Session::acted`], for what was done with a file.
+    pub(crate) fn acted_on_file(&mut self, action: &str, file: &str, sentence: impl Display) -> Result<(), CliError> {
+        if self.out.is_json() {
+            self.out.json(&serde_json::json!({ "action": action, "file": file }))?;
+        } else if !self.global.quiet {
+            self.out.line(sentence)?;
+        }
+        Ok(())
+    }
+
     /// Whether there are notes at all.
     pub(crate) fn has_notes(&self) -> bool {
         !self.global.quiet && !self.out.is_json()

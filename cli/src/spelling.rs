@@ -138,6 +138,12 @@ mod tests {
     }
 
     #[test]
+    fn a_word_behind_one_that_is_left_out_keeps_its_name() {
+        assert_eq!(ordered("bulkhead domxml-to-native argv --xml x"), "bulkhead domxml-to-native --xml=x -- argv");
+        assert_eq!(ordered("bulkhead domxml-to-native --format argv x"), "bulkhead domxml-to-native -- argv x");
+    }
+
+    #[test]
     fn a_value_that_looks_like_a_name_is_a_value() {
         assert_eq!(ordered("bulkhead start --domain --domain"), "bulkhead start -- --domain");
     }

@@ -9,7 +9,8 @@ use clap::builder::ValueParser;
 use libclient::{Connection, Domain};
 
 use crate::commands::{
-    agent, change, console, definition, devices, event, host, info, input, lifecycle, list, program, run, stats,
+    agent, change, console, definition, devices, event, host, info, input, lifecycle, list, program, run, save, stats,
+    tuning,
 };
 use crate::error::CliError;
 use crate::session::Session;
@@ -29,16 +30,13 @@ pub(crate) struct Group {
 
 /// The whole table, in the order of `help`.
 pub(crate) static GROUPS: &[Group] = &[
-    Group {
-        name: "lifecycle",
-        title: "Start and stop guests",
-        verbs: &[run::VERBS, lifecycle::VERBS, input::VERBS, agent::VERBS],
-    },
+    Group { name: "lifecycle", title: "Start and stop guests", verbs: &[run::VERBS, lifecycle::VERBS, save::VERBS] },
+    Group { name: "guest", title: "Reach into guests", verbs: &[input::VERBS, agent::VERBS] },
     Group { name: "definition", title: "Define and change domains", verbs: &[definition::VERBS, change::VERBS] },
     Group {
         name: "monitor",
         title: "Watch domains",
-        verbs: &[list::VERBS, info::VERBS, stats::VERBS, devices::VERBS, console::VERBS, event::VERBS],
+        verbs: &[list::VERBS, info::VERBS, stats::VERBS, tuning::VERBS, devices::VERBS, console::VERBS, event::VERBS],
     },
     Group { name: "host", title: "Show the host and the connection", verbs: &[host::VERBS] },
     Group { name: "program", title: "This program", verbs: &[program::VERBS] },

@@ -1,4 +1,4 @@
-//! The verbs that the guest agent answers, and those that keep a guest in a file or reach its monitor.
+//! The verbs that the guest agent or the monitor answers.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ use crate::commands::info::question;
 use crate::commands::lifecycle::simple;
 use crate::error::CliError;
 use crate::session::Session;
-use crate::shown::{Shown, Text, plain};
+use crate::shown::{Shown, Text};
 use crate::table::{Access, Action, Arg, Done, Json, Names, Verb};
 use crate::values::Values;
 
@@ -133,68 +133,7 @@ pub(crate) const VERBS: &[Verb] = &[
         example: "test {\"execute\":\"query-status\"}",
         action: Action::AskDomain { what: "send a monitor command to", ask: monitor },
     },
-    simple(
-        "managedsave",
-        "Save domains and stop them; their next start goes on from there",
-        "",
-        &[
-            Arg::domains(Names::Active),
-            Arg::bits("bypass-cache", 1, "Do not fill the host's cache with the file"),
-            Arg::bits("running", 2, "The next start lets the virtual CPUs run").conflicts(&["paused"]),
-            Arg::bits("paused", 4, "The next start leaves the virtual CPUs stopped"),
-        ],
-        |domain, values| {
-            let args = remote::DomainManagedSaveArgs { dom: dom(domain), flags: values.bits() };
-            Ok(domain.connection().invoke(args)?)
-        },
-        &[Done::always("managedsave", "was saved")],
-    )
-    .what("save"),
-    simple(
-        "managedsave-remove",
-        "Remove what was saved of domains",
-        "",
-        &[Arg::domains(Names::Inactive)],
-        |domain, _| {
-            Ok(domain.connection().invoke(remote::DomainManagedSaveRemoveArgs { dom: dom(domain), flags: 0 })?)
-        },
-        &[Done::always("managedsave-remove", "has no saved state")],
-    )
-    .what("remove the saved state of"),
-    question(
-        "iothreadinfo",
-        "List the threads of a domain that serve disks",
-        &[
-            Arg::domain(Names::Domain),
-            Arg::bits("live", 1, "Of the running domain"),
-            Arg::bits("config", 2, "Of the definition"),
-            Arg::flag("current", "Of the running domain if it runs, else of the definition")
-                .conflicts(&["live", "config"]),
-        ],
-        r#"[{"iothread", "affinity"}]"#,
-        ("list the I/O threads of", iothreads),
-    ),
-    question(
-        "schedinfo",
-        "Show how the host schedules a domain",
-        &[Arg::domain(Names::Domain)],
-        r#"{"scheduler", "parameters": {…}}"#,
-        ("get the scheduling of", schedinfo),
-    ),
-    question(
-        "memtune",
-        "Show the memory limits of a domain",
-        &[Arg::domain(Names::Domain)],
-        r#"{"hard_limit", …}"#,
-        ("get the memory limits of", |domain, _| {
-            let args = remote::DomainGetMemoryParametersArgs { dom: dom(domain), nparams: MOST, flags: 0 };
-            Ok(Shown::figures(super::devices::figures(domain.connection().invoke(args)?.params)))
-        }),
-    ),
 ];
-
-/// The most parameters that are asked for.
-const MOST: i32 = 64;
 
 fn mountpoints(values: &Values<'_>) -> Vec<String> {
     values.texts("mountpoint").into_iter().map(str::to_owned).collect()
@@ -231,32 +170,6 @@ fn monitor(domain: &Domain, values: &Values<'_>) -> Result<Shown, CliError> {
     }
     let json = json!({ "answer": parsed.unwrap_or_else(|| text.clone().into()) });
     Ok(Shown::new(json, Text::Lines(text)))
-}
-
-fn iothreads(domain: &Domain, values: &Values<'_>) -> Result<Shown, CliError> {
-    let args = remote::DomainGetIothreadInfoArgs { dom: dom(domain), flags: values.bits() };
-    let threads = domain.connection().invoke(args)?.info;
-    let affinity = |map: &[u8]| super::stats::members(map, map.len() * 8);
-    let json: Vec<_> = threads
-        .iter()
-        .map(|thread| json!({ "iothread": thread.iothread_id, "affinity": affinity(&thread.cpumap) }))
-        .collect();
-    let cpus = |map: &[u8]| affinity(map).iter().map(usize::to_string).collect::<Vec<_>>().join(",");
-    let rows = threads.iter().map(|thread| vec![thread.iothread_id.to_string(), cpus(&thread.cpumap)]);
-    Ok(Shown::new(json, Text::Table(&["IOThread ID", "CPU Affinity"], rows.collect())))
-}
-
-fn schedinfo(domain: &Domain, _: &Values<'_>) -> Result<Shown, CliError> {
-    let connection = domain.connection();
-    let scheduler = connection.invoke(remote::DomainGetSchedulerTypeArgs { dom: dom(domain) })?;
-    let args = remote::DomainGetSchedulerParametersFlagsArgs { dom: dom(domain), nparams: scheduler.nparams, flags: 0 };
-    // A driver without limits has nothing to list.
-    let params = if scheduler.nparams == 0 { Vec::new() } else { connection.invoke(args)?.params };
-    let figures = super::devices::figures(params);
-    let mut pairs = vec![("Scheduler".to_owned(), scheduler.r#type.clone())];
-    pairs.extend(figures.iter().map(|(key, value)| (key.clone(), plain(value))));
-    let parameters: serde_json::Map<_, _> = figures.into_iter().collect();
-    Ok(Shown::new(json!({ "scheduler": scheduler.r#type, "parameters": parameters }), Text::Pairs(pairs)))
 }
 
 /// Ways to end or restart a guest, as virsh lists them: `acpi,agent`.

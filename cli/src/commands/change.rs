@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::ValueParser;
-use libclient::api::consts::{MemoryFlags, MetadataType, ModificationImpact, VcpuFlags};
+use libclient::api::consts::{DeviceModifyFlags, MemoryFlags, MetadataType, ModificationImpact, VcpuFlags};
 use libclient::api::remote;
 use libclient::{Connection, Domain, ErrorCode, XmlFlags};
 use model::limits::MAX_BYTES;
@@ -14,13 +14,28 @@ use crate::commands::lifecycle::simple;
 use crate::error::CliError;
 use crate::session::{Session, find, read_document};
 use crate::shown::{Shown, Text};
-use crate::table::{Access, Action, Arg, Done, Json, Names, Verb};
+use crate::table::{Access, Action, Arg, DomainCall, Done, Json, Names, Verb};
 use crate::values::Values;
 
 const LIVE: Arg = Arg::bits("live", ModificationImpact::LIVE.bits(), "Of the running domain");
 const CONFIG: Arg = Arg::bits("config", ModificationImpact::CONFIG.bits(), "Of the definition");
 const CURRENT: Arg = Arg::flag("current", "Of the running domain if it runs, else of the definition; the default")
     .conflicts(&["live", "config"]);
+
+const DEVICE: &[Arg] = &[
+    Arg::domain(Names::Domain),
+    Arg::word("file", "FILE", "The XML of the device; '-' reads the standard input").path(),
+    LIVE,
+    CONFIG,
+    CURRENT,
+    Arg::bits("force", DeviceModifyFlags::FORCE.bits(), "Even against the guest"),
+    Arg::flag("persistent", "The definition, and the running domain if it runs").conflicts(&["current"]),
+];
+
+/// A row of a change of a device, which a file describes.
+const fn device(name: &'static str, about: &'static str, call: DomainCall, done: &'static [Done]) -> Verb {
+    simple(name, about, "", DEVICE, call, done).example("test disk.xml")
+}
 
 const FORMAT: Arg = Arg::word("format", "FORMAT", "The other format: qemu-argv");
 
@@ -117,6 +132,27 @@ pub(crate) const VERBS: &[Verb] = &[
     )
     .what("rename")
     .example("test other"),
+    device(
+        "attach-device",
+        "Attach a device to a domain",
+        attach,
+        &[Done::always("attach-device", "has another device")],
+    )
+    .what("attach a device to"),
+    device(
+        "detach-device",
+        "Detach a device from a domain",
+        detach,
+        &[Done::always("detach-device", "has the device no longer")],
+    )
+    .what("detach a device from"),
+    device(
+        "update-device",
+        "Change a device of a domain",
+        update,
+        &[Done::always("update-device", "has its device changed")],
+    )
+    .what("change a device of"),
     Verb {
         name: "domxml-to-native",
         aliases: &[],
@@ -171,6 +207,31 @@ fn set_memory(domain: &Domain, values: &Values<'_>, which: MemoryFlags) -> Resul
     let memory = values.value("size").unwrap_or_default();
     let flags = values.bits() | which.bits();
     Ok(domain.connection().invoke(remote::DomainSetMemoryFlagsArgs { dom: dom(domain), memory, flags })?)
+}
+
+/// The device's XML, and which of the two documents of the domain are meant.
+fn device_of(domain: &Domain, values: &Values<'_>) -> Result<(String, u32), CliError> {
+    let mut flags = values.bits();
+    if values.flag("persistent") {
+        let live = if domain.is_active()? { DeviceModifyFlags::LIVE } else { DeviceModifyFlags::empty() };
+        flags |= (live | DeviceModifyFlags::CONFIG).bits();
+    }
+    Ok((text_of(values, "file")?.unwrap_or_default(), flags))
+}
+
+fn attach(domain: &Domain, values: &Values<'_>) -> Result<(), CliError> {
+    let (xml, flags) = device_of(domain, values)?;
+    Ok(domain.connection().invoke(remote::DomainAttachDeviceFlagsArgs { dom: dom(domain), xml, flags })?)
+}
+
+fn detach(domain: &Domain, values: &Values<'_>) -> Result<(), CliError> {
+    let (xml, flags) = device_of(domain, values)?;
+    Ok(domain.connection().invoke(remote::DomainDetachDeviceFlagsArgs { dom: dom(domain), xml, flags })?)
+}
+
+fn update(domain: &Domain, values: &Values<'_>) -> Result<(), CliError> {
+    let (xml, flags) = device_of(domain, values)?;
+    Ok(domain.connection().invoke(remote::DomainUpdateDeviceFlagsArgs { dom: dom(domain), xml, flags })?)
 }
 
 /// What is noted down about a domain, or None.

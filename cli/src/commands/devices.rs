@@ -1,5 +1,6 @@
 //! Devices of a domain: the verbs that list them and their figures, by the document and by calls.
 
+use clap::builder::PossibleValuesParser;
 use libclient::api::remote;
 use libclient::{Domain, XmlFlags};
 use roxmltree::{Document, Node};
@@ -62,6 +63,30 @@ pub(crate) const VERBS: &[Verb] = &[
         ("get the network figures of", domifstat),
     )
     .example("test vnet0"),
+    question(
+        "domifaddr",
+        "List the addresses of the network interfaces of a running domain",
+        &[
+            Arg::domain(Names::Active),
+            Arg::word("interface", "INTERFACE", "One interface; all if left out").optional().of(Names::Interface),
+            Arg::option(
+                "source",
+                "SOURCE",
+                "Where to look: lease, agent or arp; a read-only connection may not ask the agent",
+            )
+            .default("lease")
+            .parsed(|| PossibleValuesParser::new(["lease", "agent", "arp"]).into()),
+        ],
+        r#"[{"interface", "mac", "addresses"}]"#,
+        ("get the addresses of", domifaddr),
+    ),
+    question(
+        "ttyconsole",
+        "Print the terminal of a running domain's console, if it has one on the host",
+        &[Arg::domain(Names::Active)],
+        r#"{"tty"}"#,
+        ("find the terminal of", ttyconsole),
+    ),
 ];
 
 /// The elements of one kind below `devices`.
@@ -175,6 +200,43 @@ fn of_device(name: &str, figures: Vec<(String, Value)>) -> Shown {
     let before = if name.is_empty() { String::new() } else { format!("{name} ") };
     let lines = figures.iter().map(|(key, value)| (format!("{before}{key}"), plain(value))).collect();
     Shown::new(figures.into_iter().collect::<serde_json::Map<_, _>>(), Text::Figures(lines))
+}
+
+fn domifaddr(domain: &Domain, values: &Values<'_>) -> Result<Shown, CliError> {
+    let source = ["lease", "agent", "arp"].iter().zip(0..).find(|(word, _)| **word == values.need("source"));
+    let source = source.map_or(0, |(_, number)| number);
+    let args = remote::DomainInterfaceAddressesArgs { dom: dom(domain), source, flags: 0 };
+    let mut interfaces = domain.connection().invoke(args)?.ifaces;
+    interfaces.retain(|interface| values.text("interface").is_none_or(|name| name == interface.name));
+    let mut rows = Vec::new();
+    for interface in &interfaces {
+        let mac = interface.hwaddr.clone().unwrap_or_else(|| "-".to_owned());
+        for address in &interface.addrs {
+            let protocol = if address.r#type == 0 { "ipv4" } else { "ipv6" };
+            let with_prefix = format!("{}/{}", address.addr, address.prefix);
+            rows.push(vec![interface.name.clone(), mac.clone(), protocol.to_owned(), with_prefix]);
+        }
+    }
+    let addresses = |addresses: &[remote::DomainIpAddr]| -> Vec<_> {
+        addresses.iter().map(|address| json!({ "address": address.addr, "prefix": address.prefix })).collect()
+    };
+    let json: Vec<_> = interfaces
+        .iter()
+        .map(|interface| {
+            let addresses = addresses(&interface.addrs);
+            json!({ "interface": interface.name, "mac": interface.hwaddr, "addresses": addresses })
+        })
+        .collect();
+    Ok(Shown::new(json, Text::Table(&["Name", "MAC address", "Protocol", "Address"], rows)))
+}
+
+fn ttyconsole(domain: &Domain, _: &Values<'_>) -> Result<Shown, CliError> {
+    let xml = domain.xml(XmlFlags::empty())?;
+    let document = Document::parse(&xml).map_err(|source| CliError::Strange { source })?;
+    let of = |console: Node<'_, '_>| console.attribute("tty").map(str::to_owned).or_else(|| source(console, &["path"]));
+    let tty = devices(&document, "console").find_map(of);
+    let line = tty.clone().map_or_else(String::new, |tty| format!("{tty}\n"));
+    Ok(Shown::new(json!({ "tty": tty }), Text::Lines(line)))
 }
 
 /// Typed parameters as figures.

@@ -14,7 +14,9 @@ pub(crate) mod lifecycle;
 pub(crate) mod list;
 pub(crate) mod program;
 pub(crate) mod run;
+pub(crate) mod save;
 pub(crate) mod stats;
+pub(crate) mod tuning;
 
 use libclient::Domain;
 use libclient::api::remote;

@@ -56,6 +56,38 @@ fn names_are_completed_where_the_verb_can_do_something() {
 }
 
 #[test]
+fn names_are_completed_behind_the_name_of_a_word_too() {
+    let bench = Bench::new();
+    assert_eq!(offered(&bench, &["bulkhead", "dominfo", "--domain", "te"]), ["test"]);
+    assert_eq!(offered(&bench, &["bulkhead", "suspend", "test", "te"]), ["test"]);
+}
+
+#[test]
+fn verbs_and_groups_are_completed_for_help() {
+    let bench = Bench::new();
+    assert_eq!(offered(&bench, &["bulkhead", "help", "domstat"]), ["domstate", "domstats"]);
+    assert_eq!(offered(&bench, &["bulkhead", "help", "lifec"]), ["lifecycle"]);
+}
+
+#[test]
+fn devices_of_the_domain_in_the_line_are_completed() {
+    let bench = Bench::new();
+    let node = "<node><domain type='test'><name>web</name><memory>65536</memory><os><type>hvm</type></os><devices>\
+        <disk type='file'><source file='/a'/><target dev='vda'/></disk>\
+        <interface type='network'><mac address='52:54:00:00:00:01'/><source network='n'/></interface>\
+        <serial type='pty'/></devices></domain></node>";
+    let uri = format!("test://{}", bench.file("node.xml", node));
+    assert_eq!(offered(&bench, &["bulkhead", "-c", &uri, "domblkinfo", "web", "v"]), ["vda"]);
+    assert_eq!(offered(&bench, &["bulkhead", "-c", &uri, "domifstat", "web", "52"]), ["52:54:00:00:00:01"]);
+    assert_eq!(offered(&bench, &["bulkhead", "-c", &uri, "console", "web", "ser"]), ["serial0"]);
+}
+
+#[test]
+fn kinds_of_events_are_completed() {
+    assert_eq!(offered(&Bench::new(), &["bulkhead", "event", "--event", "watch"]), ["watchdog"]);
+}
+
+#[test]
 fn uris_are_completed() {
     assert_eq!(offered(&Bench::new(), &["bulkhead", "-c", "test"]), ["test:///default"]);
 }

@@ -22,6 +22,7 @@ const DOCUMENT: &str = "\
 fn example(verb: &Value, options: &[&str]) -> Run {
     let bench = Bench::new();
     bench.file("web.xml", DOCUMENT);
+    bench.file("disk.xml", "<disk type='file'><target dev='vdb'/></disk>");
     bench.file("disk", "");
     let words = verb["example"].as_str().unwrap().split(' ').filter(|word| !word.is_empty());
     bench.run(&options.iter().copied().chain([verb["name"].as_str().unwrap()]).chain(words).collect::<Vec<_>>())

@@ -23,6 +23,11 @@ Environment:
   BULKHEAD_OUTPUT  'table' or 'json' when --output is not given
   BULKHEAD_ROOT    directory that holds all files of another instance";
 
+/// What `--help` says of verbs.
+pub(crate) const VERBS: &str = "\
+'bulkhead help VERB' and 'bulkhead help GROUP' say more. Every argument of a verb has a name as well:
+'bulkhead start --domain web' is 'bulkhead start web'.";
+
 /// The variable that stands for `--output`.
 pub(crate) const OUTPUT_VARIABLE: &str = "BULKHEAD_OUTPUT";
 

@@ -137,6 +137,9 @@ pub(crate) enum CliError {
     /// There is nothing to translate.
     #[error("neither a domain nor a document is given")]
     NoDocument,
+    /// The editor, or its file, failed.
+    #[error("cannot edit the definition")]
+    Edit { source: io::Error },
     /// One terminal shows one console.
     #[error("--console goes with one domain only")]
     ManyConsoles,

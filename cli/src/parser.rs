@@ -5,7 +5,7 @@ use clap::{ArgAction, ArgGroup, ArgMatches, Command};
 use clap_complete::ArgValueCompleter;
 use clap_complete::engine::PathCompleter;
 
-use crate::args::{self, EXIT_CODES, GLOBAL, Global};
+use crate::args::{self, EXIT_CODES, GLOBAL, Global, VERBS};
 use crate::complete;
 use crate::help;
 use crate::table::{self, Arg, Names, Place, Verb};
@@ -26,7 +26,7 @@ pub(crate) fn command() -> Command {
     let mut command = Command::new("bulkhead")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Runs and watches virtual machines from the shell")
-        .after_help(EXIT_CODES)
+        .after_help(format!("{VERBS}\n\n{EXIT_CODES}"))
         .help_template(help::template())
         .max_term_width(100)
         .disable_help_subcommand(true)

@@ -9,8 +9,8 @@ use clap::builder::ValueParser;
 use libclient::{Connection, Domain};
 
 use crate::commands::{
-    agent, change, console, definition, devices, event, host, info, input, lifecycle, list, program, run, save, stats,
-    tuning,
+    agent, change, console, definition, devices, edit, event, host, info, input, lifecycle, list, program, run, save,
+    stats, tuning,
 };
 use crate::error::CliError;
 use crate::session::Session;
@@ -32,7 +32,11 @@ pub(crate) struct Group {
 pub(crate) static GROUPS: &[Group] = &[
     Group { name: "lifecycle", title: "Start and stop guests", verbs: &[run::VERBS, lifecycle::VERBS, save::VERBS] },
     Group { name: "guest", title: "Reach into guests", verbs: &[input::VERBS, agent::VERBS] },
-    Group { name: "definition", title: "Define and change domains", verbs: &[definition::VERBS, change::VERBS] },
+    Group {
+        name: "definition",
+        title: "Define and change domains",
+        verbs: &[definition::VERBS, edit::VERBS, change::VERBS],
+    },
     Group {
         name: "monitor",
         title: "Watch domains",

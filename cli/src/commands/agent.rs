@@ -61,7 +61,7 @@ pub(crate) const VERBS: &[Verb] = &[
             domain.connection().invoke(args)?;
             Ok(())
         },
-        &[Done::always("domfsfreeze", "has frozen file systems")],
+        &[Done::always("domfsfreeze", "froze its file systems")],
     )
     .what("freeze the file systems of"),
     simple(
@@ -74,7 +74,7 @@ pub(crate) const VERBS: &[Verb] = &[
             domain.connection().invoke(args)?;
             Ok(())
         },
-        &[Done::always("domfsthaw", "has no frozen file systems")],
+        &[Done::always("domfsthaw", "thawed its file systems")],
     )
     .what("thaw the file systems of"),
     simple(
@@ -94,7 +94,7 @@ pub(crate) const VERBS: &[Verb] = &[
             let args = remote::DomainFstrimArgs { dom: dom(domain), mount_point, minimum, flags: 0 };
             Ok(domain.connection().invoke(args)?)
         },
-        &[Done::always("domfstrim", "has given unused blocks back")],
+        &[Done::always("domfstrim", "trimmed its file systems")],
     )
     .what("trim the file systems of"),
     simple(
@@ -113,7 +113,7 @@ pub(crate) const VERBS: &[Verb] = &[
             let args = remote::DomainSetUserPasswordArgs { dom: dom(domain), user, password, flags: values.bits() };
             Ok(domain.connection().invoke(args)?)
         },
-        &[Done::always("set-user-password", "has another password for the user")],
+        &[Done::always("set-user-password", "has a new password for the user")],
     )
     .what("set a password in")
     .example("test root secret"),
@@ -154,7 +154,7 @@ fn domtime(values: &Values<'_>, session: &mut Session) -> Result<(), CliError> {
     let seconds = time.unwrap_or_default();
     let args = remote::DomainSetTimeArgs { dom: dom(&domain), seconds, nseconds: 0, flags: values.bits() };
     domain.connection().invoke(args).map_err(named)?;
-    session.acted("domtime", &domain, format_args!("Domain '{}' has its clock set", domain.name()))
+    session.acted("domtime", &domain, format_args!("Domain '{}' has a new time", domain.name()))
 }
 
 fn monitor(domain: &Domain, values: &Values<'_>) -> Result<Shown, CliError> {

@@ -56,7 +56,7 @@ pub(crate) const VERBS: &[Verb] = &[
             Arg::bits("hotpluggable", VcpuFlags::HOTPLUGGABLE.bits(), "Make added ones removable"),
         ],
         setvcpus,
-        &[Done::always("setvcpus", "has its virtual CPUs set")],
+        &[Done::always("setvcpus", "has a new number of virtual CPUs")],
     )
     .what("set the virtual CPUs of")
     .example("test 2"),
@@ -66,7 +66,7 @@ pub(crate) const VERBS: &[Verb] = &[
         "",
         &[Arg::domain(Names::Domain), SIZE, LIVE, CONFIG, CURRENT],
         |domain, values| set_memory(domain, values, MemoryFlags::empty()),
-        &[Done::always("setmem", "has its memory set")],
+        &[Done::always("setmem", "has a new memory size")],
     )
     .what("set the memory of")
     .example("test 1GiB"),
@@ -76,7 +76,7 @@ pub(crate) const VERBS: &[Verb] = &[
         "",
         &[Arg::domain(Names::Domain), SIZE, LIVE, CONFIG, CURRENT],
         |domain, values| set_memory(domain, values, MemoryFlags::MAXIMUM),
-        &[Done::always("setmaxmem", "has its maximum memory set")],
+        &[Done::always("setmaxmem", "has a new maximum memory size")],
     )
     .what("set the maximum memory of")
     .example("test 9GiB"),
@@ -128,7 +128,7 @@ pub(crate) const VERBS: &[Verb] = &[
             domain.connection().invoke(remote::DomainRenameArgs { dom: dom(domain), new_name, flags: 0 })?;
             Ok(())
         },
-        &[Done::always("domrename", "has another name now")],
+        &[Done::always("domrename", "has a new name")],
     )
     .what("rename")
     .example("test other"),
@@ -136,21 +136,21 @@ pub(crate) const VERBS: &[Verb] = &[
         "attach-device",
         "Attach a device to a domain",
         attach,
-        &[Done::always("attach-device", "has another device")],
+        &[Done::always("attach-device", "has a new device")],
     )
     .what("attach a device to"),
     device(
         "detach-device",
         "Detach a device from a domain",
         detach,
-        &[Done::always("detach-device", "has the device no longer")],
+        &[Done::always("detach-device", "no longer has the device")],
     )
     .what("detach a device from"),
     device(
         "update-device",
         "Change a device of a domain",
         update,
-        &[Done::always("update-device", "has its device changed")],
+        &[Done::always("update-device", "has a changed device")],
     )
     .what("change a device of"),
     Verb {
@@ -235,7 +235,12 @@ fn update(domain: &Domain, values: &Values<'_>) -> Result<(), CliError> {
 }
 
 /// What is noted down about a domain, or None.
-fn noted(domain: &Domain, kind: MetadataType, uri: Option<&str>, flags: u32) -> Result<Option<String>, CliError> {
+pub(crate) fn noted(
+    domain: &Domain,
+    kind: MetadataType,
+    uri: Option<&str>,
+    flags: u32,
+) -> Result<Option<String>, CliError> {
     let (r#type, uri) = (kind.number(), uri.map(str::to_owned));
     match domain.connection().invoke(remote::DomainGetMetadataArgs { dom: dom(domain), r#type, uri, flags }) {
         Ok(ret) => Ok(Some(ret.metadata)),
@@ -268,7 +273,7 @@ fn desc(values: &Values<'_>, session: &mut Session) -> Result<(), CliError> {
     };
     let done = domain.connection().invoke(args).map_err(CliError::from);
     done.map_err(|error| error.of_domain("set the description of", &domain))?;
-    session.acted(action, &domain, format_args!("Domain '{}' has another {}", domain.name(), kind.name()))
+    session.acted(action, &domain, format_args!("Domain '{}' has a new {}", domain.name(), kind.name()))
 }
 
 fn metadata(values: &Values<'_>, session: &mut Session) -> Result<(), CliError> {
@@ -296,7 +301,7 @@ fn metadata(values: &Values<'_>, session: &mut Session) -> Result<(), CliError> 
     };
     let done = domain.connection().invoke(args).map_err(CliError::from);
     done.map_err(|error| error.of_domain("set the metadata of", &domain))?;
-    session.acted("metadata", &domain, format_args!("Domain '{}' has other metadata", domain.name()))
+    session.acted("metadata", &domain, format_args!("Domain '{}' has new metadata", domain.name()))
 }
 
 /// A file's text.

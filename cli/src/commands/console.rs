@@ -44,7 +44,7 @@ guest ends. Exit code 0 when you detach or the guest ends, 1 when another client
         Arg::bits(
             "safe",
             ConsoleFlags::SAFE.bits(),
-            "Refuse if nobody could notice that the console is taken over (never the case here)",
+            "Accepted as virsh does: no client can take a console over unseen",
         ),
         Arg::bits(
             "read-only",

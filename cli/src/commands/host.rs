@@ -13,6 +13,10 @@ use crate::table::{Access, Action, Arg, HostQuestion, Json, Names, Verb};
 use crate::values::Values;
 use crate::words::dotted_version;
 
+/// virsh's flag for a list of numbers in place of a map.
+pub(crate) const LISTED: Arg = Arg::flag("pretty", "Print the processors as a list of numbers");
+const PRETTY: &[Arg] = &[LISTED];
+
 /// The most figures that are asked for at once.
 const MOST: i32 = 64;
 
@@ -84,7 +88,7 @@ pub(crate) const VERBS: &[Verb] = &[
     question(
         "nodecpumap",
         "Show which processors of the host are there and which are online",
-        &[],
+        PRETTY,
         r#"{"present", "online", "cpus"}"#,
         ("get the host's processors", nodecpumap),
     ),
@@ -154,14 +158,14 @@ fn maxvcpus(connection: &Connection, values: &Values<'_>) -> Result<Shown, CliEr
     Ok(Shown::one("max_vcpus", connection.invoke(remote::ConnectGetMaxVcpusArgs { r#type })?.max_vcpus))
 }
 
-fn nodecpumap(connection: &Connection, _: &Values<'_>) -> Result<Shown, CliError> {
+fn nodecpumap(connection: &Connection, values: &Values<'_>) -> Result<Shown, CliError> {
     let map = connection.invoke(remote::NodeGetCpuMapArgs { need_map: 1, need_online: 1, flags: 0 })?;
     let present = usize::try_from(map.ret).unwrap_or_default();
     let online = members(&map.cpumap, present);
     let pairs = [
         ("CPUs present", present.to_string()),
         ("CPUs online", map.online.to_string()),
-        ("CPU map", drawn(&online, present)),
+        ("CPU map", drawn(values, &online, present)),
     ];
     Ok(Shown::pairs(json!({ "present": present, "online": map.online, "cpus": online }), pairs))
 }

@@ -32,7 +32,7 @@ Keys are numbers of the code set, or names of Linux such as KEY_A, KEY_LEFTCTRL,
                 .parsed(|| clap::value_parser!(u32).into()),
         ],
         send_key,
-        &[Done::always("send-key", "got the keys")],
+        &[Done::always("send-key", "received the keys")],
     )
     .what("send keys to")
     .example("test KEY_ENTER"),
@@ -42,7 +42,7 @@ Keys are numbers of the code set, or names of Linux such as KEY_A, KEY_LEFTCTRL,
         "",
         &[Arg::domains(Names::Running)],
         |domain, _| Ok(domain.connection().invoke(remote::DomainInjectNmiArgs { dom: dom(domain), flags: 0 })?),
-        &[Done::always("inject-nmi", "got a non-maskable interrupt")],
+        &[Done::always("inject-nmi", "received a non-maskable interrupt")],
     )
     .what("interrupt"),
     simple(
@@ -51,7 +51,7 @@ Keys are numbers of the code set, or names of Linux such as KEY_A, KEY_LEFTCTRL,
         "",
         &[Arg::domains(Names::Active)],
         |domain, _| Ok(domain.connection().invoke(remote::DomainAbortJobArgs { dom: dom(domain) })?),
-        &[Done::always("domjobabort", "has its job aborted")],
+        &[Done::always("domjobabort", "aborts its job")],
     )
     .what("abort the job of"),
     simple(

@@ -1,8 +1,10 @@
 //! `list`: the domains.
 
+use libclient::api::consts::MetadataType;
 use libclient::{Connection, DomainRecord, ListFlags};
 use serde::Serialize;
 
+use crate::commands::change::noted;
 use crate::error::CliError;
 use crate::shown::{Shown, Text};
 use crate::table::{Access, Action, Arg, Json, Verb};
@@ -35,6 +37,7 @@ pub(crate) const VERBS: &[Verb] = &[Verb {
         Arg::bits("without-snapshot", ListFlags::NO_SNAPSHOT.bits(), "Domains without snapshots"),
         Arg::bits("with-checkpoint", ListFlags::HAS_CHECKPOINT.bits(), "Domains with checkpoints"),
         Arg::bits("without-checkpoint", ListFlags::NO_CHECKPOINT.bits(), "Domains without checkpoints"),
+        Arg::flag("title", "Print titles too, in the table"),
         Arg::flag("table", "Accepted as virsh does: a table is the default").conflicts(&["name", "uuid", "id"]),
     ],
     access: Access::Look,
@@ -87,12 +90,25 @@ fn list(connection: &Connection, values: &Values<'_>) -> Result<Shown, CliError>
     let text = if values.flag("name") || values.flag("uuid") || values.flag("id") {
         Text::Lines(records.iter().map(|record| bare(values, record)).collect())
     } else {
-        let rows = records.iter().map(|record| {
-            vec![id_or_dash(record.domain.id()), record.domain.name().to_owned(), record.state.name().to_owned()]
-        });
-        Text::Table(&["Id", "Name", "State"], rows.collect())
+        table(values.flag("title"), &records)?
     };
     Ok(Shown::new(json, text))
+}
+
+fn table(with_title: bool, records: &[DomainRecord]) -> Result<Text, CliError> {
+    let mut rows = Vec::new();
+    for record in records {
+        let name = record.domain.name().to_owned();
+        let mut row = vec![id_or_dash(record.domain.id()), name, record.state.name().to_owned()];
+        if with_title {
+            let title = noted(&record.domain, MetadataType::Title, None, 0);
+            row.push(title.map_err(|error| error.of_domain("get the title of", &record.domain))?.unwrap_or_default());
+        }
+        rows.push(row);
+    }
+    let heads: &'static [&'static str] =
+        if with_title { &["Id", "Name", "State", "Title"] } else { &["Id", "Name", "State"] };
+    Ok(Text::Table(heads, rows))
 }
 
 fn wanted(values: &Values<'_>) -> ListFlags {

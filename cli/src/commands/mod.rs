@@ -5,6 +5,7 @@ pub(crate) mod change;
 pub(crate) mod console;
 pub(crate) mod definition;
 pub(crate) mod devices;
+pub(crate) mod edit;
 pub(crate) mod event;
 pub(crate) mod gateway;
 pub(crate) mod host;

@@ -56,7 +56,7 @@ pub(crate) const VERBS: &[Verb] = &[
             Arg::bits("memory-only", 16, "Write memory and registers only, which debuggers read"),
         ],
         core_dump,
-        &[Done::always("dump", "has its memory in the file")],
+        &[Done::always("dump", "was dumped")],
     )
     .example("test /nope/core"),
     simple(
@@ -79,7 +79,7 @@ pub(crate) const VERBS: &[Verb] = &[
         |domain, _| {
             Ok(domain.connection().invoke(remote::DomainManagedSaveRemoveArgs { dom: dom(domain), flags: 0 })?)
         },
-        &[Done::always("managedsave-remove", "has no saved state")],
+        &[Done::always("managedsave-remove", "no longer has a saved state")],
     )
     .what("remove the saved state of"),
 ];

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::commands::devices::figures;
 use crate::commands::dom;
+use crate::commands::host::LISTED;
 use crate::commands::info::{ANY, question, seconds};
 use crate::error::CliError;
 use crate::session::find;
@@ -79,6 +80,7 @@ pub(crate) const VERBS: &[Verb] = &[
             Arg::flag("active", "Print the number in use").conflicts(&["maximum"]),
             Arg::bits("live", VcpuFlags::LIVE.bits(), "Of the running domain"),
             Arg::bits("config", VcpuFlags::CONFIG.bits(), "Of the definition"),
+            Arg::bits("guest", VcpuFlags::GUEST.bits(), "What the guest agent says; not on a read-only connection"),
             Arg::flag("current", "Of the running domain if it runs, else of the definition")
                 .conflicts(&["live", "config"]),
         ],
@@ -91,7 +93,7 @@ pub(crate) const VERBS: &[Verb] = &[
     question(
         "vcpuinfo",
         "Show the virtual CPUs of a running domain, and where they may run",
-        RUNNING,
+        &[Arg::domain(Names::Active), LISTED],
         r#"[{"vcpu", "cpu", "state", "cpu_time_ns", "affinity"}]"#,
         ("get the virtual CPUs of", vcpuinfo),
     ),
@@ -202,12 +204,31 @@ pub(crate) fn members(map: &[u8], cpus: usize) -> Vec<usize> {
     (0..cpus).filter(|cpu| map.get(cpu / 8).is_some_and(|byte| byte >> (cpu % 8) & 1 == 1)).collect()
 }
 
-/// A processor map as virsh draws it: a letter for each processor.
-pub(crate) fn drawn(members: &[usize], cpus: usize) -> String {
+/// A processor map as virsh prints it: a letter for each processor, or ranges of numbers with `--pretty`.
+pub(crate) fn drawn(values: &Values<'_>, members: &[usize], cpus: usize) -> String {
+    if values.flag("pretty") { listed(members) } else { mapped(members, cpus) }
+}
+
+/// `0-2,5`.
+pub(crate) fn listed(members: &[usize]) -> String {
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    for member in members {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == *member => *last = *member,
+            _ => ranges.push((*member, *member)),
+        }
+    }
+    let word = |(first, last): &(usize, usize)| {
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    ranges.iter().map(word).collect::<Vec<_>>().join(",")
+}
+
+fn mapped(members: &[usize], cpus: usize) -> String {
     (0..cpus).map(|cpu| if members.contains(&cpu) { 'y' } else { '-' }).collect()
 }
 
-fn vcpuinfo(domain: &Domain, _: &Values<'_>) -> Result<Shown, CliError> {
+fn vcpuinfo(domain: &Domain, values: &Values<'_>) -> Result<Shown, CliError> {
     let connection = domain.connection();
     let node = connection.node_info()?;
     let cpus = usize::try_from(node.nodes * node.sockets * node.cores * node.threads).unwrap_or_default();
@@ -226,7 +247,7 @@ fn vcpuinfo(domain: &Domain, _: &Values<'_>) -> Result<Shown, CliError> {
             vcpu.number,
             cpu.map_or_else(|| "N/A".to_owned(), |cpu| cpu.to_string()),
             seconds(vcpu.cpu_time),
-            drawn(&affinity, cpus),
+            drawn(values, &affinity, cpus),
         ));
         let time = vcpu.cpu_time;
         json.push(
@@ -298,6 +319,8 @@ mod tests {
     fn a_processor_map_has_the_lowest_number_in_the_lowest_bit() {
         assert_eq!(members(&[0b101, 1], 9), [0, 2, 8]);
         assert_eq!(members(&[0xff], 3), [0, 1, 2]);
-        assert_eq!(drawn(&[0, 2], 4), "y-y-");
+        assert_eq!(mapped(&[0, 2], 4), "y-y-");
+        assert_eq!(listed(&[0, 1, 2, 5, 7, 8]), "0-2,5,7-8");
+        assert_eq!(listed(&[]), "");
     }
 }

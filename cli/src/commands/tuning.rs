@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::commands::devices::figures;
 use crate::commands::dom;
 use crate::commands::info::question;
-use crate::commands::stats::members;
+use crate::commands::stats::{listed, members};
 use crate::error::CliError;
 use crate::shown::{Shown, Text, plain};
 use crate::table::{Arg, Names, Verb};
@@ -58,7 +58,7 @@ fn iothreads(domain: &Domain, values: &Values<'_>) -> Result<Shown, CliError> {
         .iter()
         .map(|thread| json!({ "iothread": thread.iothread_id, "affinity": affinity(&thread.cpumap) }))
         .collect();
-    let cpus = |map: &[u8]| affinity(map).iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+    let cpus = |map: &[u8]| listed(&affinity(map));
     let rows = threads.iter().map(|thread| vec![thread.iothread_id.to_string(), cpus(&thread.cpumap)]);
     Ok(Shown::new(json, Text::Table(&["IOThread ID", "CPU Affinity"], rows.collect())))
 }

@@ -52,6 +52,7 @@ impl Bench {
             .env("HOME", self.dir.path())
             .env("BULKHEAD_ROOT", self.dir.path().join("root"))
             .env("BULKHEAD_URI", "test:///default")
+            .env("EDITOR", "true")
             // No test of this crate may start a daemon.
             .env("BULKHEAD_QEMUD", "/dev/null")
             .env("TZ", "UTC");

@@ -48,13 +48,13 @@ fn the_host_s_memory_and_processors_are_shown() {
 #[test]
 fn values_are_changed_with_virsh_s_words() {
     for (arguments, sentence) in [
-        (["setvcpus", "test", "1"].as_slice(), "Domain 'test' has its virtual CPUs set\n"),
-        (&["setmem", "--size", "1GiB", "test"], "Domain 'test' has its memory set\n"),
-        (&["setmem", "--size", "1GiB", "--domain", "test"], "Domain 'test' has its memory set\n"),
-        (&["setmaxmem", "test", "9GiB", "--config"], "Domain 'test' has its maximum memory set\n"),
-        (&["desc", "test", "a", "web", "server"], "Domain 'test' has another description\n"),
-        (&["desc", "test", "--title", "--new-desc", "web"], "Domain 'test' has another title\n"),
-        (&["send-key", "test", "KEY_LEFTCTRL", "0x1e"], "Domain 'test' got the keys\n"),
+        (["setvcpus", "test", "1"].as_slice(), "Domain 'test' has a new number of virtual CPUs\n"),
+        (&["setmem", "--size", "1GiB", "test"], "Domain 'test' has a new memory size\n"),
+        (&["setmem", "--size", "1GiB", "--domain", "test"], "Domain 'test' has a new memory size\n"),
+        (&["setmaxmem", "test", "9GiB", "--config"], "Domain 'test' has a new maximum memory size\n"),
+        (&["desc", "test", "a", "web", "server"], "Domain 'test' has a new description\n"),
+        (&["desc", "test", "--title", "--new-desc", "web"], "Domain 'test' has a new title\n"),
+        (&["send-key", "test", "KEY_LEFTCTRL", "0x1e"], "Domain 'test' received the keys\n"),
     ] {
         gives(arguments, sentence);
     }

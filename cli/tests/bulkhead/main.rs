@@ -10,6 +10,7 @@ mod common;
 mod completion;
 mod connect;
 mod console;
+mod edit;
 mod event;
 mod figures;
 mod password;

@@ -19,6 +19,12 @@ fn list_shows_active_domains() {
 }
 
 #[test]
+fn list_prints_titles_if_they_are_asked_for() {
+    let run = Bench::new().run(&["list", "--title"]);
+    assert!(run.stdout.starts_with(" Id   Name   State     Title\n"), "{run:?}");
+}
+
+#[test]
 fn list_of_nothing_has_its_heads() {
     gives(&["list", "--inactive"], "\n Id   Name   State\n-------------------\n");
 }

@@ -66,6 +66,9 @@ fn markdown() -> String {
 
 fn verb_markdown(verb: &Verb) -> String {
     let mut text = format!("\n#### `{}`\n\n{}.\n", usage(verb), verb.about);
+    for alias in verb.aliases {
+        let _ = write!(text, "\n`{alias}` is the same.\n");
+    }
     for paragraph in paragraphs(verb.details) {
         match paragraph {
             Paragraph::Prose(prose) => _ = write!(text, "\n{}\n", prose.replace('<', "\\<")),
@@ -111,9 +114,15 @@ fn paragraphs(details: &str) -> Vec<Paragraph> {
     made
 }
 
-/// Text for roff: no line may begin with a request, and a dash is a dash that can be copied.
+/// Text for roff: no line may begin with a request, a dash is a dash that can be copied, and all is ASCII.
 fn roff(text: &str) -> String {
-    let escaped = text.replace('\\', "\\e").replace('-', "\\-");
+    let letter = |letter: char| match letter {
+        '\\' => "\\e".to_owned(),
+        '-' => "\\-".to_owned(),
+        letter if !letter.is_ascii() => format!("\\[u{:04X}]", u32::from(letter)),
+        letter => letter.to_string(),
+    };
+    let escaped: String = text.chars().map(letter).collect();
     let lines = escaped.lines().map(|line| match line.starts_with(['.', '\'']) {
         true => format!("\\&{line}"),
         false => line.to_owned(),
@@ -145,7 +154,7 @@ fn man_page() -> String {
         let (title, body) = section.split_once(":\n").unwrap_or(("", section));
         let _ = write!(page, ".SH {}\n.nf\n{}\n.fi\n", title.to_uppercase(), roff(body));
     }
-    page
+    page + ".SH SEE ALSO\n.BR virsh (1)\n"
 }
 
 fn argument_roff(arg: &Arg) -> String {
@@ -154,6 +163,9 @@ fn argument_roff(arg: &Arg) -> String {
 
 fn verb_roff(verb: &Verb) -> String {
     let mut page = format!(".SS {}\n{}.\n", roff(&usage(verb)), roff(verb.about));
+    for alias in verb.aliases {
+        let _ = writeln!(page, ".B {}\nis the same.", roff(alias));
+    }
     for paragraph in paragraphs(verb.details) {
         match paragraph {
             Paragraph::Prose(prose) => _ = write!(page, ".PP\n{}\n", roff(&prose)),

@@ -29,7 +29,7 @@ Clients find the host's gateway where gateway.conf puts its sockets, and any oth
     },
     Verb {
         name: "completions",
-        aliases: &[],
+        aliases: &["completion"],
         about: "Print the lines that make a shell complete verbs, options and names",
         details: "\
 bash:  source <(bulkhead completions bash)

@@ -30,6 +30,7 @@ fn a_shell_is_told_to_ask_this_program() {
         assert!(run.stdout.contains(words), "{shell}: {}", run.stdout);
         assert!(run.stdout.contains("COMPLETE="), "{shell}: {}", run.stdout);
     }
+    assert_eq!(bench.run(&["completion", "bash"]).stdout, bench.run(&["completions", "bash"]).stdout);
     assert_eq!(bench.run(&["completions", "tcsh"]).code, Some(2));
 }
 

@@ -29,7 +29,7 @@ fn list(groups: &[Group]) -> String {
 
 /// `help [VERB|GROUP]`.
 pub(crate) fn run(values: &Values<'_>, session: &mut Session) -> Result<(), CliError> {
-    let Some(word) = values.text("topic") else {
+    let Some(word) = values.text("command") else {
         let text = parser::command().render_help().to_string();
         return session.show(&Shown::new(
             json!({ "groups": GROUPS.iter().map(group_json).collect::<Vec<_>>() }),

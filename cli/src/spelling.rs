@@ -140,6 +140,7 @@ mod tests {
     #[test]
     fn a_word_behind_one_that_is_left_out_keeps_its_name() {
         assert_eq!(ordered("bulkhead domxml-to-native argv --xml x"), "bulkhead domxml-to-native --xml=x -- argv");
+        assert_eq!(ordered("bulkhead domcapabilities --arch x kvm"), "bulkhead domcapabilities --arch=x -- kvm");
         assert_eq!(ordered("bulkhead domxml-to-native --format argv x"), "bulkhead domxml-to-native -- argv x");
     }
 

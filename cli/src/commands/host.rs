@@ -110,7 +110,7 @@ pub(crate) const VERBS: &[Verb] = &[
         "freecell",
         "Show the free memory of the host, or of a NUMA cell",
         &[
-            Arg::option("cellno", "CELL", "One NUMA cell").parsed(number),
+            Arg::word("cellno", "CELL", "One NUMA cell").optional().parsed(number),
             Arg::flag("all", "Each NUMA cell and the sum").conflicts(&["cellno"]),
         ],
         r#"{"cells", "total_kib"}"#,
@@ -129,10 +129,10 @@ pub(crate) const VERBS: &[Verb] = &[
         "domcapabilities",
         "Print what a guest can have, as XML",
         &[
-            Arg::option("virttype", "TYPE", "Type of the hypervisor: kvm or qemu"),
-            Arg::option("emulatorbin", "FILE", "The hypervisor's program").of(Names::File),
-            Arg::option("arch", "ARCH", "Architecture of the guest"),
-            Arg::option("machine", "MACHINE", "Machine type"),
+            Arg::word("virttype", "TYPE", "Type of the hypervisor: kvm or qemu").optional(),
+            Arg::word("emulatorbin", "FILE", "The hypervisor's program").optional().of(Names::File),
+            Arg::word("arch", "ARCH", "Architecture of the guest").optional(),
+            Arg::word("machine", "MACHINE", "Machine type").optional(),
         ],
         XML,
         ("get the capabilities of guests", domcapabilities),

@@ -61,8 +61,8 @@ Keys are numbers of the code set, or names of Linux such as KEY_A, KEY_LEFTCTRL,
         &[
             Arg::domain(Names::Running),
             Arg::word("target", "TARGET", "Where to sleep").parsed(|| number_in(&TARGETS)),
-            Arg::option("duration", "SECONDS", "Wake up after this long; 0: never")
-                .default("0")
+            Arg::word("duration", "SECONDS", "Wake up after this long; never if it is 0 or left out")
+                .optional()
                 .parsed(|| clap::value_parser!(u64).into()),
         ],
         |domain, values| {

@@ -46,7 +46,7 @@ fish:  bulkhead completions fish | source",
         aliases: &[],
         about: "Print what there is to know about a verb or a group of verbs",
         details: "",
-        args: &[Arg::word("topic", "VERB|GROUP", "The verb or the group; everything if left out")
+        args: &[Arg::word("command", "VERB|GROUP", "The verb or the group; everything if left out")
             .optional()
             .of(Names::Verb)],
         access: Access::Offline,

@@ -41,6 +41,7 @@ fn figures_are_the_driver_s() {
 fn the_host_s_memory_and_processors_are_shown() {
     gives(&["nodememstats"], "total:  3145728 KiB\nfree:   1048576 KiB\n");
     gives(&["freecell"], "Total:  1048576 KiB\n");
+    gives(&["freecell", "1"], "1:  524288 KiB\n");
     gives(&["freecell", "--all"], "0:      524288 KiB\n1:      524288 KiB\nTotal:  1048576 KiB\n");
     gives(&["nodecpumap"], "CPUs present:  16\nCPUs online:   16\nCPU map:       yyyyyyyyyyyyyyyy\n");
 }

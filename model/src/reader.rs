@@ -440,8 +440,12 @@ impl<'a> Reader<'a> {
 
     /// An element byte for byte.
     pub(crate) fn verbatim(&self, node: Node<'_>) -> RawElement {
+        self.noted(node, self.xml.get(node.range()).unwrap_or("").to_owned())
+    }
+
+    /// An element in a layout of its own.
+    pub(crate) fn noted(&self, node: Node<'_>, xml: String) -> RawElement {
         let (line, column) = self.line_column(node.range().start);
-        let xml = self.xml.get(node.range()).unwrap_or("").to_owned();
         RawElement { name: self.name(node).to_owned(), xml, line, column }
     }
 

@@ -1,4 +1,5 @@
-//! XML in libvirt's layout: two spaces a level, single quotes, an element without content closed at once.
+//! XML in libvirt's layout: two spaces a level, single quotes, an element without content closed at once. Elements of
+//! applications have a layout of their own.
 
 use std::borrow::Cow;
 
@@ -201,6 +202,34 @@ pub(crate) fn push_attribute(out: &mut String, name: &str, value: &str) {
         }
     }
     out.push('\'');
+}
+
+/// An attribute of an application's element, as libvirt writes those: double quotes, and nothing but ASCII.
+pub(crate) fn push_note_attribute(out: &mut String, name: &str, value: &str) {
+    out.push(' ');
+    out.push_str(name);
+    out.push_str("=\"");
+    for c in value.chars() {
+        match c {
+            '"' => out.push_str("&quot;"),
+            '\n' => out.push_str("&#10;"),
+            '\t' => out.push_str("&#9;"),
+            '\'' => out.push(c),
+            _ if !c.is_ascii() => out.push_str(&format!("&#x{:X};", u32::from(c))),
+            _ => push_escaped(out, c),
+        }
+    }
+    out.push('"');
+}
+
+/// Text of an application's element, as libvirt writes it: quotes stand for themselves.
+pub(crate) fn push_note_text(out: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '"' | '\'' => out.push(c),
+            _ => push_escaped(out, c),
+        }
+    }
 }
 
 pub(crate) fn escape_text(out: &mut String, text: &str) {

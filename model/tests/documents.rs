@@ -159,11 +159,13 @@ fn a_path_may_end_with_what_only_looks_like_space() {
 }
 
 #[test]
-fn metadata_keeps_its_own_layout() {
-    let metadata = "<metadata>\r\n\t<a:b xmlns:a=\"urn:a\" c='&lt;\"'><!-- kept --><![CDATA[<]]></a:b></metadata>";
-    let xml = with_devices("").replace("<os>", &format!("{metadata}<os>"));
+fn metadata_has_the_layout_that_libvirt_gives_it() {
+    let given = "<metadata>\r\n\t<a:b xmlns:a=\"urn:a\" c='&lt;\"'><!-- kept --><![CDATA[<]]></a:b></metadata>";
+    let xml = with_devices("").replace("<os>", &format!("{given}<os>"));
     let domain = parse(&xml);
-    assert_eq!(domain.metadata.as_ref().map(|raw| raw.xml.as_str()), Some(metadata));
+    let written =
+        "<metadata>\n    <a:b xmlns:a=\"urn:a\" c=\"&lt;&quot;\"><!-- kept --><![CDATA[<]]></a:b>\n  </metadata>";
+    assert_eq!(domain.metadata.as_ref().map(|raw| raw.xml.as_str()), Some(written));
     assert_eq!(parse(&domain.to_xml(&DumpOptions::default())), domain);
 }
 

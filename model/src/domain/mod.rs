@@ -46,7 +46,7 @@ pub struct Domain {
     pub title: Option<String>,
     /// Text about it.
     pub description: Option<String>,
-    /// What applications have noted down: the whole element, byte for byte.
+    /// What applications have noted down: the whole element, in the layout that libvirt gives it.
     pub metadata: Option<RawElement>,
     /// The most it may grow to by plugging in memory.
     pub max_memory: Option<MaxMemory>,

@@ -110,7 +110,7 @@ fn head<'a>(
         "description" => domain.description = reader.text_leaf(node, rest, &DOMAIN)?,
         "metadata" => {
             reader.single(node)?;
-            domain.metadata = Some(reader.verbatim(node));
+            domain.metadata = Some(reader.noted(node, super::metadata::read(node)));
         }
         "maxMemory" => {
             let text = reader.leaf(node, rest, &["slots", "unit"], &DOMAIN)?;

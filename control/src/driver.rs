@@ -229,9 +229,9 @@ impl Driver for Control {
     fn connect_get_max_vcpus(
         &mut self,
         cx: &mut Asked,
-        _: remote::ConnectGetMaxVcpusArgs,
+        args: remote::ConnectGetMaxVcpusArgs,
     ) -> Answer<remote::ConnectGetMaxVcpusRet> {
-        self.max_vcpus(cx)
+        self.max_vcpus(cx, args.r#type.as_deref())
     }
 
     fn node_get_info(&mut self, _: &mut Asked, _: remote::NodeGetInfoArgs) -> Answer<remote::NodeGetInfoRet> {

@@ -306,6 +306,7 @@ pub fn disk_in_use(name: &str, what: &str, path: &str, other: &str, others: &str
         .with_hint("stop that domain, or mark the disk <shareable/> in both if the guests agree on it")
 }
 
-fn printable(text: &str) -> String {
+/// What a client sent, fit for a message of one line.
+pub fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }

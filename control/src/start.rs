@@ -197,6 +197,7 @@ impl Control {
     }
 
     fn plan(&mut self, mut steps: Steps, abilities: &Abilities) {
+        complete::round_memory(&mut steps.domain);
         let planned = complete::complete(&mut steps.domain, abilities)
             .and_then(|()| check_kvm(&steps.domain, abilities))
             .and_then(|()| plan::plan(&steps.domain, steps.paused));

@@ -189,6 +189,32 @@ fn defaults_are_libvirts() {
 }
 
 #[test]
+fn memory_is_kept_to_the_kib() {
+    let memory = |elements: &str| {
+        let xml = format!("<domain type='test'><name>a</name>{elements}<os><type>hvm</type></os></domain>");
+        Domain::parse(&xml)
+            .map(|parsed| (parsed.value.memory_kib, parsed.value.current_memory_kib, parsed.value.max_memory))
+    };
+    let plain = |memory, current| Ok((memory, current, None));
+    assert_eq!(memory("<memory>1</memory>"), plain(1, 1));
+    assert_eq!(memory("<memory>1025</memory><currentMemory>1</currentMemory>"), plain(1025, 1));
+    assert_eq!(memory("<memory>4000</memory><currentMemory>4001</currentMemory>"), plain(4000, 4000));
+    let cells = "<cpu><numa><cell memory='3' unit='MiB'/><cell memory='5'/></numa></cpu>";
+    assert_eq!(memory(cells), plain(3077, 3077));
+    assert_eq!(memory(&format!("<memory>0</memory>{cells}")), plain(3077, 3077));
+    assert_eq!(memory(&format!("<memory>4</memory>{cells}")), plain(4, 4));
+    let max = model::MaxMemory { kib: 4001, slots: Some(2) };
+    assert_eq!(memory("<maxMemory slots='2'>4001</maxMemory><memory>4001</memory>"), Ok((4001, 4001, Some(max))));
+    assert_eq!(memory("<maxMemory>0</maxMemory><memory>4001</memory>"), plain(4001, 4001));
+    for refused in
+        ["<maxMemory slots='2'>4000", "<maxMemory>5000", "<maxMemory slots='0'>5000", "<maxMemory slots='2'>0"]
+    {
+        memory(&format!("{refused}</maxMemory><memory>4001</memory>")).unwrap_err();
+    }
+    memory("<cpu><numa><cell memory='x'/></numa></cpu>").unwrap_err();
+}
+
+#[test]
 fn a_bus_follows_from_the_name_of_the_target() {
     let cases = [
         ("<disk device='cdrom'><target dev='hda'/></disk>", DiskBus::Ide),

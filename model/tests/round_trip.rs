@@ -41,14 +41,14 @@ prop_compose! {
     fn described()(
         domain_type in select(DomainType::ALL), name in "[a-z][a-z0-9 &<>'\"ä-]{0,30}", uuid in any::<Option<u128>>(),
         id in any::<Option<u32>>(), title in option::of("[a-z][\\PC]{0,20}"), description in option::of(text()),
-        memory in 1u64..=i64::MAX as u64 / 1024, current in 1u64.., max in option::of((0u64..1 << 50, any::<Option<u32>>())),
+        memory in 1u64..=i64::MAX as u64 / 1024, current in 1u64.., max in option::of((0u64..1 << 50, 1u32..)),
         max_vcpus in 1u32.., fewer in option::of(1u32..),
     ) -> Domain {
         let mut domain = Domain::new(domain_type, &name, memory, max_vcpus, "x86_64");
         domain.uuid = uuid.filter(|uuid| *uuid != 0).map(uuid::Uuid::from_u128);
         (domain.id, domain.title, domain.description) = (id, title, description);
         domain.current_memory_kib = current.min(memory);
-        domain.max_memory = max.map(|(kib, slots)| MaxMemory { kib, slots });
+        domain.max_memory = max.map(|(kib, slots)| MaxMemory { kib: kib.max(memory), slots: Some(slots) });
         domain.vcpus = Vcpus { current: fewer.filter(|fewer| *fewer < max_vcpus), ..Vcpus::new(max_vcpus) };
         domain
     }

@@ -84,6 +84,18 @@ pub fn complete(domain: &mut Domain, abilities: &Abilities) -> Result<(), PlanEr
     Ok(())
 }
 
+/// Rounds the memory of a run up to a whole MiB, as libvirt's QEMU driver does at a start and not at a definition: observed
+/// with libvirt 9.0 on `x86_64`, where `dumpxml` of a definition of 1500 KiB says 1500 and that of its run 2048.
+pub fn round_memory(domain: &mut Domain) {
+    const MIB: u64 = 1024;
+    let is_full = domain.current_memory_kib == domain.memory_kib;
+    let Some(whole) = domain.memory_kib.checked_next_multiple_of(MIB) else { return };
+    domain.memory_kib = whole;
+    if is_full {
+        domain.current_memory_kib = whole;
+    }
+}
+
 /// `-cpu` takes features after the model, and commas in it can't be doubled: the model has to be a name, and one that the
 /// emulator has, if it said which it has.
 fn check_cpu_model(domain: &Domain, abilities: &Abilities, emulator: &str) -> Result<(), PlanError> {
@@ -121,5 +133,22 @@ fn complete_consoles(domain: &mut Domain) {
     }
     if devices.consoles.is_empty() && !devices.serials.is_empty() {
         devices.consoles.push(Chardev::pty("serial", 0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_has_whole_mebibytes() {
+        for (memory, current, expected) in
+            [(1, 1, (1024, 1024)), (1024, 1024, (1024, 1024)), (1500, 1400, (2048, 1400)), (65_536, 1, (65_536, 1))]
+        {
+            let mut domain = Domain::new(DomainType::Qemu, "t", memory, 1, "x86_64");
+            domain.current_memory_kib = current;
+            round_memory(&mut domain);
+            assert_eq!((domain.memory_kib, domain.current_memory_kib), expected);
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::kept::Rest;
 use crate::limits::MAX_NAME_BYTES;
 use crate::reader::{Node, Reader, trimmed};
 use crate::text_enum::TextEnum;
+use crate::units::{MAX_KIB, scale_to_kib};
 use crate::vocabulary::DOMAIN;
 
 pub(super) fn domain(reader: &mut Reader<'_>, node: Node<'_>) -> Result<Domain, XmlError> {
@@ -38,7 +39,8 @@ pub(super) fn domain(reader: &mut Reader<'_>, node: Node<'_>) -> Result<Domain, 
 #[derive(Default)]
 struct Seen<'a> {
     name: bool,
-    memory: bool,
+    memory: Option<Node<'a>>,
+    max_memory: Option<Node<'a>>,
     current_memory: bool,
     os: Option<Node<'a>>,
 }
@@ -50,9 +52,7 @@ impl Seen<'_> {
         if !self.name {
             return missing("name");
         }
-        if !self.memory {
-            return missing("memory");
-        }
+        self.complete_memory(domain, reader, node)?;
         // libvirt takes more than there is, and none, as all there is.
         if !self.current_memory || domain.current_memory_kib == 0 || domain.current_memory_kib > domain.memory_kib {
             domain.current_memory_kib = domain.memory_kib;
@@ -65,6 +65,53 @@ impl Seen<'_> {
         }
         Ok(())
     }
+}
+
+/// Observed with libvirt 9.0, by `virsh define` and `dumpxml` on `test:///default` and on its QEMU driver: amounts are kept
+/// to the KiB that the document says, however small, and rounded to whole MiB only when QEMU starts.
+impl Seen<'_> {
+    fn complete_memory(&self, domain: &mut Domain, reader: &Reader<'_>, node: Node<'_>) -> Result<(), XmlError> {
+        if domain.memory_kib == 0 {
+            domain.memory_kib = numa_memory(reader, node);
+        }
+        match self.memory {
+            _ if domain.memory_kib > 0 => {}
+            None => return Err(XmlError::MissingElement { place: reader.place(node), element: "memory" }),
+            Some(memory) => {
+                let (place, found) = (reader.place_of_text(memory), "0".to_owned());
+                return Err(XmlError::BadValue { place, found, expected: "at least 1 KiB of memory" });
+            }
+        }
+        let Some((node, max)) = self.max_memory.zip(domain.max_memory) else { return Ok(()) };
+        let place = reader.place_of_text(node);
+        match (max.kib, max.slots.unwrap_or_default()) {
+            (0, 0) => domain.max_memory = None,
+            (0, _) | (_, 0) => {
+                let (found, expected) = (max.kib.to_string(), "both an amount and a number of slots");
+                return Err(XmlError::BadValue { place, found, expected });
+            }
+            (kib, _) if kib < domain.memory_kib => {
+                let (found, expected) = (kib.to_string(), "at least as much as <memory>");
+                return Err(XmlError::BadValue { place, found, expected });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// What the cells of a guest have together, for a document that says it only there.
+fn numa_memory(reader: &Reader<'_>, domain: Node<'_>) -> u64 {
+    fn named<'a>(node: Node<'a>, name: &'static str) -> impl Iterator<Item = Node<'a>> {
+        node.children().filter(move |child| local_name(*child) == name)
+    }
+    let cells = named(domain, "cpu").flat_map(|cpu| named(cpu, "numa")).flat_map(|numa| named(numa, "cell"));
+    let memory = cells.filter_map(|cell| {
+        let value = reader.attribute(cell, "memory")?.trim().parse().ok()?;
+        scale_to_kib(value, reader.attribute(cell, "unit").unwrap_or("KiB"))
+    });
+    let sum = memory.fold(0, u64::saturating_add);
+    if sum <= MAX_KIB { sum } else { 0 }
 }
 
 fn domain_type(reader: &Reader<'_>, node: Node<'_>) -> Result<DomainType, XmlError> {
@@ -116,15 +163,12 @@ fn head<'a>(
             let text = reader.leaf(node, rest, &["slots", "unit"], &DOMAIN)?;
             let slots = reader.number(node, "slots", 0, "a number of slots")?;
             domain.max_memory = Some(MaxMemory { kib: reader.memory(node, &text)?, slots });
+            seen.max_memory = Some(node);
         }
         "memory" => {
             let text = reader.leaf(node, rest, &["unit"], &DOMAIN)?;
             domain.memory_kib = reader.memory(node, &text)?;
-            if domain.memory_kib == 0 {
-                let (place, found) = (reader.place_of_text(node), shorten(trimmed(&text)));
-                return Err(XmlError::BadValue { place, found, expected: "at least 1 KiB of memory" });
-            }
-            seen.memory = true;
+            seen.memory = Some(node);
         }
         "currentMemory" => {
             let text = reader.leaf(node, rest, &["unit"], &DOMAIN)?;

@@ -113,14 +113,14 @@ fn cells(system: &Path, memory_kib: u64) -> Vec<Cell> {
         let meminfo = read(&entry.path().join("meminfo"))?;
         let total = meminfo.lines().find_map(|line| line.split_once("MemTotal:"))?.1;
         let memory_kib = total.split_ascii_whitespace().next()?.parse().ok()?;
-        Some(Cell { id, memory_kib, cpus: described(cpus(&entry.path().join("cpulist"))?) })
+        Some(Cell { id, memory_kib, pages: Vec::new(), cpus: described(cpus(&entry.path().join("cpulist"))?) })
     };
     let mut cells: Vec<Cell> =
         fs::read_dir(system.join("node")).into_iter().flatten().flatten().filter_map(node).collect();
     cells.sort_by_key(|cell| cell.id);
     if cells.is_empty() {
         let online = cpus(&system.join("cpu/online")).unwrap_or_default();
-        cells.push(Cell { id: 0, memory_kib, cpus: described(online) });
+        cells.push(Cell { id: 0, memory_kib, pages: Vec::new(), cpus: described(online) });
     }
     cells
 }

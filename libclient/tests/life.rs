@@ -81,11 +81,11 @@ fn the_guest_is_libvirts() {
     let test = connection.domain_by_name("test").unwrap();
     let uuid = Uuid::try_parse("6695eb01-f6a4-8304-79aa-97f2502e193f").unwrap();
     assert_eq!((test.id(), test.uuid()), (Some(1), uuid));
-    assert_eq!(state(&test), "running (booted)");
+    assert_eq!(state(&test), "running (unknown)");
     let info = test.info().unwrap();
     assert_eq!((info.max_memory_kib, info.memory_kib, info.vcpus), (8388608, 2097152, 2));
     assert!(test.info().unwrap().cpu_time_ns > 0);
-    assert_eq!(test.os_type().unwrap(), "hvm");
+    assert_eq!(test.os_type().unwrap(), "linux");
     assert!(test.is_persistent().unwrap() && test.is_active().unwrap() && !test.autostart().unwrap());
     let xml = test.xml(XmlFlags::empty()).unwrap();
     assert!(xml.starts_with("<domain type='test' id='1'>\n  <name>test</name>"), "{xml}");
@@ -228,9 +228,9 @@ fn a_bad_document_is_refused() {
     let define = |xml: &str| connection.define_xml(xml, DefineFlags::empty()).unwrap_err();
     assert_eq!(define("<domain").code, ErrorCode::XML_DETAIL);
     assert_eq!(define("<network/>").code, ErrorCode::XML_ERROR);
-    let other = define(&document("x", "").replace("'test'", "'kvm'"));
+    let other = define(&document("x", "").replace("'test'", "'bogus'"));
     assert_eq!(other.code, ErrorCode::CONFIG_UNSUPPORTED);
-    assert_eq!(other.message, "unsupported configuration: the test driver has no domains of type 'kvm'");
+    assert_eq!(other.message, "unsupported configuration: invalid domain type bogus");
     let taken = define(&document("test", ""));
     assert_eq!(taken.code, ErrorCode::OPERATION_FAILED);
     let uuid = "6695eb01-f6a4-8304-79aa-97f2502e193f";
@@ -239,6 +239,25 @@ fn a_bad_document_is_refused() {
     assert_eq!(renamed.message, format!("operation failed: domain 'test' is already defined with uuid {uuid}"));
     let flags = connection.define_xml(&document("x", ""), DefineFlags::from_bits_retain(0x80)).unwrap_err();
     assert_eq!(flags.message, "unsupported flags (0x80) in function virDomainDefineXMLFlags");
+}
+
+/// As `virsh -c test:///default define` and `create` take them.
+#[test]
+fn guests_are_of_any_type() {
+    let connection = open();
+    for kind in ["kvm", "qemu", "xen", "lxc", "vz"] {
+        let xml = document(kind, "").replace("'test'", &format!("'{kind}'")).replace(" arch='i686'", "");
+        let defined = connection.define_xml(&xml, DefineFlags::empty()).unwrap();
+        let written = defined.xml(XmlFlags::empty()).unwrap();
+        assert!(written.starts_with(&format!("<domain type='{kind}'>\n")), "{written}");
+        assert!(written.contains("<type arch='i686'>hvm</type>\n    <boot dev='hd'/>\n"), "{written}");
+        assert_eq!(defined.os_type().unwrap(), "linux");
+        defined.start(CreateFlags::empty()).unwrap();
+        assert_eq!(state(&defined), "running (booted)");
+    }
+    let ordered = "<devices><disk><source file='/a'/><target dev='vda'/><boot order='1'/></disk></devices>";
+    let ordered = connection.define_xml(&document("ordered", ordered), DefineFlags::empty()).unwrap();
+    assert!(!ordered.xml(XmlFlags::empty()).unwrap().contains("<boot dev="));
 }
 
 #[test]
@@ -313,7 +332,7 @@ fn a_list_holds_what_its_flags_let_through() {
 fn each_connection_has_a_state_of_its_own() {
     let (one, other) = (open(), open());
     one.domain("test").unwrap().destroy(DestroyFlags::empty()).unwrap();
-    assert_eq!(state(&other.domain("test").unwrap()), "running (booted)");
+    assert_eq!(state(&other.domain("test").unwrap()), "running (unknown)");
     let clone = one.clone();
     assert_eq!(state(&clone.domain("test").unwrap()), "shut off (destroyed)");
 }

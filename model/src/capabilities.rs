@@ -33,6 +33,10 @@ pub struct Host {
     pub cells: Vec<Cell>,
     /// What keeps guests apart: `none`, `dac`, …
     pub security_models: Vec<SecurityModel>,
+    /// Whether it says something of its power management: that it has none, which is all that is written here.
+    pub power_management: bool,
+    /// Whether it has an IOMMU, where that is known.
+    pub iommu: Option<bool>,
 }
 
 /// The CPU of a host.
@@ -48,6 +52,8 @@ pub struct HostCpu {
     pub topology: Option<CpuTopology>,
     /// What it has beyond its model.
     pub features: Vec<String>,
+    /// What an old CPU without a model has: `pae`, `nonpae`.
+    pub flags: Vec<String>,
     /// The sizes of its pages in KiB.
     pub page_sizes_kib: Vec<u64>,
 }
@@ -59,6 +65,8 @@ pub struct Cell {
     pub id: u32,
     /// Its memory in KiB.
     pub memory_kib: u64,
+    /// Its pages: their size in KiB, and how many there are.
+    pub pages: Vec<(u64, u64)>,
     /// Its CPUs.
     pub cpus: Vec<CellCpu>,
 }
@@ -156,12 +164,18 @@ impl Capabilities {
     }
 }
 
+fn yes_no(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
+}
+
 impl Host {
     fn element(&self) -> Element<'_> {
         let transports = (!self.migration_transports.is_empty()).then(|| {
             let transports = self.migration_transports.iter().map(|name| Element::leaf("uri_transport", name.as_str()));
             Element::new("uri_transports").children(transports)
         });
+        // An old host says nothing of it.
+        let migrates = self.live_migration || transports.is_some() || self.cpu.flags.is_empty();
         let cells = Element::new("cells")
             .attribute("num", self.cells.len().to_string())
             .children(self.cells.iter().map(Cell::element));
@@ -169,7 +183,12 @@ impl Host {
         Element::new("host")
             .leaf_if("uuid", self.uuid.map(|uuid| uuid.hyphenated().to_string()))
             .child(self.cpu.element())
-            .child(Element::new("migration_features").flag("live", self.live_migration).child_if(transports))
+            .flag("power_management", self.power_management)
+            .child_if(self.iommu.map(|iommu| Element::new("iommu").attribute("support", yes_no(iommu))))
+            .child_if(
+                migrates
+                    .then(|| Element::new("migration_features").flag("live", self.live_migration).child_if(transports)),
+            )
             .child_if(topology)
             .children(self.security_models.iter().map(|security| {
                 Element::new("secmodel")
@@ -190,6 +209,8 @@ impl Host {
                         host.migration_transports.push(reader.text(transport)?.into_owned());
                     }
                 }
+                "power_management" => host.power_management = true,
+                "iommu" => host.iommu = reader.attribute(child, "support").map(|support| support == "yes"),
                 "topology" => {
                     for cell in child.descendants().filter(|n| n.has_tag_name("cell")) {
                         host.cells.push(Cell::read(reader, cell)?);
@@ -213,6 +234,11 @@ impl HostCpu {
             .leaf_if("model", self.model.as_deref())
             .leaf_if("vendor", self.vendor.as_deref())
             .child_if(self.topology.as_ref().map(CpuTopology::element))
+            .child_if(
+                (!self.flags.is_empty()).then(|| {
+                    Element::new("features").children(self.flags.iter().map(|name| Element::new(name.as_str())))
+                }),
+            )
             .children(self.features.iter().map(|name| Element::new("feature").attribute("name", name.as_str())))
             .children(
                 self.page_sizes_kib
@@ -229,6 +255,7 @@ impl HostCpu {
                 "model" => cpu.model = Some(reader.text(child)?.into_owned()),
                 "vendor" => cpu.vendor = Some(reader.text(child)?.into_owned()),
                 "topology" => cpu.topology = Some(CpuTopology::read(reader, child)?),
+                "features" => cpu.flags.extend(elements(child).map(|flag| flag.tag_name().name().to_owned())),
                 "feature" => cpu.features.push(reader.required(child, "name")?.to_owned()),
                 "pages" => {
                     let size = reader.number(child, "size", 1, "a size of pages")?;
@@ -254,6 +281,10 @@ impl Cell {
         Element::new("cell")
             .attribute("id", self.id.to_string())
             .child(Element::leaf("memory", self.memory_kib.to_string()).attribute("unit", "KiB"))
+            .children(self.pages.iter().map(|(size, count)| {
+                let pages = Element::leaf("pages", count.to_string()).attribute("unit", "KiB");
+                pages.attribute("size", size.to_string())
+            }))
             .child(Element::new("cpus").attribute("num", self.cpus.len().to_string()).children(cpus))
     }
 
@@ -263,6 +294,10 @@ impl Cell {
         for child in node.descendants() {
             if child.has_tag_name("memory") {
                 cell.memory_kib = reader.memory(child, &reader.text(child)?)?;
+            } else if child.has_tag_name("pages") {
+                let size = reader.number(child, "size", 1, "a size of pages")?.unwrap_or(1);
+                let count = trimmed(&reader.text(child)?).parse().unwrap_or_default();
+                cell.pages.push((size.into(), count));
             } else if child.has_tag_name("cpu") {
                 cell.cpus.push(CellCpu {
                     id: id(child, "id")?,
@@ -375,15 +410,19 @@ mod tests {
                     topology: Some(CpuTopology { sockets: 1, dies: Some(1), clusters: None, cores: 2, threads: 1 }),
                     features: vec!["vmx".into()],
                     page_sizes_kib: vec![4, 2048],
+                    flags: Vec::new(),
                 },
                 live_migration: true,
                 migration_transports: vec!["tcp".into()],
                 cells: vec![Cell {
                     id: 0,
                     memory_kib: 16_000_000,
+                    pages: Vec::new(),
                     cpus: vec![CellCpu { siblings: "0".into(), ..CellCpu::default() }],
                 }],
                 security_models: vec![SecurityModel { model: "none".into(), doi: "0".into() }],
+                power_management: false,
+                iommu: None,
             },
             guests: vec![GuestArch {
                 os_type: OsType::Hvm,
@@ -414,6 +453,19 @@ mod tests {
         let parsed = Capabilities::parse(&sample().to_xml()).unwrap();
         assert_eq!(parsed.value, sample());
         assert_eq!(parsed.notices, []);
+    }
+
+    #[test]
+    fn an_old_host_is_written_as_libvirt_does() {
+        let cpu = HostCpu { arch: "i686".into(), flags: vec!["pae".into()], ..HostCpu::default() };
+        let cell = Cell { memory_kib: 8, pages: vec![(4, 2)], ..Cell::default() };
+        let host = Host { cpu, cells: vec![cell], power_management: true, iommu: Some(false), ..Host::default() };
+        let capabilities = Capabilities { host, guests: Vec::new() };
+        let xml = capabilities.to_xml();
+        let expected = "      <features>\n        <pae/>\n      </features>\n    </cpu>\n    <power_management/>\n    \
+                        <iommu support='no'/>\n    <topology>\n";
+        assert!(xml.contains(expected) && xml.contains("<pages unit='KiB' size='4'>2</pages>"), "{xml}");
+        assert_eq!(Capabilities::parse(&xml).unwrap().value, capabilities);
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn list_in_json_holds_everything_that_is_known() {
             "name": "test",
             "uuid": UUID,
             "state": "running",
-            "reason": "booted",
+            "reason": "unknown",
             "persistent": true,
             "autostart": false,
             "supervisor_pid": null,
@@ -102,8 +102,8 @@ fn a_domain_that_is_not_there_is_an_error_of_its_own() {
 #[test]
 fn domstate_tells_the_state_and_why() {
     gives(&["domstate", "test"], "running\n");
-    gives(&["domstate", "test", "--reason"], "running (booted)\n");
-    assert_eq!(Bench::new().json(&["domstate", "test"]), json!({ "state": "running", "reason": "booted" }));
+    gives(&["domstate", "test", "--reason"], "running (unknown)\n");
+    assert_eq!(Bench::new().json(&["domstate", "test"]), json!({ "state": "running", "reason": "unknown" }));
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn dominfo_shows_what_a_domain_has() {
             Id:           1
             Name:         test
             UUID:         6695eb01-f6a4-8304-79aa-97f2502e193f
-            OS Type:      hvm
+            OS Type:      linux
             State:        running
             CPU(s):       2
             Max memory:   8388608 KiB

@@ -3,8 +3,6 @@
 //! Figures that a real guest would make up by running are those of a guest that runs and does nothing: its virtual CPUs are
 //! busy since the start, its disks are still, its memory is all in use.
 
-use std::time::SystemTime;
-
 use api::{
     Answer, Op, Operation,
     consts::{
@@ -25,6 +23,7 @@ use super::{
     Context,
     driver::{flags, known_flags, no_flags, number},
     machine::{ERRORS, Guest, Machine},
+    node::SECURITY_MODEL,
 };
 use crate::Result;
 
@@ -33,6 +32,10 @@ const GROUPS: DomainStats =
     DomainStats::STATE.union(DomainStats::CPU_TOTAL).union(DomainStats::BALLOON).union(DomainStats::VCPU);
 /// libvirt's mock hypervisor gives every guest the same share.
 const WEIGHT: u32 = 50;
+/// The time in every guest of libvirt's test driver, in seconds since 1970.
+const GUEST_TIME: u64 = 627_319_920;
+/// The CPUs of the host that are online, as libvirt's test driver has them: it tells of eight, whatever `nodeinfo` counts.
+const ONLINE_CPUS: u8 = 0b0001_0101;
 /// The table's limits of what an answer may hold.
 const CPUMAP_MAX: usize = 2048;
 const CPUMAPS_MAX: usize = 8_388_608;
@@ -70,8 +73,22 @@ impl Machine {
         let guest = self.guest(&args.dom)?;
         guest.running()?;
         let (_, current) = guest.memory_kib();
-        let stat = |tag: MemoryStatTag, val| remote::DomainMemoryStat { tag: tag.number(), val };
-        let stats = [stat(MemoryStatTag::ActualBalloon, current), stat(MemoryStatTag::Rss, current)];
+        let (half, stat) = (current / 2, |tag: MemoryStatTag, val| remote::DomainMemoryStat { tag: tag.number(), val });
+        let stats = [
+            stat(MemoryStatTag::ActualBalloon, current),
+            stat(MemoryStatTag::SwapIn, 0),
+            stat(MemoryStatTag::SwapOut, 0),
+            stat(MemoryStatTag::MajorFault, 0),
+            stat(MemoryStatTag::MinorFault, 0),
+            stat(MemoryStatTag::Unused, half),
+            stat(MemoryStatTag::Available, current),
+            stat(MemoryStatTag::Usable, half),
+            stat(MemoryStatTag::LastUpdate, GUEST_TIME),
+            stat(MemoryStatTag::DiskCaches, current / 8),
+            stat(MemoryStatTag::HugetlbPgalloc, 0),
+            stat(MemoryStatTag::HugetlbPgfail, 0),
+            stat(MemoryStatTag::Rss, half),
+        ];
         let room = usize::try_from(args.max_stats).unwrap_or(usize::MAX);
         Ok(remote::DomainMemoryStatsRet { stats: stats.into_iter().take(room).collect() }.into())
     }
@@ -84,7 +101,10 @@ impl Machine {
         let guest = self.guest(&args.dom)?;
         let disks = &guest.running()?.domain().devices.disks;
         let named = |disk: &model::Disk| disk.target.dev == args.path || disk.source_path() == Some(&args.path);
-        if !args.path.is_empty() && !disks.iter().any(named) {
+        if args.path.is_empty() {
+            return Err(ERRORS.unsupported("summary statistics are not supported yet"));
+        }
+        if !disks.iter().any(named) {
             return Err(ERRORS.invalid(format_args!("invalid path: {}", args.path)));
         }
         Ok(remote::DomainBlockStatsRet { errs: -1, ..Default::default() }.into())
@@ -95,8 +115,10 @@ impl Machine {
         _: &mut Context,
         args: &remote::DomainInterfaceStatsArgs,
     ) -> Answer<remote::DomainInterfaceStatsRet> {
-        self.guest(&args.dom)?.running()?;
-        Err(ERRORS.invalid(format_args!("'{}' is not a known interface", args.device)))
+        let guest = self.guest(&args.dom)?;
+        guest.running()?;
+        guest.check_interface(&args.device)?;
+        Ok(remote::DomainInterfaceStatsRet::default().into())
     }
 
     // Virtual CPUs and where they run.
@@ -115,7 +137,8 @@ impl Machine {
             number: vcpu,
             state: VcpuState::Running.number(),
             cpu_time,
-            cpu: number(vcpu % cpus.max(1)),
+            // The last CPU that it may run on.
+            cpu: number(cpus.saturating_sub(1)),
         };
         let cpumaps = all_cpus(cpus, maplen).repeat(usize::try_from(count).unwrap_or_default());
         Ok(remote::DomainGetVcpusRet { info: (0..count).map(info).collect(), cpumaps }.into())
@@ -128,7 +151,8 @@ impl Machine {
     ) -> Answer<remote::DomainGetVcpuPinInfoRet> {
         known_flags(args.flags, rules::IMPACT, Op::DomainGetVcpuPinInfo)?;
         let cpus = self.node.cpus;
-        let (count, maplen) = room(self.guest(&args.dom)?.vcpus(), args.ncpumaps, args.maplen)?;
+        let vcpus = self.guest(&args.dom)?.asked(args.flags)?.vcpus.online();
+        let (count, maplen) = room(vcpus, args.ncpumaps, args.maplen)?;
         let cpumaps = all_cpus(cpus, maplen).repeat(usize::try_from(count).unwrap_or_default());
         Ok(remote::DomainGetVcpuPinInfoRet { cpumaps, num: number(count) }.into())
     }
@@ -142,6 +166,7 @@ impl Machine {
     }
 
     fn change_vcpus(&mut self, dom: &remote::Domain, count: u32, flags: VcpuFlags) -> Answer<()> {
+        no_flags((flags & VcpuFlags::GUEST).bits(), Op::DomainSetVcpusFlags)?;
         size::check_vcpus(&ERRORS, count)?;
         let maximum = flags.contains(VcpuFlags::MAXIMUM);
         self.change(dom, flags.bits(), |domain, live| size::set_vcpus(&ERRORS, domain, count, maximum, live))?;
@@ -213,11 +238,9 @@ impl Machine {
         args: &remote::NodeGetCpuMapArgs,
     ) -> Answer<remote::NodeGetCpuMapRet> {
         no_flags(args.flags, Op::NodeGetCpuMap)?;
-        let cpus = self.node.cpus;
-        let bytes = usize::try_from(cpus.div_ceil(8)).unwrap_or_default();
-        let cpumap = if args.need_map == 0 { Vec::new() } else { all_cpus(cpus, bytes) };
-        let online = if args.need_online == 0 { 0 } else { cpus };
-        Ok(remote::NodeGetCpuMapRet { cpumap, online, ret: number(cpus) }.into())
+        let cpumap = if args.need_map == 0 { Vec::new() } else { vec![ONLINE_CPUS] };
+        let online = if args.need_online == 0 { 0 } else { ONLINE_CPUS.count_ones() };
+        Ok(remote::NodeGetCpuMapRet { cpumap, online, ret: 8 }.into())
     }
 
     /// What the guests leave of the memory, in KiB.
@@ -271,7 +294,7 @@ impl Machine {
         _: &mut Context,
         _: &remote::NodeGetSecurityModelArgs,
     ) -> Answer<remote::NodeGetSecurityModelRet> {
-        let (model, doi) = (api::chars::terminated("none"), api::chars::terminated("0"));
+        let (model, doi) = (api::chars::terminated(SECURITY_MODEL), api::chars::terminated(""));
         Ok(remote::NodeGetSecurityModelRet { model, doi }.into())
     }
 
@@ -284,9 +307,8 @@ impl Machine {
     ) -> Answer<remote::DomainGetTimeRet> {
         no_flags(args.flags, Op::DomainGetTime)?;
         self.guest(&args.dom)?.running()?;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        Ok(remote::DomainGetTimeRet { seconds, nseconds: now.subsec_nanos() }.into())
+        let seconds = i64::try_from(GUEST_TIME).unwrap_or(i64::MAX);
+        Ok(remote::DomainGetTimeRet { seconds, nseconds: 0 }.into())
     }
 
     pub(super) fn guest_hostname(
@@ -296,9 +318,8 @@ impl Machine {
     ) -> Answer<remote::DomainGetHostnameRet> {
         const SOURCES: u32 = 0x3;
         known_flags(args.flags, SOURCES, Op::DomainGetHostname)?;
-        let guest = self.guest(&args.dom)?;
-        guest.running()?;
-        Ok(remote::DomainGetHostnameRet { hostname: guest.dom().name }.into())
+        self.guest(&args.dom)?.running()?;
+        Ok(remote::DomainGetHostnameRet { hostname: "testhost".into() }.into())
     }
 
     pub(super) fn press_keys(&mut self, _: &mut Context, args: &remote::DomainSendKeyArgs) -> Answer<()> {
@@ -362,7 +383,7 @@ impl Machine {
         args: &remote::DomainGetSecurityLabelArgs,
     ) -> Answer<remote::DomainGetSecurityLabelRet> {
         self.guest(&args.dom)?;
-        Ok(remote::DomainGetSecurityLabelRet { label: api::chars::terminated(""), enforcing: 0 }.into())
+        Ok(remote::DomainGetSecurityLabelRet { label: api::chars::terminated("libvirt-test"), enforcing: 1 }.into())
     }
 
     pub(super) fn addresses(
@@ -371,13 +392,21 @@ impl Machine {
         args: &remote::DomainInterfaceAddressesArgs,
     ) -> Answer<remote::DomainInterfaceAddressesRet> {
         no_flags(args.flags, Op::DomainInterfaceAddresses)?;
-        self.guest(&args.dom)?.running()?;
         if i32::try_from(args.source).ok().and_then(|source| InterfaceAddressesSource::try_from(source).ok()).is_none()
         {
             let text = format_args!("Unknown IP address data source {}", args.source);
             return Err(ERRORS.argument_unsupported(text));
         }
-        Ok(remote::DomainInterfaceAddressesRet::default().into())
+        let guest = self.guest(&args.dom)?;
+        guest.running()?;
+        // libvirt's: the third address of its default network, and those that follow.
+        let interface = |((name, hwaddr), host): ((String, String), u32)| remote::DomainInterface {
+            name,
+            hwaddr: Some(hwaddr),
+            addrs: vec![remote::DomainIpAddr { r#type: 0, addr: format!("192.168.122.{}", host % 256), prefix: 24 }],
+        };
+        let ifaces = guest.interfaces().into_iter().zip(3..).map(interface).collect();
+        Ok(remote::DomainInterfaceAddressesRet { ifaces }.into())
     }
 
     pub(super) fn guest_messages(
@@ -401,6 +430,13 @@ impl Machine {
         A::Ret: Default,
     {
         known_flags(bits, known, A::OP)?;
+        match A::OP {
+            Op::DomainGetIothreadInfo | Op::DomainGetPerfEvents => {
+                self.guest(dom)?.asked(bits & rules::IMPACT).map(drop)?
+            }
+            Op::DomainGetDiskErrors => self.guest(dom)?.running().map(drop)?,
+            _ => {}
+        }
         self.empty(dom)
     }
 }
@@ -481,7 +517,25 @@ mod tests {
         let vcpus = ask(&link, info).unwrap();
         assert_eq!((vcpus.info.len(), vcpus.cpumaps), (2, vec![0xff; 4]));
         let block = remote::DomainBlockStatsArgs { dom, path: "vda".into() };
-        assert_eq!(ask(&link, block).unwrap_err().code, ErrorCode::INVALID_ARG);
+        ask(&link, block.clone()).unwrap();
+        let code = |path: &str| {
+            ask(&link, remote::DomainBlockStatsArgs { path: path.into(), ..block.clone() }).unwrap_err().code
+        };
+        assert_eq!((code("vdb"), code("")), (ErrorCode::INVALID_ARG, ErrorCode::OPERATION_UNSUPPORTED));
+    }
+
+    #[test]
+    fn a_guest_has_the_interfaces_of_its_document() {
+        let (link, dom) = test();
+        let stats =
+            |device: &str| ask(&link, remote::DomainInterfaceStatsArgs { dom: dom.clone(), device: device.into() });
+        stats("testnet0").unwrap();
+        assert_eq!(stats("testnet1").unwrap_err().code, ErrorCode::INVALID_ARG);
+        let args = remote::DomainInterfaceAddressesArgs { dom: dom.clone(), source: 0, flags: 0 };
+        let found = ask(&link, args).unwrap().ifaces;
+        assert_eq!((found.len(), found[0].name.as_str()), (1, "testnet0"));
+        assert_eq!(found[0].hwaddr.as_deref(), Some("aa:bb:cc:dd:ee:ff"));
+        assert_eq!(found[0].addrs[0].addr, "192.168.122.3");
     }
 
     #[test]

@@ -21,7 +21,9 @@ use crate::Result;
 
 /// libvirt's: the version of a hypervisor that does not exist.
 const VERSION: u64 = 2;
-/// Virtual CPUs that a guest may have.
+/// libvirt's test driver names this whatever the document says.
+const OS_TYPE: &str = "linux";
+/// Virtual CPUs that a guest may have, of any type: libvirt's test driver does not look at the one that it is asked for.
 const MAX_VCPUS: i32 = 32;
 
 /// The flags of a call, refused when there is one that the operation does not have.
@@ -504,7 +506,8 @@ impl Driver for Machine {
         _: &mut Context,
         args: remote::DomainGetOsTypeArgs,
     ) -> Answer<remote::DomainGetOsTypeRet> {
-        Ok(remote::DomainGetOsTypeRet { r#type: self.guest(&args.dom)?.os_type().into() }.into())
+        self.guest(&args.dom)?;
+        Ok(remote::DomainGetOsTypeRet { r#type: OS_TYPE.into() }.into())
     }
 
     fn domain_get_max_memory(
@@ -520,7 +523,10 @@ impl Driver for Machine {
         _: &mut Context,
         args: remote::DomainGetMaxVcpusArgs,
     ) -> Answer<remote::DomainGetMaxVcpusRet> {
-        Ok(remote::DomainGetMaxVcpusRet { num: number(self.guest(&args.dom)?.max_vcpus()) }.into())
+        let guest = self.guest(&args.dom)?;
+        // libvirt asks for the number of the run.
+        guest.running()?;
+        Ok(remote::DomainGetMaxVcpusRet { num: number(guest.max_vcpus()) }.into())
     }
 
     fn domain_get_vcpus_flags(
@@ -529,6 +535,8 @@ impl Driver for Machine {
         args: remote::DomainGetVcpusFlagsArgs,
     ) -> Answer<remote::DomainGetVcpusFlagsRet> {
         let flags: VcpuFlags = flags(args.flags, Op::DomainGetVcpusFlags)?;
+        // There is no agent to ask.
+        no_flags((flags & VcpuFlags::GUEST).bits(), Op::DomainGetVcpusFlags)?;
         let vcpus = &self.guest(&args.dom)?.asked(args.flags)?.vcpus;
         let maximum = flags.contains(VcpuFlags::MAXIMUM);
         let num = if maximum { vcpus.max } else { vcpus.online() };
@@ -609,7 +617,7 @@ impl Driver for Machine {
         domain_get_iothread_info(remote::DomainGetIothreadInfoArgs) -> remote::DomainGetIothreadInfoRet, 0x3;
         domain_get_disk_errors(remote::DomainGetDiskErrorsArgs) -> remote::DomainGetDiskErrorsRet, 0;
         domain_get_perf_events(remote::DomainGetPerfEventsArgs) -> remote::DomainGetPerfEventsRet, LISTS;
-        domain_get_launch_security_info(remote::DomainGetLaunchSecurityInfoArgs) -> remote::DomainGetLaunchSecurityInfoRet, LISTS;
+        domain_get_launch_security_info(remote::DomainGetLaunchSecurityInfoArgs) -> remote::DomainGetLaunchSecurityInfoRet, 0;
     }
 
     fn connect_register_close_callback(

@@ -4,7 +4,8 @@
 //! and a guest that no document limits has no limits.
 
 use api::{
-    Answer, Op,
+    Answer, ErrorCode, Op,
+    consts::ModificationImpact,
     params::{self, Params},
     remote,
 };
@@ -21,14 +22,19 @@ use crate::Result;
 
 /// libvirt's number for no limit.
 const UNLIMITED: u64 = 9_007_199_254_740_991;
-/// What every mock disk holds.
-const DISK_BYTES: u64 = 1 << 30;
+/// The size of every disk of libvirt's test driver, and what it takes on its host.
+const DISK_CAPACITY: u64 = 1_099_506_450_432;
+const DISK_PHYSICAL: u64 = 1 << 40;
+/// The file systems of a guest: where they are mounted, and which partition of the first disk each is on.
+const FILE_SYSTEMS: [(&str, u32); 2] = [("/", 1), ("/boot", 2)];
 /// The table's limit of what an answer may hold.
 const CPU_STATS_MAX: usize = 2048;
 
-/// The CPU models of an architecture that mock hosts are made of; of others there are none.
+/// The CPU models of an architecture that mock hosts are made of. Of some others libvirt has none, and some it does not
+/// support.
 const X86_MODELS: [&str; 8] = ["486", "pentium", "pentium2", "pentium3", "coreduo", "kvm32", "qemu32", "qemu64"];
-const ARCHITECTURES: [&str; 7] = ["aarch64", "armv7l", "ppc64", "ppc64le", "riscv64", "s390x", "sparc"];
+const WITHOUT_MODELS: [&str; 5] = ["aarch64", "armv7l", "ppc64", "ppc64le", "s390x"];
+const UNSUPPORTED: [&str; 7] = ["m68k", "mips", "mips64", "mipsel", "riscv32", "riscv64", "sparc"];
 
 const SYSINFO: &str = "\
 <sysinfo type='smbios'>
@@ -85,7 +91,12 @@ impl Machine {
         no_flags(args.flags, Op::ConnectGetCpuModelNames)?;
         let models: &[&str] = match args.arch.as_str() {
             "i686" | "x86_64" => &X86_MODELS,
-            other if ARCHITECTURES.contains(&other) => &[],
+            other if WITHOUT_MODELS.contains(&other) => &[],
+            other if UNSUPPORTED.contains(&other) => {
+                let text = format!("'{other}' architecture is not supported by CPU driver");
+                let message = format!("this function is not supported by the connection driver: {text}");
+                return Err(ERRORS.told(ErrorCode::NO_SUPPORT, message));
+            }
             other => return Err(ERRORS.invalid(format_args!("cannot find architecture {other}"))),
         };
         let ret = i32::try_from(models.len()).unwrap_or(i32::MAX);
@@ -149,6 +160,7 @@ impl Machine {
         known_flags(args.flags, IMPACT, Op::DomainGetEmulatorPinInfo)?;
         let cpus = self.node.cpus;
         self.unlimited(&args.dom, "cputune")?;
+        self.guest(&args.dom)?.asked(args.flags)?;
         let (_, maplen) = super::breadth::room(1, 1, args.maplen)?;
         Ok(remote::DomainGetEmulatorPinInfoRet { cpumaps: all_cpus(cpus, maplen), ret: 1 }.into())
     }
@@ -170,11 +182,11 @@ impl Machine {
             let text = format_args!("disk '{}' does not currently have a source assigned", disk.target.dev);
             return Err(ERRORS.wrong_state(text));
         }
-        let (capacity, physical, allocation) = (DISK_BYTES, DISK_BYTES, DISK_BYTES);
+        let (capacity, physical, allocation) = (DISK_CAPACITY, DISK_PHYSICAL, DISK_PHYSICAL);
         Ok(remote::DomainGetBlockInfoRet { allocation, capacity, physical }.into())
     }
 
-    /// A guest that runs has one file system, on its first disk.
+    /// A guest that runs has libvirt's two file systems, on its first disk.
     pub(super) fn file_systems(
         &mut self,
         _: &mut Context,
@@ -184,13 +196,13 @@ impl Machine {
         let guest = self.guest(&args.dom)?;
         guest.running()?;
         let name = guest.disks().first().map_or("vda", |disk| &disk.target.dev);
-        let root = remote::DomainFsinfo {
-            mountpoint: "/".into(),
-            name: format!("{name}1"),
+        let info = FILE_SYSTEMS.map(|(mountpoint, partition)| remote::DomainFsinfo {
+            mountpoint: mountpoint.into(),
+            name: format!("{name}{partition}"),
             fstype: "ext4".into(),
             dev_aliases: vec![name.to_owned()],
-        };
-        Ok(remote::DomainGetFsinfoRet { info: vec![root], ret: 1 }.into())
+        });
+        Ok(remote::DomainGetFsinfoRet { info: info.to_vec(), ret: 2 }.into())
     }
 
     pub(super) fn freeze(
@@ -209,24 +221,22 @@ impl Machine {
         Ok(remote::DomainFsthawRet { filesystems }.into())
     }
 
-    /// How many file systems have changed by it: the one that there is, unless others are named.
+    /// How many file systems have changed by it, of all or of those that are named.
     fn set_frozen(&mut self, dom: &remote::Domain, mountpoints: &[String], frozen: bool) -> Result<i32> {
         let running = self.running(dom)?;
-        let meant = mountpoints.is_empty() || mountpoints.iter().any(|path| path == "/");
-        let changes = meant && running.frozen != frozen;
-        if changes {
-            running.frozen = frozen;
-        }
-        Ok(i32::from(changes))
+        mountpoints.iter().try_for_each(|path| check_mount_point(path))?;
+        let is_meant = |path: &str| mountpoints.is_empty() || mountpoints.iter().any(|named| named == path);
+        let meant = FILE_SYSTEMS.map(|(path, _)| path).into_iter().filter(|path| is_meant(path));
+        let changed =
+            |path: &&'static str| if frozen { running.frozen.insert(path) } else { running.frozen.remove(path) };
+        Ok(i32::try_from(meant.filter(changed).count()).unwrap_or(i32::MAX))
     }
 
     pub(super) fn trim(&mut self, _: &mut Context, args: &remote::DomainFstrimArgs) -> Answer<()> {
         no_flags(args.flags, Op::DomainFstrim)?;
         self.guest(&args.dom)?.running()?;
-        match args.mount_point.as_deref() {
-            None | Some("/") => Ok(().into()),
-            Some(path) => Err(ERRORS.invalid(format_args!("'{path}' is no mount point of the guest"))),
-        }
+        args.mount_point.as_deref().map_or(Ok(()), check_mount_point)?;
+        Ok(().into())
     }
 
     pub(super) fn set_password(&mut self, _: &mut Context, args: &remote::DomainSetUserPasswordArgs) -> Answer<()> {
@@ -245,6 +255,9 @@ impl Machine {
     ) -> Answer<remote::DomainGetMemoryParametersRet> {
         known_flags(args.flags, LISTS, Op::DomainGetMemoryParameters)?;
         self.unlimited(&args.dom, "memtune")?;
+        if args.flags & IMPACT == ModificationImpact::LIVE.bits() {
+            self.guest(&args.dom)?.running()?;
+        }
         let mut list = Params::new();
         for limit in ["hard_limit", "soft_limit", "swap_hard_limit"] {
             list.ullong(limit, UNLIMITED);
@@ -260,6 +273,7 @@ impl Machine {
     ) -> Answer<remote::DomainGetNumaParametersRet> {
         known_flags(args.flags, LISTS, Op::DomainGetNumaParameters)?;
         self.unlimited(&args.dom, "numatune")?;
+        self.guest(&args.dom)?.asked(args.flags)?;
         let mut list = Params::new();
         // Strict, on no node in particular.
         list.int("numa_mode", 0);
@@ -276,8 +290,18 @@ impl Machine {
         args: &remote::DomainGetInterfaceParametersArgs,
     ) -> Answer<remote::DomainGetInterfaceParametersRet> {
         known_flags(args.flags, LISTS, Op::DomainGetInterfaceParameters)?;
-        self.guest(&args.dom)?;
-        Err(ERRORS.invalid(format_args!("Can't find device {}", args.device)))
+        let guest = self.guest(&args.dom)?;
+        guest.asked(args.flags)?;
+        guest.check_interface(&args.device)?;
+        let mut list = Params::new();
+        for limit in ["inbound.average", "inbound.peak", "inbound.burst", "inbound.floor"] {
+            list.uint(limit, 0);
+        }
+        for limit in ["outbound.average", "outbound.peak", "outbound.burst"] {
+            list.uint(limit, 0);
+        }
+        let (params, nparams) = list.asked(args.nparams);
+        Ok(remote::DomainGetInterfaceParametersRet { params, nparams }.into())
     }
 
     /// Whether there is nothing in a guest's document that asks for limits of a kind, which nobody here reads.
@@ -290,6 +314,13 @@ impl Machine {
     }
 }
 
+fn check_mount_point(path: &str) -> Result<()> {
+    if FILE_SYSTEMS.iter().any(|(known, _)| *known == path) {
+        return Ok(());
+    }
+    Err(ERRORS.wrong_state(format_args!("mount point not found: {path}")))
+}
+
 /// The flags of calls that only count and list what there is none of.
 pub(super) const LISTS: u32 = IMPACT | params::STRING_OKAY;
 
@@ -297,7 +328,6 @@ pub(super) const LISTS: u32 = IMPACT | params::STRING_OKAY;
 mod tests {
     use super::*;
     use crate::test_driver::rig::{ask, test};
-    use api::ErrorCode;
 
     #[test]
     fn the_hosts_time_is_its_guests_and_idle() {
@@ -331,12 +361,35 @@ mod tests {
         let (link, dom) = test();
         let freeze = |mountpoints: &[&str]| {
             let mountpoints = mountpoints.iter().map(ToString::to_string).collect();
-            ask(&link, remote::DomainFsfreezeArgs { dom: dom.clone(), mountpoints, flags: 0 }).unwrap().filesystems
+            ask(&link, remote::DomainFsfreezeArgs { dom: dom.clone(), mountpoints, flags: 0 })
+                .map(|ret| ret.filesystems)
         };
-        assert_eq!([freeze(&["/nowhere"]), freeze(&[]), freeze(&["/"])], [0, 1, 0]);
+        assert_eq!(freeze(&["/nowhere"]).unwrap_err().code, ErrorCode::OPERATION_INVALID);
+        assert_eq!([freeze(&["/"]), freeze(&[]), freeze(&["/", "/boot"])], [Ok(1), Ok(1), Ok(0)]);
         let thaw = remote::DomainFsthawArgs { dom: dom.clone(), mountpoints: Vec::new(), flags: 0 };
-        assert_eq!(ask(&link, thaw).unwrap().filesystems, 1);
+        assert_eq!(ask(&link, thaw).unwrap().filesystems, 2);
         assert_eq!(ask(&link, remote::DomainGetFsinfoArgs { dom, flags: 0 }).unwrap().info[0].mountpoint, "/");
+    }
+
+    #[test]
+    fn what_is_of_a_run_needs_one() {
+        let (link, dom) = test();
+        let code = |flags| {
+            let threads = remote::DomainGetIothreadInfoArgs { dom: dom.clone(), flags };
+            let perf = remote::DomainGetPerfEventsArgs { dom: dom.clone(), flags };
+            let numa = remote::DomainGetNumaParametersArgs { dom: dom.clone(), nparams: 0, flags };
+            let [threads, perf, numa] = [ask(&link, threads).err(), ask(&link, perf).err(), ask(&link, numa).err()];
+            let codes = [threads, perf, numa].map(|error| error.map(|error| error.code));
+            assert!(codes.iter().all(|code| *code == codes[0]), "{codes:?}");
+            codes[0]
+        };
+        assert_eq!([code(0), code(1), code(2), code(3)], [None, None, None, Some(ErrorCode::INVALID_ARG)]);
+        ask(&link, remote::DomainDestroyArgs { dom: dom.clone() }).unwrap();
+        assert_eq!([code(0), code(1), code(2)], [None, Some(ErrorCode::OPERATION_INVALID), None]);
+        let max = ask(&link, remote::DomainGetMaxVcpusArgs { dom: dom.clone() });
+        assert_eq!(max.unwrap_err().code, ErrorCode::OPERATION_INVALID);
+        let agent = remote::DomainGetVcpusFlagsArgs { dom: dom.clone(), flags: 8 };
+        assert_eq!(ask(&link, agent).unwrap_err().code, ErrorCode::INVALID_ARG);
     }
 
     #[test]

@@ -3,7 +3,10 @@
 //! Which domains there are, which state permits which call and which events follow are the registry's rules, as in
 //! qemud, so that a program that works here works there. This module adds what a guest that does not run does.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    collections::BTreeSet,
+    time::{Instant, SystemTime},
+};
 
 use api::{
     Error, ErrorCode, ErrorDomain, bulkhead,
@@ -14,7 +17,7 @@ use api::{
     notice::Notice,
     remote,
 };
-use model::{CrashAction, Disk, Domain, DomainType, DumpOptions, LifecycleAction, Live};
+use model::{BootDevice, CrashAction, Disk, Domain, DumpOptions, LifecycleAction, Live, OsType, XmlError};
 use registry::{
     Destroy, Effect, Errors, Event, Kind, Object, Refusal, Registry, Removing, Run, State,
     rules::{self, Affected, life},
@@ -76,8 +79,8 @@ pub(crate) struct Running {
     since: Instant,
     pub(crate) started: SystemTime,
     pub(crate) console: Option<Echo>,
-    /// Its file systems are.
-    pub(crate) frozen: bool,
+    /// The mount points whose file systems are.
+    pub(crate) frozen: BTreeSet<&'static str>,
 }
 
 impl<'a> Guest<'a> {
@@ -137,10 +140,6 @@ impl<'a> Guest<'a> {
         self.domain().map_or((0, 0), |domain| (domain.memory_kib, domain.current_memory_kib))
     }
 
-    pub(crate) fn os_type(self) -> &'static str {
-        self.domain().map_or("", |domain| domain.os.os_type.as_str())
-    }
-
     /// As if one virtual CPU had been busy since the start.
     pub(crate) fn cpu_time_ns(self) -> u64 {
         let running = self.0.live().get();
@@ -149,6 +148,30 @@ impl<'a> Guest<'a> {
 
     pub(crate) fn disks(self) -> &'a [Disk] {
         self.domain().map_or(&[], |domain| &domain.devices.disks)
+    }
+
+    /// The names of its interfaces on the host, and their addresses, where its document says them.
+    pub(crate) fn interfaces(self) -> Vec<(String, String)> {
+        let devices = self.domain().map(|domain| &domain.devices.other).into_iter().flatten();
+        let interfaces = devices.filter(|device| device.name == "interface");
+        interfaces
+            .filter_map(|device| {
+                let document = roxmltree::Document::parse(&device.xml).ok()?;
+                let said = |child: &str, attribute: &str| {
+                    let children = document.root_element().children();
+                    children.filter(|node| node.has_tag_name(child)).find_map(|node| node.attribute(attribute))
+                };
+                Some((said("target", "dev")?.to_owned(), said("mac", "address").unwrap_or_default().to_owned()))
+            })
+            .collect()
+    }
+
+    /// Refuses an interface that it does not have.
+    pub(crate) fn check_interface(self, name: &str) -> Result<()> {
+        match self.interfaces().iter().any(|(known, _)| known == name) {
+            true => Ok(()),
+            false => Err(ERRORS.invalid(format_args!("'{name}' is not a known interface"))),
+        }
     }
 
     /// Whether its document has an element that nobody here reads.
@@ -201,7 +224,7 @@ impl Running {
             State::new(DomainState::Running, RunningReason::Booted)
         };
         let (since, started) = (Instant::now(), SystemTime::now());
-        Running { domain, state, since, started, console: None, frozen: false }
+        Running { domain, state, since, started, console: None, frozen: BTreeSet::new() }
     }
 
     pub(crate) fn domain(&self) -> &Domain {
@@ -211,7 +234,7 @@ impl Running {
     fn boot(&mut self) {
         self.state = State::new(DomainState::Running, RunningReason::Booted);
         self.since = Instant::now();
-        self.frozen = false;
+        self.frozen.clear();
     }
 }
 
@@ -225,7 +248,9 @@ impl Machine {
         let mut machine = Machine { node, domains: Registry::new(), last_run: 0, log: Log::default(), since };
         for guest in guests {
             let uuid = machine.add_definition(guest)?;
-            machine.start_known(&uuid, false)?;
+            let dom = machine.start_known(&uuid, false)?;
+            // Nobody has started it, and libvirt gives no reason either.
+            machine.running(&dom)?.state = State::new(DomainState::Running, RunningReason::Unknown);
         }
         // A connection begins with nothing having happened.
         machine.log = Log::behind(last_event);
@@ -340,25 +365,38 @@ impl Machine {
 
 /// Definitions.
 impl Machine {
-    /// Reads a document for this host.
-    fn read(xml: &str) -> Result<Domain> {
-        let domain = Domain::parse(xml).map_err(not_understood)?.value;
-        if domain.domain_type != DomainType::Test {
-            let found = domain.domain_type.as_str();
-            let message = format!("unsupported configuration: the test driver has no domains of type '{found}'");
-            return Err(ERRORS.told(ErrorCode::CONFIG_UNSUPPORTED, message).with_hint("write <domain type='test'>"));
-        }
-        Ok(Machine::identified(domain))
+    /// Reads a document for this host. Its guests are of any type that libvirt knows, as those of libvirt's test driver are:
+    /// observed with `virsh define` 9.0 for each type.
+    fn read(&self, xml: &str) -> Result<Domain> {
+        let parsed = Domain::parse(xml).map_err(|error| match &error {
+            XmlError::UnknownDomainType { found, .. } => {
+                let message = format!("unsupported configuration: invalid domain type {found}");
+                ERRORS.told(ErrorCode::CONFIG_UNSUPPORTED, message).with_cause(error)
+            }
+            XmlError::MissingElement { element: "name", .. } => {
+                ERRORS.told(ErrorCode::NO_NAME, "missing domain name information").with_cause(error)
+            }
+            _ => not_understood(error),
+        })?;
+        Ok(self.completed(parsed.value))
     }
 
-    fn identified(mut domain: Domain) -> Domain {
+    /// Fills in what libvirt does: the host's architecture, and the disk to boot from where nothing else is named.
+    fn completed(&self, mut domain: Domain) -> Domain {
         domain.forget_live();
         domain.ensure_uuid();
+        domain.os.arch.get_or_insert_with(|| self.node.model.clone());
+        let devices = &domain.devices;
+        let is_ordered = devices.disks.iter().any(|disk| disk.boot_order.is_some())
+            || devices.other.iter().any(|device| device.xml.contains("<boot "));
+        if domain.os.os_type == OsType::Hvm && domain.os.boot.is_empty() && !is_ordered {
+            domain.os.boot.push(BootDevice::Hd);
+        }
         domain
     }
 
     fn add_definition(&mut self, domain: Domain) -> Result<Uuid> {
-        let domain = Machine::identified(domain);
+        let domain = self.completed(domain);
         let uuid = Mock::uuid(&domain);
         let ticket = self.domains.begin_define(&domain.name, uuid).map_err(refused)?;
         let effects = self.domains.commit_define(ticket, domain).map_err(refused)?;
@@ -367,7 +405,7 @@ impl Machine {
     }
 
     pub(crate) fn define(&mut self, xml: &str) -> Result<remote::Domain> {
-        let uuid = self.add_definition(Machine::read(xml)?)?;
+        let uuid = self.add_definition(self.read(xml)?)?;
         self.by_uuid(uuid.into_bytes())
     }
 
@@ -426,7 +464,7 @@ impl Machine {
 impl Machine {
     /// Starts a guest from a document.
     pub(crate) fn create(&mut self, xml: &str, paused: bool) -> Result<remote::Domain> {
-        let domain = Machine::read(xml)?;
+        let domain = self.read(xml)?;
         let (name, uuid) = (domain.name.clone(), Mock::uuid(&domain));
         let live = Running::new(domain.clone(), paused);
         let ticket = self.domains.begin_create(&name, uuid, live).map_err(refused)?;

@@ -5,7 +5,7 @@ use std::{fs::File, io::Read, path::Path};
 use api::{Error, ErrorCode, ErrorDomain};
 use model::{
     Capabilities, Domain, DomainType, OsType,
-    capabilities::{Cell, CellCpu, GuestArch, GuestFeature, Host, HostCpu},
+    capabilities::{Cell, CellCpu, GuestArch, GuestFeature, Host, HostCpu, SecurityModel},
 };
 
 use crate::{Result, sources::not_understood};
@@ -16,7 +16,13 @@ const LARGEST: u64 = 8 << 20;
 /// The most of anything that a host may have: its capabilities list every CPU.
 const MOST: u32 = 8192;
 
-/// The guest of `test:///default`.
+/// What keeps its guests apart, with no domain of interpretation.
+pub(crate) const SECURITY_MODEL: &str = "testSecurity";
+
+/// The sizes of its pages in KiB.
+const PAGES: [u64; 4] = [4, 8, 2048, 1 << 20];
+
+/// The guest of `test:///default`: libvirt's, as `virsh -c test:///default dumpxml test` shows it.
 const GUEST: &str = "\
 <domain type='test'>
   <name>test</name>
@@ -26,7 +32,24 @@ const GUEST: &str = "\
   <vcpu>2</vcpu>
   <os>
     <type arch='i686'>hvm</type>
+    <boot dev='hd'/>
   </os>
+  <devices>
+    <disk type='file' device='disk'>
+      <source file='/guest/diskimage1'/>
+      <target dev='vda' bus='virtio'/>
+      <address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>
+    </disk>
+    <interface type='network'>
+      <mac address='aa:bb:cc:dd:ee:ff'/>
+      <source network='default'/>
+      <target dev='testnet0'/>
+      <address type='pci' domain='0x0000' bus='0x00' slot='0x01' function='0x0'/>
+    </interface>
+    <memballoon model='virtio'>
+      <address type='pci' domain='0x0000' bus='0x00' slot='0x02' function='0x0'/>
+    </memballoon>
+  </devices>
 </domain>
 ";
 
@@ -126,26 +149,41 @@ impl Node {
     pub(crate) fn capabilities(&self) -> String {
         let cells = self.nodes.clamp(1, 128);
         let per_cell = self.cpus / cells;
-        let cpu = |id: u32| CellCpu { id, socket_id: 0, die_id: 0, core_id: id, siblings: id.to_string() };
-        let cell = |id: u32| Cell {
-            id,
-            memory_kib: self.memory_kib / u64::from(cells),
-            cpus: (id * per_cell..(id + 1) * per_cell).map(cpu).collect(),
+        let cell = |id: u32| {
+            let cpu = |core_id: u32| {
+                let cpu = id * per_cell + core_id;
+                CellCpu { id: cpu, socket_id: id, die_id: 0, core_id, siblings: cpu.to_string() }
+            };
+            // libvirt's cells have 2 GiB in pages of 4 KiB, 4 GiB in pages of 8 KiB, and so on.
+            let (memory_kib, own) = (u64::from(id + 1) << 21, PAGES.get(id as usize).copied().unwrap_or(4));
+            let pages = vec![(own, memory_kib / own), (2048, 0), (1 << 20, 0)];
+            Cell { id, memory_kib, pages, cpus: (0..per_cell).map(cpu).collect() }
         };
         let feature = |name: &str| GuestFeature { name: name.into(), ..GuestFeature::default() };
-        let host_cpu =
-            HostCpu { arch: self.model.clone(), features: vec!["pae".into(), "nonpae".into()], ..HostCpu::default() };
-        let guest = GuestArch {
-            os_type: OsType::Hvm,
+        let host_cpu = HostCpu {
+            arch: self.model.clone(),
+            flags: vec!["pae".into(), "nonpae".into()],
+            page_sizes_kib: PAGES.to_vec(),
+            ..HostCpu::default()
+        };
+        let guest = |os_type| GuestArch {
+            os_type,
             arch: self.model.clone(),
             wordsize: if self.model.contains("64") { 64 } else { 32 },
-            emulator: None,
+            emulator: Some("/usr/bin/test-hv".into()),
             machines: Vec::new(),
             domains: vec![DomainType::Test],
             features: vec![feature("pae"), feature("nonpae")],
         };
-        let host = Host { cpu: host_cpu, cells: (0..cells).map(cell).collect(), ..Host::default() };
-        Capabilities { host, guests: vec![guest] }.to_xml()
+        let host = Host {
+            cpu: host_cpu,
+            cells: (0..cells).map(cell).collect(),
+            security_models: vec![SecurityModel { model: SECURITY_MODEL.into(), doi: String::new() }],
+            power_management: true,
+            iommu: Some(false),
+            ..Host::default()
+        };
+        Capabilities { host, guests: vec![guest(OsType::Hvm), guest(OsType::Xen)] }.to_xml()
     }
 }
 

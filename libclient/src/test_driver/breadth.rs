@@ -573,7 +573,7 @@ mod tests {
         };
         ask(&link, note(Some("<x/>"))).unwrap();
         assert_eq!((read(1).unwrap().metadata, read(2).unwrap().metadata), ("<x/>".into(), "<x/>".into()));
-        assert_eq!(ask(&link, note(Some("<x"))).unwrap_err().code, ErrorCode::XML_ERROR);
+        assert_eq!(ask(&link, note(Some("<x"))).unwrap_err().code, ErrorCode::XML_DETAIL);
         ask(&link, note(None)).unwrap();
         assert_eq!(read(0).unwrap_err().code, ErrorCode::NO_DOMAIN_METADATA);
     }

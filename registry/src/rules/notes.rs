@@ -1,7 +1,7 @@
 //! Title, description and the elements of applications: libvirt's metadata.
 
 use api::{Error, ErrorCode, consts::MetadataType, remote};
-use model::Domain;
+use model::{Domain, MetadataError};
 
 use crate::error::Errors;
 
@@ -57,7 +57,12 @@ pub fn write(errors: &Errors, domain: &mut Domain, args: &remote::DomainSetMetad
         MetadataType::Element => {
             let (key, uri) = (args.key.as_deref().unwrap_or_default(), args.uri.as_deref().unwrap_or_default());
             return domain.set_metadata_of(key, uri, args.metadata.as_deref()).map_err(|cause| {
-                errors.told(ErrorCode::XML_ERROR, "XML error: the metadata cannot be used").with_cause(cause)
+                // libvirt's code for what its XML library cannot read.
+                let code = match cause {
+                    MetadataError::NotWellFormed(_) => ErrorCode::XML_DETAIL,
+                    _ => ErrorCode::XML_ERROR,
+                };
+                errors.told(code, "XML error: the metadata cannot be used").with_cause(cause)
             });
         }
     }
@@ -106,7 +111,10 @@ mod tests {
         let title = check(&ERRORS, &note(MetadataType::Title, Some("a\nb"))).unwrap_err();
         assert_eq!(title.code, ErrorCode::INVALID_ARG);
         let element = write(&ERRORS, &mut domain, &note(MetadataType::Element, Some("<x"))).unwrap_err();
-        assert_eq!(element.code, ErrorCode::XML_ERROR);
+        assert_eq!(element.code, ErrorCode::XML_DETAIL);
+        let prefix =
+            remote::DomainSetMetadataArgs { key: Some("1".into()), ..note(MetadataType::Element, Some("<x/>")) };
+        assert_eq!(write(&ERRORS, &mut domain, &prefix).unwrap_err().code, ErrorCode::XML_ERROR);
         let nameless = remote::DomainSetMetadataArgs { uri: None, ..note(MetadataType::Element, Some("<x/>")) };
         assert!(check(&ERRORS, &nameless).unwrap_err().message.contains("uri in virDomainSetMetadata"));
         assert!(kind(&ERRORS, 9).unwrap_err().message.contains("unknown metadata type '9'"));

@@ -521,10 +521,10 @@ fn statistics_of_the_mock_hypervisor_are_collected() {
     assert_eq!((&one["info"][0], &one["max_vcpus"]), (&1.into(), &2.into()), "{one:#}");
     assert!(one["cpu"][0]["cpu_time"].as_u64() > Some(0), "{one:#}");
     assert_eq!(one["vcpus"].as_array().map(Vec::len), Some(2), "{one:#}");
-    assert_eq!(one["emulator"], serde_json::json!(vec![true; 16]), "{one:#}");
+    assert_eq!(one["emulator"], serde_json::json!(vec![true; 8]), "{one:#}");
     let host = &stats["host"];
     assert!(host["cpu"]["idle"].as_u64() > Some(0) && host["free"].as_u64() > Some(0), "{host:#}");
-    assert_eq!(host["map"], 16, "{host:#}");
+    assert_eq!(host["map"], 8, "{host:#}");
     assert_eq!(stats["refused"][0], 29, "{stats:#}");
 }
 

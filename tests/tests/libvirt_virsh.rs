@@ -37,7 +37,30 @@ fn the_host_answers(virsh: &Virsh<'_>, uri: &str) {
     let capabilities = virsh.ok(&["capabilities"]);
     assert!(capabilities.starts_with("<capabilities>") && capabilities.contains("<guest>"), "{capabilities}");
     assert!(virsh.ok(&["maxvcpus"]).trim().parse::<u32>().is_ok_and(|most| most > 0));
+    assert!(virsh.ok(&["maxvcpus", "QEMU"]).trim().parse::<u32>().is_ok_and(|most| most > 0));
+    for kind in ["test", "xen", "bogus"] {
+        let refused = virsh.fails(&["maxvcpus", kind]);
+        assert_eq!(refused.trim(), format!("error: invalid argument: unknown type '{kind}'"));
+    }
     assert_eq!(rows(&virsh.ok(&["list", "--all"])), Vec::<Vec<String>>::new());
+}
+
+/// A definition says what its document says, and a run has a whole number of MiB.
+fn memory_is_rounded_at_the_start(instance: &Instance, virsh: &Virsh<'_>) {
+    let text = Guest::tiny("odd").xml();
+    let (before, rest) = text.split_once("<memory").unwrap();
+    let (_, after) = rest.split_once("</memory>").unwrap();
+    let odd = format!("{before}<memory unit='KiB'>16385</memory>{after}");
+    let document = instance.file("odd.xml", odd.as_bytes());
+    virsh.ok(&["define", document.to_str().unwrap()]);
+    assert_eq!(value(&virsh.ok(&["dominfo", "odd"]), "Max memory"), "16385 KiB");
+    virsh.ok(&["start", "odd"]);
+    assert_eq!(value(&virsh.ok(&["dominfo", "odd"]), "Max memory"), "17408 KiB");
+    assert!(virsh.ok(&["dumpxml", "odd"]).contains("<memory unit='KiB'>17408</memory>"));
+    assert!(virsh.ok(&["dumpxml", "--inactive", "odd"]).contains("<memory unit='KiB'>16385</memory>"));
+    virsh.ok(&["destroy", "odd"]);
+    assert_eq!(value(&virsh.ok(&["dominfo", "odd"]), "Max memory"), "16385 KiB");
+    virsh.ok(&["undefine", "odd"]);
 }
 
 /// A persistent guest from its definition to its end.
@@ -128,6 +151,7 @@ fn a_session_is_managed_verb_by_verb() {
     let virsh = Virsh::at(&instance, gateway.uri());
     the_host_answers(&virsh, &gateway.uri());
     a_persistent_life(&instance, &virsh);
+    memory_is_rounded_at_the_start(&instance, &virsh);
     a_transient_life(&instance, &virsh);
 }
 
@@ -142,6 +166,7 @@ fn a_host_is_managed_verb_by_verb() {
     let virsh = Virsh::at(&instance, gateway.uri());
     the_host_answers(&virsh, &gateway.uri());
     a_persistent_life(&instance, &virsh);
+    memory_is_rounded_at_the_start(&instance, &virsh);
     a_transient_life(&instance, &virsh);
     // The same by the name that the daemon of this one driver has in libvirt.
     let modular = gateway.socket_dir().join("virtqemud-sock");

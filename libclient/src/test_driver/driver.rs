@@ -583,6 +583,7 @@ impl Driver for Machine {
         node_get_cpu_map(remote::NodeGetCpuMapArgs) -> remote::NodeGetCpuMapRet = cpu_map;
         node_get_free_memory(remote::NodeGetFreeMemoryArgs) -> remote::NodeGetFreeMemoryRet = free_memory;
         node_get_cells_free_memory(remote::NodeGetCellsFreeMemoryArgs) -> remote::NodeGetCellsFreeMemoryRet = cells_free_memory;
+        node_get_free_pages(remote::NodeGetFreePagesArgs) -> remote::NodeGetFreePagesRet = free_pages;
         node_get_memory_stats(remote::NodeGetMemoryStatsArgs) -> remote::NodeGetMemoryStatsRet = node_memory_stats;
         node_get_security_model(remote::NodeGetSecurityModelArgs) -> remote::NodeGetSecurityModelRet = security_model;
         domain_get_time(remote::DomainGetTimeArgs) -> remote::DomainGetTimeRet = guest_time;

@@ -74,6 +74,28 @@ impl Machine {
         Ok(remote::NodeGetCpuStatsRet { params, nparams }.into())
     }
 
+    /// libvirt's test driver has the same series of counts in each cell, whatever cell and sizes are asked for.
+    pub(super) fn free_pages(
+        &mut self,
+        _: &mut Context,
+        args: &remote::NodeGetFreePagesArgs,
+    ) -> Answer<remote::NodeGetFreePagesRet> {
+        const MOST: usize = 1024;
+        no_flags(args.flags, Op::NodeGetFreePages)?;
+        let cells = usize::try_from(args.cell_count).unwrap_or(usize::MAX);
+        if args.pages.len().saturating_mul(cells) > MOST {
+            return Err(ERRORS.invalid(format_args!("more than {MOST} counts are asked for")));
+        }
+        let counts = |_| {
+            let next = |count: &u64| Some(count.saturating_mul(2).saturating_add(7));
+            std::iter::successors(Some(19), next).take(args.pages.len())
+        };
+        Ok(remote::NodeGetFreePagesRet {
+            counts: (0..if args.pages.is_empty() { 0 } else { args.cell_count }).flat_map(counts).collect(),
+        }
+        .into())
+    }
+
     pub(super) fn sysinfo(
         &mut self,
         _: &mut Context,
@@ -354,6 +376,18 @@ mod tests {
         let total = stats(-1, 1, 2).unwrap();
         assert_eq!((total.params.len(), total.nparams), (2, 2));
         assert_eq!(stats(16, 1, 1).unwrap_err().code, ErrorCode::INVALID_ARG);
+    }
+
+    #[test]
+    fn each_cell_has_free_pages_of_each_size() {
+        let (link, _) = test();
+        let pages = |pages: &[u32], cell_count| {
+            let args = remote::NodeGetFreePagesArgs { pages: pages.to_vec(), start_cell: 0, cell_count, flags: 0 };
+            ask(&link, args).map(|ret| ret.counts)
+        };
+        assert_eq!(pages(&[4, 8, 2048, 1 << 20], 2), Ok(vec![19, 45, 97, 201, 19, 45, 97, 201]));
+        assert_eq!(pages(&[], u32::MAX), Ok(Vec::new()));
+        assert_eq!(pages(&[4; 2], 513).unwrap_err().code, ErrorCode::INVALID_ARG);
     }
 
     #[test]

@@ -56,6 +56,9 @@ const ALIKE: &[&[&str]] = &[
 /// Kinds of answers that are meant to differ, by the beginning of the question, and why.
 const MEANT: &[(&str, &str)] = &[
     ("host.getMemoryStats", "collectors are tested here, and the figures are known"),
+    ("host.listAllNWFilters", "what there is none of is an empty list"),
+    ("host.listAllSecrets", "what there is none of is an empty list"),
+    ("host.listAllNWFilterBindings", "what there is none of is an empty list"),
     ("host.getCPUStats(99)", "the mock host has no such CPU"),
     ("on.jobInfo", "the guest has no job, as here qemud says"),
     ("on.jobStats", "the guest has no job, as here qemud says"),

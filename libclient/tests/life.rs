@@ -429,9 +429,12 @@ fn a_read_only_connection_looks_and_touches_nothing() {
 
 #[test]
 fn what_the_mock_does_not_have_says_so() {
-    let error = open().invoke(libclient::api::remote::ConnectNumOfNetworksArgs {}).unwrap_err();
+    // There are no networks, which is an answer; nothing makes one.
+    assert_eq!(open().invoke(libclient::api::remote::ConnectNumOfNetworksArgs {}).unwrap().num, 0);
+    let define = libclient::api::remote::NetworkDefineXmlArgs { xml: "<network><name>a</name></network>".into() };
+    let error = open().invoke(define).unwrap_err();
     assert_eq!(error.code, ErrorCode::NO_SUPPORT);
-    assert!(error.message.contains("virConnectNumOfNetworks"), "{error:?}");
+    assert!(error.message.contains("virNetworkDefineXML"), "{error:?}");
     // libvirt's plain calls are here beside those that the methods use.
     let test = open();
     let dom = libclient::api::remote::Domain { name: "test".into(), ..Default::default() };

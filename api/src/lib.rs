@@ -2,14 +2,16 @@
 //!
 //! libvirt's front end stood over drivers that each filled in a part of one table of functions. This crate is that
 //! table: `api/table/*.api` describe each call and event of libvirt's remote, qemu and lxc programs and of Bulkhead's
-//! own (number, arguments, reply, read-only rule, access names, stream, descriptors), and the build makes from them
+//! own (number, family, arguments, reply, read-only rule, access names, stream, descriptors, and which of libvirt's drivers
+//! answer it), and the build makes from them
 //!
 //! - the types that travel ([`remote`], [`qemu`], [`lxc`], [`bulkhead`]), with serde for our own protocol and
 //!   [`xdr::Xdr`] for libvirt's, and [`Bounded`] for the limits that hold in both;
 //! - [`Op`] and its [`OpInfo`], the carriers [`Call`], [`Reply`] and [`Event`], and [`ReadCall`] for the edges that may
 //!   only read;
 //! - [`Driver`] with a method per call, and [`dispatch`] to it;
-//! - with [`check_access`], the one place where the read-only rule is applied.
+//! - with [`check_access`], the one place where the read-only rule is applied;
+//! - [`none`], what a driver answers that has nothing of a [`Family`].
 //!
 //! It stands at the bottom of the house: `ipc` carries these types with its codec, `wire` with XDR, and the drivers
 //! answer them. It opens nothing, talks to nobody and holds no state; a peer's bytes reach it, so nothing in it may
@@ -17,9 +19,10 @@
 //!
 //! # Adding an operation
 //!
-//! 1. Add one row to `table/bulkhead.api` with the next number. (The other tables are libvirt's: a row comes only when
-//!    libvirt has it.)
-//! 2. Write the method of that name in the driver that answers it.
+//! 1. Add one row to `table/bulkhead.api` with the next number, below its `family` or with one of its own. (The other tables
+//!    are libvirt's: a row comes only when libvirt has it.)
+//! 2. Write the method of that name in the driver that answers it. A driver that has nothing of the family answers by
+//!    [`none`], without a method.
 //!
 //! Nothing else: clients, codecs, the gateway and the read-only edge have it from the table, and every other driver
 //! says that it does not support it. A row that is wrong (a number taken or skipped, an unknown type, a missing rule)

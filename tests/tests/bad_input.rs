@@ -468,7 +468,7 @@ fn arguments_that_cannot_be_meant_are_exit_code_2() {
         vec!["frobnicate"],
         vec!["list", "--frobnicate"],
         vec!["start"],
-        vec!["start", "a", "b"],
+        vec!["dominfo", "a", "b"],
         vec!["event", "--timeout", "never"],
         vec!["list", "--output", "yaml"],
     ] {

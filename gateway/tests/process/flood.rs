@@ -147,8 +147,9 @@ fn who_comes_and_goes_leaves_nothing_behind() {
     let before: Vec<_> = processes().iter().map(held).collect();
     round(1000);
     assert!(wait_until(LONG, quiet), "workers stay");
+    // Fewer is no leak: the launcher may still hold what ended with the first round when it is looked at.
     let close = |(memory, descriptors): &(u64, usize), (before, had): &(u64, usize)| {
-        memory.saturating_sub(*before) < 2048 && descriptors.abs_diff(*had) <= 4
+        memory.saturating_sub(*before) < 2048 && descriptors.saturating_sub(*had) <= 4
     };
     let after = || processes().iter().map(held).collect::<Vec<_>>();
     let flat = wait_until(LONG, || after().iter().zip(&before).all(|(after, before)| close(after, before)));

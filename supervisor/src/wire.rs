@@ -104,8 +104,6 @@ pub struct Wire {
     next_number: u32,
     /// The last accept found no descriptor free; the next one waits until something else has happened.
     starved: bool,
-    /// What is sent waits for [`Wire::release`].
-    held: bool,
 }
 
 impl Wire {
@@ -132,7 +130,6 @@ impl Wire {
             newcomer: None,
             next_number: 1,
             starved: false,
-            held: false,
         };
         let asked = wire.meet_first(first)?;
         if wire.control.as_ref().is_some_and(|control| asked.request.since() > control.version) {
@@ -207,17 +204,6 @@ impl Wire {
         }
     }
 
-    /// Keeps what is sent from here on. Each message of its own wakes control, which then runs in place of its sender.
-    pub fn hold(&mut self) {
-        self.held = true;
-    }
-
-    /// Sends what was kept, at once.
-    pub fn release(&mut self) {
-        self.held = false;
-        self.flush();
-    }
-
     /// Answers a request.
     pub fn answer(&mut self, ticket: Ticket, answer: Result<Answer, Failure>, fds: Vec<OwnedFd>) {
         if self.control.as_ref().is_some_and(|control| u64::from(control.number) == ticket.control) {
@@ -280,9 +266,7 @@ impl Wire {
         if control.channel.queue(serial, message, fds).is_err() {
             self.control = None;
         }
-        if !self.held {
-            self.flush();
-        }
+        self.flush();
     }
 
     fn flush(&mut self) {

@@ -53,7 +53,6 @@ impl Guest {
         let failure = Failure::Exited { ended: ended.clone(), last_words: self.qemu.words.last() };
         let destroyed = !self.destroying.is_empty() || !self.asked_to_end.is_empty();
         let text = (!exit.success() && !destroyed).then(|| failure.to_string());
-        self.wire.hold();
         let step = self.machine.exited(if exit.success() { Ended::Cleanly } else { Ended::Otherwise });
         self.take(step, text.as_deref());
         self.kill_at = None;
@@ -79,7 +78,6 @@ impl Guest {
         for ticket in std::mem::take(&mut self.destroying).into_iter().chain(asked_to_end) {
             self.wire.answer(ticket, Ok(Answer::Done), Vec::new());
         }
-        self.wire.release();
     }
 
     /// Until the start has been answered, a later qemud may know nothing of this guest: if the one that started it is gone,

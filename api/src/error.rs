@@ -194,3 +194,9 @@ impl From<remote::Error> for Error {
         }
     }
 }
+
+/// What a client or a guest has chosen, fit for a message of one line: without control characters, and not too long.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}

@@ -1,6 +1,6 @@
 //! The families of objects, and what is said of an object that is not there.
 
-use crate::error::{Error, ErrorCode, ErrorDomain};
+use crate::error::{Error, ErrorCode, ErrorDomain, printable};
 use crate::op::Op;
 
 /// What a call or an event is about.
@@ -75,7 +75,7 @@ impl Family {
 
     /// The answer to a call that names an object by what no object of this family has, in libvirt's words.
     pub fn missing(self, op: Op, key: &str, value: &str) -> Error {
-        let (code, title, noun) = self.missing_words();
+        let ((code, title, noun), value) = (self.missing_words(), printable(value));
         Error::new(code, ErrorDomain::of(op), format!("{title} not found: no {noun} with matching {key} '{value}'"))
     }
 

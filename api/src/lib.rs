@@ -95,7 +95,7 @@ pub mod xdr;
 
 pub use codec::{Decoder, Encoder};
 pub use driver::{Answer, Driver, Outcome, dispatch};
-pub use error::{Causes, Error, ErrorCode, ErrorDomain, Level};
+pub use error::{Causes, Error, ErrorCode, ErrorDomain, Level, printable};
 pub use family::Family;
 pub use limits::{Bounded, LimitError};
 pub use none::none;

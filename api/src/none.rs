@@ -14,23 +14,25 @@ fn text(uuid: &crate::Uuid) -> String {
 }
 
 /// The answer to a call that looks for what is not there, or asks how much there is of it. `None` for a call that would make
-/// something, and for one about domains, the host or the connection. The call's own domain, if it names one
-/// ([`Call::domain`]), has to be there.
+/// something, and for one about domains, the host or the connection. As in libvirt, the flags are looked at first, then `known`
+/// is asked for the domain that the call names.
 ///
 /// ```
 /// use api::{Call, Reply, none, remote};
 ///
-/// let count = none(&Call::ConnectNumOfNetworks(remote::ConnectNumOfNetworksArgs));
+/// let count = none(&Call::ConnectNumOfNetworks(remote::ConnectNumOfNetworksArgs), |_| Ok(()));
 /// assert!(matches!(count, Some(Ok(Reply::ConnectNumOfNetworks(ret))) if ret.num == 0));
-/// let lookup = none(&Call::NetworkLookupByName(remote::NetworkLookupByNameArgs { name: "lan".into() }));
+/// let lookup = remote::NetworkLookupByNameArgs { name: "lan".into() };
+/// let lookup = none(&Call::NetworkLookupByName(lookup), |_| Ok(()));
 /// assert_eq!(lookup.unwrap().unwrap_err().message, "Network not found: no network with matching name 'lan'");
 /// ```
-pub fn none(call: &Call) -> Option<Result<Reply, Error>> {
-    let unknown = call.flags().zip(call.op().info().flags).map_or(0, |(flags, known)| flags & !known);
-    match of_none(call) {
-        Some(_) if unknown != 0 => Some(Err(Error::unknown_flags(call.op(), unknown))),
-        answer => answer,
+pub fn none(call: &Call, known: impl FnOnce(&remote::Domain) -> Result<(), Error>) -> Option<Result<Reply, Error>> {
+    let answer = of_none(call)?;
+    let unknown = call.flags().zip(call.op().info().flags).map_or(0, |(flags, allowed)| flags & !allowed);
+    if unknown != 0 {
+        return Some(Err(Error::unknown_flags(call.op(), unknown)));
     }
+    Some(call.domain().map_or(Ok(()), known).and(answer))
 }
 
 include!(concat!(env!("OUT_DIR"), "/none.rs"));
@@ -39,6 +41,11 @@ include!(concat!(env!("OUT_DIR"), "/none.rs"));
 mod tests {
     use super::*;
     use crate::error::ErrorCode;
+    use crate::op::Op;
+
+    fn none(call: &Call) -> Option<Result<Reply, Error>> {
+        super::none(call, |_| Ok(()))
+    }
 
     #[test]
     fn a_list_with_unknown_flags_is_refused() {
@@ -46,6 +53,25 @@ mod tests {
         let error = none(&call).unwrap().unwrap_err();
         assert_eq!(error.code, ErrorCode::INVALID_ARG);
         assert_eq!(error.message, "unsupported flags (0x1000) in function virConnectListAllNetworks");
+    }
+
+    #[test]
+    fn flags_come_before_the_domain_and_the_domain_before_what_it_has() {
+        let lookup = |flags| {
+            let args = remote::DomainSnapshotLookupByNameArgs { name: "a".into(), flags, ..Default::default() };
+            let gone = |_: &remote::Domain| Err(Family::Domain.missing(Op::DomainLookupByName, "name", "g"));
+            super::none(&Call::DomainSnapshotLookupByName(args), gone).unwrap().unwrap_err().code
+        };
+        assert_eq!(lookup(1), ErrorCode::INVALID_ARG);
+        assert_eq!(lookup(0), ErrorCode::NO_DOMAIN);
+    }
+
+    #[test]
+    fn what_a_client_sends_comes_back_short_and_visible() {
+        let name = format!("a\n\u{9b}2J{}", "x".repeat(10_000));
+        let lookup = Call::NetworkLookupByName(remote::NetworkLookupByNameArgs { name });
+        let message = none(&lookup).unwrap().unwrap_err().message;
+        assert!(message.len() < 300 && !message.chars().any(char::is_control), "{message:?}");
     }
 
     #[test]

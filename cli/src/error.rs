@@ -143,7 +143,7 @@ pub(crate) enum CliError {
     /// One terminal shows one console.
     #[error("--console goes with one domain only")]
     ManyConsoles,
-    /// A document of the driver's makes no sense.
+    /// The driver sent a document that cannot be read.
     #[error("the driver's document holds nothing that Bulkhead can read")]
     Strange { source: roxmltree::Error },
     /// Failures that have been shown already.

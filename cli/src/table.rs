@@ -144,7 +144,7 @@ pub(crate) struct Done {
 }
 
 impl Done {
-    /// What is said whatever flags there are.
+    /// A sentence that does not depend on a flag.
     pub(crate) const fn always(action: &'static str, words: &'static str) -> Self {
         Self { with: None, action, words }
     }

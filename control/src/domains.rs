@@ -488,7 +488,7 @@ fn check_type(kind: Option<&str>) -> Result<(), Error> {
     let is_ours = |kind: &str| ["qemu", "kvm"].iter().any(|ours| ours.eq_ignore_ascii_case(kind));
     match kind.filter(|kind| !is_ours(kind)) {
         None => Ok(()),
-        Some(other) => Err(errors::invalid(format!("unknown type '{}'", errors::printable(other)))),
+        Some(other) => Err(errors::invalid(format!("unknown type '{}'", api::printable(other)))),
     }
 }
 

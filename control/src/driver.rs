@@ -102,9 +102,10 @@ impl Control {
         if BACKENDS.contains(&call.op().info().family) {
             return dispatch(self, asked, call);
         }
-        let Some(answer) = api::none(&call) else { return dispatch(self, asked, call) };
-        call.domain().map(|dom| self.known(dom)).transpose()?;
-        answer.map(Outcome::Ready)
+        match api::none(&call, |dom| self.known(dom).map(drop)) {
+            Some(answer) => answer.map(Outcome::Ready),
+            None => dispatch(self, asked, call),
+        }
     }
 }
 

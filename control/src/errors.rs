@@ -29,7 +29,7 @@ pub fn no_domain(what: &str, value: impl std::fmt::Display) -> Error {
 
 /// No domain has a handle's UUID; libvirt's text.
 pub fn no_domain_uuid(uuid: &Uuid, name: &str) -> Error {
-    let text = format!("Domain not found: no domain with matching uuid '{uuid}' ({})", printable(name));
+    let text = format!("Domain not found: no domain with matching uuid '{uuid}' ({})", api::printable(name));
     qemu(ErrorCode::NO_DOMAIN, text)
 }
 
@@ -304,9 +304,4 @@ pub fn disk_in_use(name: &str, what: &str, path: &str, other: &str, others: &str
     qemu(ErrorCode::RESOURCE_BUSY, format!("cannot start domain '{name}'"))
         .with_cause_text(format!("{what} ('{path}') is in use by the running domain '{other}' as its {others}"))
         .with_hint("stop that domain, or mark the disk <shareable/> in both if the guests agree on it")
-}
-
-/// What a client sent, fit for a message of one line.
-pub fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }

@@ -221,7 +221,7 @@ impl Errors {
         match refusal {
             Refusal::NoUuid { uuid, name } => {
                 let known = self.missing("uuid", uuid);
-                Error { message: format!("{} ({})", known.message, printable(name)), ..known }
+                Error { message: format!("{} ({})", known.message, api::printable(name)), ..known }
             }
             Refusal::NameTaken { name, uuid } => self
                 .failed(format_args!("{noun} '{name}' already exists with uuid {uuid}"))
@@ -266,8 +266,4 @@ impl Errors {
                 .with_cause(refusal),
         }
     }
-}
-
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }

@@ -101,7 +101,7 @@ impl Registrations {
     /// Takes a registration back.
     ///
     /// # Errors
-    /// When there is none of this number for events of this family.
+    /// When the family has no registration of this number.
     pub fn deregister(&mut self, family: Family, id: i32) -> Result<(), Error> {
         let before = self.new_style.len();
         self.new_style.retain(|registration| (registration.family, registration.id) != (family, id));

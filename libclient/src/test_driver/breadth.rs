@@ -32,9 +32,9 @@ const GROUPS: DomainStats =
     DomainStats::STATE.union(DomainStats::CPU_TOTAL).union(DomainStats::BALLOON).union(DomainStats::VCPU);
 /// libvirt's mock hypervisor gives every guest the same share.
 const WEIGHT: u32 = 50;
-/// The time in every guest of libvirt's test driver, in seconds since 1970.
+/// The clock of every guest, in seconds since 1970: the value that libvirt's test driver answers.
 const GUEST_TIME: u64 = 627_319_920;
-/// The CPUs of the host that are online, as libvirt's test driver has them: it tells of eight, whatever `nodeinfo` counts.
+/// Which CPUs of the host are online. libvirt's test driver answers a map of eight CPUs, although `nodeinfo` counts more.
 const ONLINE_CPUS: u8 = 0b0001_0101;
 /// The table's limits of what an answer may hold.
 const CPUMAP_MAX: usize = 2048;

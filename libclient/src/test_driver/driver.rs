@@ -21,7 +21,7 @@ use crate::Result;
 
 /// libvirt's: the version of a hypervisor that does not exist.
 const VERSION: u64 = 2;
-/// libvirt's test driver names this whatever the document says.
+/// libvirt's test driver answers this for every document.
 const OS_TYPE: &str = "linux";
 /// Virtual CPUs that a guest may have, of any type: libvirt's test driver does not look at the one that it is asked for.
 const MAX_VCPUS: i32 = 32;

@@ -22,7 +22,7 @@ use crate::Result;
 
 /// libvirt's number for no limit.
 const UNLIMITED: u64 = 9_007_199_254_740_991;
-/// The size of every disk of libvirt's test driver, and what it takes on its host.
+/// The capacity and the allocation of every disk, in bytes: the values that libvirt's test driver answers.
 const DISK_CAPACITY: u64 = 1_099_506_450_432;
 const DISK_PHYSICAL: u64 = 1 << 40;
 /// The file systems of a guest: where they are mounted, and which partition of the first disk each is on.

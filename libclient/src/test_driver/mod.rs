@@ -77,9 +77,8 @@ const BACKENDS: [Family; 3] = [Family::Connect, Family::Node, Family::Domain];
 fn answer(machine: &mut Machine, context: &mut Context, call: Call) -> Result<Reply> {
     let op = call.op();
     if !BACKENDS.contains(&op.info().family)
-        && let Some(answer) = api::none(&call)
+        && let Some(answer) = api::none(&call, |dom| machine.guest(dom).map(drop))
     {
-        call.domain().map(|dom| machine.guest(dom)).transpose()?;
         return answer;
     }
     match api::dispatch(machine, context, call)? {

@@ -69,6 +69,30 @@ pub(crate) struct Verb {
     pub(crate) action: Action,
 }
 
+impl Verb {
+    /// A row that changes nothing and prints one document.
+    pub(crate) const fn look(
+        name: &'static str,
+        about: &'static str,
+        args: &'static [Arg],
+        shape: &'static str,
+        example: &'static str,
+        action: Action,
+    ) -> Verb {
+        Verb {
+            name,
+            aliases: &[],
+            about,
+            details: "",
+            args,
+            access: Access::Look,
+            json: Json::Shape(shape),
+            example,
+            action,
+        }
+    }
+}
+
 /// What a read-only connection does with a verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {

@@ -9,7 +9,7 @@ use crate::commands::XML;
 use crate::commands::stats::{drawn, members};
 use crate::error::CliError;
 use crate::shown::{Shown, Text};
-use crate::table::{Access, Action, Arg, HostQuestion, Json, Names, Verb};
+use crate::table::{Action, Arg, HostQuestion, Names, Verb};
 use crate::values::Values;
 use crate::words::dotted_version;
 
@@ -28,17 +28,7 @@ const fn question(
     shape: &'static str,
     (what, ask): (&'static str, HostQuestion),
 ) -> Verb {
-    Verb {
-        name,
-        aliases: &[],
-        about,
-        details: "",
-        args,
-        access: Access::Look,
-        json: Json::Shape(shape),
-        example: "",
-        action: Action::AskHost { what, ask },
-    }
+    Verb::look(name, about, args, shape, "", Action::AskHost { what, ask })
 }
 
 /// The rows.

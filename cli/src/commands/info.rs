@@ -7,7 +7,7 @@ use crate::commands::lifecycle::failed;
 use crate::error::CliError;
 use crate::session::DomainJson;
 use crate::shown::{Shown, Text};
-use crate::table::{Access, Action, Arg, DomainQuestion, Json, Names, Verb};
+use crate::table::{Action, Arg, DomainQuestion, Names, Verb};
 use crate::values::Values;
 use crate::words::{id_or_dash, state_token, yes_no};
 
@@ -19,17 +19,7 @@ pub(crate) const fn question(
     shape: &'static str,
     (what, ask): (&'static str, DomainQuestion),
 ) -> Verb {
-    Verb {
-        name,
-        aliases: &[],
-        about,
-        details: "",
-        args,
-        access: Access::Look,
-        json: Json::Shape(shape),
-        example: "test",
-        action: Action::AskDomain { what, ask },
-    }
+    Verb::look(name, about, args, shape, "test", Action::AskDomain { what, ask })
 }
 
 /// The only argument of most questions.

@@ -14,7 +14,7 @@ pub fn parse(file: &str, text: &str, earlier: &[Program]) -> Result<Program, Fau
         return Err(Fault::new(file, 1, "the table is empty"));
     };
     let program = header(file, first)?;
-    let mut parser = Parser { program, earlier, family: String::new() };
+    let mut parser = Parser { program, earlier, family: String::new(), part: String::new() };
     for row in rows {
         parser.row(row)?;
     }
@@ -78,6 +78,8 @@ struct Parser<'a> {
     earlier: &'a [Program],
     /// Of the calls below.
     family: String,
+    /// The part of it.
+    part: String,
 }
 
 impl Parser<'_> {
@@ -85,7 +87,11 @@ impl Parser<'_> {
         let file = self.program.file.clone();
         let mut scan = Scanner::new(&file, row.line, &row.text);
         match scan.name()? {
-            "family" => self.family = scan.name()?.to_owned(),
+            "family" => {
+                self.family = scan.name()?.to_owned();
+                self.part.clear();
+            }
+            "part" => self.part = scan.name()?.to_owned(),
             "const" => {
                 let value = self.constant(&mut scan)?;
                 self.program.consts.push(value);
@@ -255,7 +261,18 @@ impl Parser<'_> {
         }
         let since = since.ok_or_else(|| scan.fault("`since=` is missing"))?;
         let family = id.as_ref().map(|id| id.family.clone()).unwrap_or_default();
-        Ok(Op { number, name, docs: row.docs.clone(), line: row.line, args, since, family, detail: Detail::Event(id) })
+        let part = String::new();
+        Ok(Op {
+            number,
+            name,
+            docs: row.docs.clone(),
+            line: row.line,
+            args,
+            since,
+            family,
+            part,
+            detail: Detail::Event(id),
+        })
     }
 
     fn call(&self, scan: &mut Scanner<'_>, row: &Row) -> Result<Op, Fault> {
@@ -265,12 +282,13 @@ impl Parser<'_> {
         scan.expect("->")?;
         let mut call = Call { ret: self.fields(scan, "(", ")")?, ..Call::default() };
         let mut since = None;
-        let mut family = self.family.clone();
+        let (mut family, mut part) = (self.family.clone(), self.part.clone());
         while !scan.at_end() {
             let word = scan.word();
             match word.split_once('=') {
                 Some(("since", value)) => since = Some(value.to_owned()),
-                Some(("family", value)) => family = value.to_owned(),
+                Some(("family", value)) => (family, part) = (value.to_owned(), String::new()),
+                Some(("part", value)) => part = value.to_owned(),
                 Some((rule, value)) => self.rule(scan, &mut call, rule, value)?,
                 None => mark(scan, &mut call, word)?,
             }
@@ -280,7 +298,7 @@ impl Parser<'_> {
         }
         let since = since.ok_or_else(|| scan.fault("`since=` is missing"))?;
         let detail = Detail::Call(Box::new(call));
-        Ok(Op { number, name, docs: row.docs.clone(), line: row.line, args, since, family, detail })
+        Ok(Op { number, name, docs: row.docs.clone(), line: row.line, args, since, family, part, detail })
     }
 
     fn rule(&self, scan: &Scanner<'_>, call: &mut Call, rule: &str, value: &str) -> Result<(), Fault> {

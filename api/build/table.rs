@@ -112,6 +112,8 @@ pub struct Op {
     pub since: String,
     /// The family of objects that a call is about; an event has it by its id.
     pub family: String,
+    /// The part of a family that is too large for one trait; empty for the rest of it.
+    pub part: String,
     pub detail: Detail,
 }
 

@@ -36,4 +36,38 @@ fn answer<R>(answer: Answer<R>, wrap: fn(R) -> Reply) -> Answer<Reply> {
     answer.map(|outcome| outcome.map(wrap))
 }
 
+/// What answers calls. Its methods stand in a trait for each family ([`NetworkOps`], [`SecretOps`], …, and several for domains),
+/// one an operation, each of which says "not supported" until it is written; a driver has all of these traits, and may be
+/// given to [`dispatch`] then.
+///
+/// A driver is called with one call at a time. One that must wait takes what it needs for the reply out of the context and
+/// answers [`Outcome::Pending`].
+pub trait Driver {
+    /// What a call is answered with: who asks, and where a late reply goes.
+    type Context;
+
+    /// The name that an error text gives: "QEMU", "LXC".
+    fn driver_name(&self) -> &'static str;
+}
+
+/// Says of a driver that it has no operation of its own of these families.
+///
+/// ```
+/// struct Quiet;
+///
+/// impl api::Driver for Quiet {
+///     type Context = ();
+///     fn driver_name(&self) -> &'static str {
+///         "Quiet"
+///     }
+/// }
+/// api::no_operations!(Quiet: SecretOps, NetworkOps);
+/// ```
+#[macro_export]
+macro_rules! no_operations {
+    ($driver:ty: $($family:ident),+ $(,)?) => {
+        $(impl $crate::$family for $driver {})+
+    };
+}
+
 include!(concat!(env!("OUT_DIR"), "/driver.rs"));

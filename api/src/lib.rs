@@ -9,7 +9,8 @@
 //!   [`xdr::Xdr`] for libvirt's, and [`Bounded`] for the limits that hold in both;
 //! - [`Op`] and its [`OpInfo`], the carriers [`Call`], [`Reply`] and [`Event`], and [`ReadCall`] for the edges that may
 //!   only read;
-//! - [`Driver`] with a method per call, and [`dispatch`] to it;
+//! - a trait for each family with a method per call ([`NetworkOps`], [`SecretOps`], …; a [`Driver`] has them all), and
+//!   [`dispatch`] to them;
 //! - with [`check_access`], the one place where the read-only rule is applied;
 //! - [`none`], what a driver answers that has nothing of a [`Family`].
 //!
@@ -21,7 +22,7 @@
 //!
 //! 1. Add one row to `table/bulkhead.api` with the next number, below its `family` or with one of its own. (The other tables
 //!    are libvirt's: a row comes only when libvirt has it.)
-//! 2. Write the method of that name in the driver that answers it. A driver that has nothing of the family answers by
+//! 2. Write the method of that name, of its family's trait, in the driver that answers it. A driver that has nothing of the family answers by
 //!    [`none`], without a method.
 //!
 //! Nothing else: clients, codecs, the gateway and the read-only edge have it from the table, and every other driver
@@ -44,14 +45,14 @@
 //! ```
 //!
 //! The head of `table/remote.api` explains types and rules. `call 9 domain_create(...)` of program `remote` becomes
-//! [`remote::DomainCreateArgs`], [`Op::DomainCreate`], [`Call::DomainCreate`] and [`Driver::domain_create`]; a call
+//! [`remote::DomainCreateArgs`], [`Op::DomainCreate`], [`Call::DomainCreate`] and [`DomainOps::domain_create`]; a call
 //! that answers something has a `Ret` beside its `Args`. The names of other programs' operations begin with the program:
-//! [`Op::QemuDomainAttach`], [`Driver::bulkhead_list_domains`].
+//! [`Op::QemuDomainAttach`], [`DomainOps::bulkhead_list_domains`].
 //!
 //! # A driver
 //!
 //! ```
-//! use api::{Answer, Call, Driver, Outcome, Reply, dispatch, remote};
+//! use api::{Answer, Call, ConnectOps, Driver, Outcome, Reply, dispatch, no_operations, remote};
 //!
 //! struct Quiet;
 //!
@@ -60,6 +61,9 @@
 //!     fn driver_name(&self) -> &'static str {
 //!         "Quiet"
 //!     }
+//! }
+//!
+//! impl ConnectOps for Quiet {
 //!     fn connect_get_type(
 //!         &mut self,
 //!         _: &mut (),
@@ -68,6 +72,12 @@
 //!         Ok(remote::ConnectGetTypeRet { r#type: "Quiet".to_owned() }.into())
 //!     }
 //! }
+//!
+//! no_operations!(
+//!     Quiet: DomainOps, DomainAgentOps, DomainBlockOps, DomainDeviceOps, DomainEventOps, DomainMigrationOps, DomainMonitorOps,
+//!     DomainSecurityOps, DomainStatsOps, DomainTuningOps, DomainCheckpointOps, DomainSnapshotOps, InterfaceOps, NetworkOps,
+//!     NetworkPortOps, NodeOps, NodeDeviceOps, NwfilterOps, NwfilterBindingOps, SecretOps, StoragePoolOps, StorageVolOps,
+//! );
 //!
 //! let answer = dispatch(&mut Quiet, &mut (), Call::ConnectGetType(remote::ConnectGetTypeArgs));
 //! assert!(matches!(answer, Ok(Outcome::Ready(Reply::ConnectGetType(_)))));
@@ -94,7 +104,7 @@ pub mod params;
 pub mod xdr;
 
 pub use codec::{Decoder, Encoder};
-pub use driver::{Answer, Driver, Outcome, dispatch};
+pub use driver::*;
 pub use error::{Causes, Error, ErrorCode, ErrorDomain, Level, printable};
 pub use family::Family;
 pub use limits::{Bounded, LimitError};

@@ -29,7 +29,6 @@ mod launcher_link;
 mod link;
 mod node;
 mod note;
-mod nothing;
 mod process;
 pub mod qemu;
 mod reconfigure;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use api::{Answer, Error, ErrorCode, params, remote};
+use api::{Answer, Error, ErrorCode, NodeOps, params, remote};
 
 use super::{
     Control,
@@ -16,12 +16,16 @@ const ALL: i32 = -1;
 const TICKS: u64 = 100;
 const NS_OF_A_TICK: u64 = 1_000_000_000 / TICKS;
 
-impl Control {
+impl NodeOps for Control {
+    fn node_get_info(&mut self, _: &mut Asked, _: remote::NodeGetInfoArgs) -> Answer<remote::NodeGetInfoRet> {
+        Ok(self.host.node_info().into())
+    }
+
     /// What the host's processors have done since it was booted.
-    pub(super) fn node_cpu_stats(
+    fn node_get_cpu_stats(
         &mut self,
         _: &mut Asked,
-        args: &remote::NodeGetCpuStatsArgs,
+        args: remote::NodeGetCpuStatsArgs,
     ) -> Answer<remote::NodeGetCpuStatsRet> {
         only(args.flags, 0, "virNodeGetCPUStats")?;
         let text = fs::read_to_string("/proc/stat").map_err(|_| errors::host_silent("the processor time"))?;
@@ -32,10 +36,10 @@ impl Control {
     }
 
     /// The host's memory, or a cell's.
-    pub(super) fn node_memory_stats(
+    fn node_get_memory_stats(
         &mut self,
         _: &mut Asked,
-        args: &remote::NodeGetMemoryStatsArgs,
+        args: remote::NodeGetMemoryStatsArgs,
     ) -> Answer<remote::NodeGetMemoryStatsRet> {
         only(args.flags, 0, "virNodeGetMemoryStats")?;
         let (text, wanted) = match args.cell_num {
@@ -50,20 +54,20 @@ impl Control {
     }
 
     /// The host's free memory, in bytes.
-    pub(super) fn node_free_memory(
+    fn node_get_free_memory(
         &mut self,
         _: &mut Asked,
-        _: &remote::NodeGetFreeMemoryArgs,
+        _: remote::NodeGetFreeMemoryArgs,
     ) -> Answer<remote::NodeGetFreeMemoryRet> {
         let free = kib(&meminfo()?, "MemFree").ok_or_else(|| errors::host_silent("the memory"))?;
         Ok(remote::NodeGetFreeMemoryRet { free_mem: free * 1024 }.into())
     }
 
     /// The free memory of each cell, in bytes.
-    pub(super) fn node_cells_free_memory(
+    fn node_get_cells_free_memory(
         &mut self,
         _: &mut Asked,
-        args: &remote::NodeGetCellsFreeMemoryArgs,
+        args: remote::NodeGetCellsFreeMemoryArgs,
     ) -> Answer<remote::NodeGetCellsFreeMemoryRet> {
         let last = self.host.nodes.saturating_sub(1);
         let start = u32::try_from(args.start_cell).ok().filter(|start| *start <= last).ok_or_else(|| {
@@ -80,11 +84,7 @@ impl Control {
     }
 
     /// Which of the host's CPUs are online.
-    pub(super) fn node_cpu_map(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::NodeGetCpuMapArgs,
-    ) -> Answer<remote::NodeGetCpuMapRet> {
+    fn node_get_cpu_map(&mut self, _: &mut Asked, args: remote::NodeGetCpuMapArgs) -> Answer<remote::NodeGetCpuMapRet> {
         only(args.flags, 0, "virNodeGetCPUMap")?;
         let (online, present) = self.host_cpus();
         let map = if args.need_map != 0 { bytes(&online, present) } else { Vec::new() };
@@ -98,26 +98,17 @@ impl Control {
     }
 
     /// No security driver labels guests here: each has a uid and a compartment of its own instead.
-    pub(super) fn node_security_model(
+    fn node_get_security_model(
         &mut self,
         _: &mut Asked,
-        _: &remote::NodeGetSecurityModelArgs,
+        _: remote::NodeGetSecurityModelArgs,
     ) -> Answer<remote::NodeGetSecurityModelRet> {
         let (model, doi) = (api::chars::terminated("none"), api::chars::terminated("0"));
         Ok(remote::NodeGetSecurityModelRet { model, doi }.into())
     }
+}
 
-    /// Nobody without privilege may read what the firmware tells of the host.
-    pub(super) fn sysinfo(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::ConnectGetSysinfoArgs,
-    ) -> Answer<remote::ConnectGetSysinfoRet> {
-        only(args.flags, 0, "virConnectGetSysinfo")?;
-        let text = "unsupported configuration: Host SMBIOS information is not available";
-        Err(errors::told(ErrorCode::CONFIG_UNSUPPORTED, text))
-    }
-
+impl Control {
     /// The numbers of the CPUs that are online, and how many there are to count to.
     pub(super) fn host_cpus(&self) -> (Vec<u32>, u32) {
         let list = |file: &str| cpu_list(&fs::read_to_string(format!("/sys/devices/system/cpu/{file}")).ok()?);

@@ -7,7 +7,7 @@
 use std::{cell::RefCell, collections::HashSet, rc::Rc, time::Duration};
 
 use api::{
-    Answer, Error, ErrorCode, ErrorDomain, Outcome, Reply,
+    Answer, DomainStatsOps, Error, ErrorCode, ErrorDomain, Outcome, Reply,
     consts::{AllDomainStats, DomainStats, ListDomains, MemoryStatTag, VcpuState},
     params::{self, Params},
     remote,
@@ -57,12 +57,12 @@ struct Gathering {
 
 type Shared = Rc<RefCell<Gathering>>;
 
-impl Control {
+impl DomainStatsOps for Control {
     /// Statistics of the domains that are named, or of all.
-    pub(super) fn all_domain_stats(
+    fn connect_get_all_domain_stats(
         &mut self,
         cx: &mut Asked,
-        args: &remote::ConnectGetAllDomainStatsArgs,
+        args: remote::ConnectGetAllDomainStatsArgs,
     ) -> Answer<remote::ConnectGetAllDomainStatsRet> {
         only(args.flags, AllDomainStats::all().bits(), "virConnectGetAllDomainStats")?;
         let flags = AllDomainStats::from_bits_truncate(args.flags);
@@ -79,6 +79,153 @@ impl Control {
         Ok(Outcome::Pending)
     }
 
+    /// What a guest's processes have used of the processors: of all together only, since nobody counts for each of the
+    /// host's.
+    fn domain_get_cpu_stats(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainGetCpuStatsArgs,
+    ) -> Answer<remote::DomainGetCpuStatsRet> {
+        only(args.flags, params::STRING_OKAY, "virDomainGetCPUStats")?;
+        let id = self.running(&args.dom)?;
+        if args.start_cpu != -1 {
+            return Err(errors::unsupported_operation("the processor time of a guest is not counted for each CPU")
+                .with_hint("ask for the total (--total)"));
+        }
+        let mut list = Params::new();
+        let process = self.guests.get(&id).and_then(|guest| guest.process.as_ref());
+        if let Some(time) = process.and_then(Process::cpu_time) {
+            list.ullong("cpu_time", time.total_ns);
+            list.ullong("user_time", time.user_ns);
+            list.ullong("system_time", time.system_ns);
+        }
+        // Unlike its sisters, this one counts also what it sends.
+        let (params, more) = list.asked(i32::try_from(args.nparams).unwrap_or(i32::MAX));
+        let nparams = more.max(i32::try_from(params.len()).unwrap_or(i32::MAX));
+        Ok(remote::DomainGetCpuStatsRet { params, nparams }.into())
+    }
+
+    /// A guest's memory: what its balloon tells, and what it takes of the host.
+    fn domain_memory_stats(
+        &mut self,
+        cx: &mut Asked,
+        args: remote::DomainMemoryStatsArgs,
+    ) -> Answer<remote::DomainMemoryStatsRet> {
+        only(args.flags, 0, "virDomainMemoryStats")?;
+        let id = self.running(&args.dom)?;
+        let room = usize::try_from(args.max_stats).unwrap_or(usize::MAX);
+        let doing = "read the memory statistics of";
+        let domain = self.live(id, doing)?;
+        let (has_balloon, memory_kib) = (has_balloon(domain), domain.current_memory_kib);
+        let stats = move |control: &Control, measured: &Measured| {
+            let number = |tag: MemoryStatTag, val| remote::DomainMemoryStat { tag: tag.number(), val };
+            // Without a balloon a guest has all that it was given.
+            let given = (!has_balloon).then(|| number(MemoryStatTag::ActualBalloon, memory_kib));
+            let balloon = measured.balloon.iter().flat_map(|balloon| {
+                let actual = number(MemoryStatTag::ActualBalloon, balloon.actual_kib);
+                let told = balloon.stats.iter().map(|(tag, val)| remote::DomainMemoryStat { tag: *tag, val: *val });
+                [actual].into_iter().chain(told)
+            });
+            let process = control.guests.get(&id).and_then(|guest| guest.process.as_ref());
+            let rss = process.and_then(Process::rss_kib).map(|kib| number(MemoryStatTag::Rss, kib));
+            let stats = given.into_iter().chain(balloon).chain(rss).take(room).collect();
+            Ok(Reply::DomainMemoryStats(remote::DomainMemoryStatsRet { stats }))
+        };
+        self.measure_one(cx, id, has_balloon, false, doing, stats);
+        Ok(Outcome::Pending)
+    }
+
+    /// What has gone through a disk, or through all of them, since the guest started.
+    fn domain_block_stats(
+        &mut self,
+        cx: &mut Asked,
+        args: remote::DomainBlockStatsArgs,
+    ) -> Answer<remote::DomainBlockStatsRet> {
+        let id = self.running(&args.dom)?;
+        let disk = self.disk_or_all(id, &args.path)?;
+        let fill = move |_: &Control, measured: &Measured| {
+            let sum = chosen_blocks(measured, disk.as_deref())?;
+            Ok(Reply::DomainBlockStats(remote::DomainBlockStatsRet {
+                rd_req: signed(sum.rd_reqs),
+                rd_bytes: signed(sum.rd_bytes),
+                wr_req: signed(sum.wr_reqs),
+                wr_bytes: signed(sum.wr_bytes),
+                errs: UNKNOWN,
+            }))
+        };
+        self.measure_one(cx, id, false, true, BLOCKS, fill);
+        Ok(Outcome::Pending)
+    }
+
+    /// The same and more, as a list.
+    fn domain_block_stats_flags(
+        &mut self,
+        cx: &mut Asked,
+        args: remote::DomainBlockStatsFlagsArgs,
+    ) -> Answer<remote::DomainBlockStatsFlagsRet> {
+        only(args.flags, params::STRING_OKAY, "virDomainBlockStatsFlags")?;
+        let id = self.running(&args.dom)?;
+        let disk = self.disk_or_all(id, &args.path)?;
+        let room = args.nparams;
+        let fill = move |_: &Control, measured: &Measured| {
+            let sum = chosen_blocks(measured, disk.as_deref())?;
+            let mut list = Params::new();
+            list.llong("wr_bytes", signed(sum.wr_bytes));
+            list.llong("wr_operations", signed(sum.wr_reqs));
+            list.llong("rd_bytes", signed(sum.rd_bytes));
+            list.llong("rd_operations", signed(sum.rd_reqs));
+            list.llong("flush_operations", signed(sum.fl_reqs));
+            list.llong("wr_total_times", signed(sum.wr_times));
+            list.llong("rd_total_times", signed(sum.rd_times));
+            list.llong("flush_total_times", signed(sum.fl_times));
+            let (params, nparams) = list.asked(room);
+            Ok(Reply::DomainBlockStatsFlags(remote::DomainBlockStatsFlagsRet { params, nparams }))
+        };
+        self.measure_one(cx, id, false, true, BLOCKS, fill);
+        Ok(Outcome::Pending)
+    }
+
+    /// How large a running guest's disk is. Of one that does not run nobody here may open the image.
+    fn domain_get_block_info(
+        &mut self,
+        cx: &mut Asked,
+        args: remote::DomainGetBlockInfoArgs,
+    ) -> Answer<remote::DomainGetBlockInfoRet> {
+        only(args.flags, 0, "virDomainGetBlockInfo")?;
+        let uuid = self.known(&args.dom)?;
+        let disks = self.disks_of(&uuid, LOOK)?;
+        let (name, path) = find_disk(&disks, &args.path)
+            .ok_or_else(|| errors::invalid(format!("invalid path {} not assigned to domain", args.path)))?;
+        if path.is_none() {
+            return Err(errors::invalid(format!("disk '{name}' does not currently have a source assigned")));
+        }
+        let Some(id) = self.active(&uuid).map(|guest| guest.id) else {
+            return Err(errors::unsupported_operation("the size of a disk is known only while its domain runs")
+                .with_hint("start the domain, or ask qemu-img"));
+        };
+        let disk = name.clone();
+        let fill = move |_: &Control, measured: &Measured| {
+            let block = chosen_blocks(measured, Some(&disk))?;
+            let capacity = block.capacity.ok_or_else(|| errors::wrong_state(format!("disk '{disk}' has no medium")))?;
+            let physical = block.physical.unwrap_or_default();
+            let ret = remote::DomainGetBlockInfoRet { allocation: block.highest, capacity, physical };
+            Ok(Reply::DomainGetBlockInfo(ret))
+        };
+        self.measure_one(cx, id, false, true, LOOK, fill);
+        Ok(Outcome::Pending)
+    }
+
+    fn domain_interface_stats(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainInterfaceStatsArgs,
+    ) -> Answer<remote::DomainInterfaceStatsRet> {
+        self.running(&args.dom)?;
+        Err(errors::invalid(format!("'{}' is not a known interface", args.device)))
+    }
+}
+
+impl Control {
     /// Those of the domains named that there are, or all, as far as they pass the filter.
     fn chosen(&self, named: &[remote::Domain], filter: ListDomains) -> Vec<Uuid> {
         if named.is_empty() {
@@ -228,142 +375,6 @@ impl Control {
     }
 
     // One domain's.
-
-    /// What a guest's processes have used of the processors: of all together only, since nobody counts for each of the
-    /// host's.
-    pub(super) fn cpu_stats(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainGetCpuStatsArgs,
-    ) -> Answer<remote::DomainGetCpuStatsRet> {
-        only(args.flags, params::STRING_OKAY, "virDomainGetCPUStats")?;
-        let id = self.running(&args.dom)?;
-        if args.start_cpu != -1 {
-            return Err(errors::unsupported_operation("the processor time of a guest is not counted for each CPU")
-                .with_hint("ask for the total (--total)"));
-        }
-        let mut list = Params::new();
-        let process = self.guests.get(&id).and_then(|guest| guest.process.as_ref());
-        if let Some(time) = process.and_then(Process::cpu_time) {
-            list.ullong("cpu_time", time.total_ns);
-            list.ullong("user_time", time.user_ns);
-            list.ullong("system_time", time.system_ns);
-        }
-        // Unlike its sisters, this one counts also what it sends.
-        let (params, more) = list.asked(i32::try_from(args.nparams).unwrap_or(i32::MAX));
-        let nparams = more.max(i32::try_from(params.len()).unwrap_or(i32::MAX));
-        Ok(remote::DomainGetCpuStatsRet { params, nparams }.into())
-    }
-
-    /// A guest's memory: what its balloon tells, and what it takes of the host.
-    pub(super) fn memory_stats(
-        &mut self,
-        cx: &mut Asked,
-        args: &remote::DomainMemoryStatsArgs,
-    ) -> Answer<remote::DomainMemoryStatsRet> {
-        only(args.flags, 0, "virDomainMemoryStats")?;
-        let id = self.running(&args.dom)?;
-        let room = usize::try_from(args.max_stats).unwrap_or(usize::MAX);
-        let doing = "read the memory statistics of";
-        let domain = self.live(id, doing)?;
-        let (has_balloon, memory_kib) = (has_balloon(domain), domain.current_memory_kib);
-        let stats = move |control: &Control, measured: &Measured| {
-            let number = |tag: MemoryStatTag, val| remote::DomainMemoryStat { tag: tag.number(), val };
-            // Without a balloon a guest has all that it was given.
-            let given = (!has_balloon).then(|| number(MemoryStatTag::ActualBalloon, memory_kib));
-            let balloon = measured.balloon.iter().flat_map(|balloon| {
-                let actual = number(MemoryStatTag::ActualBalloon, balloon.actual_kib);
-                let told = balloon.stats.iter().map(|(tag, val)| remote::DomainMemoryStat { tag: *tag, val: *val });
-                [actual].into_iter().chain(told)
-            });
-            let process = control.guests.get(&id).and_then(|guest| guest.process.as_ref());
-            let rss = process.and_then(Process::rss_kib).map(|kib| number(MemoryStatTag::Rss, kib));
-            let stats = given.into_iter().chain(balloon).chain(rss).take(room).collect();
-            Ok(Reply::DomainMemoryStats(remote::DomainMemoryStatsRet { stats }))
-        };
-        self.measure_one(cx, id, has_balloon, false, doing, stats);
-        Ok(Outcome::Pending)
-    }
-
-    /// What has gone through a disk, or through all of them, since the guest started.
-    pub(super) fn block_stats(
-        &mut self,
-        cx: &mut Asked,
-        args: &remote::DomainBlockStatsArgs,
-    ) -> Answer<remote::DomainBlockStatsRet> {
-        let id = self.running(&args.dom)?;
-        let disk = self.disk_or_all(id, &args.path)?;
-        let fill = move |_: &Control, measured: &Measured| {
-            let sum = chosen_blocks(measured, disk.as_deref())?;
-            Ok(Reply::DomainBlockStats(remote::DomainBlockStatsRet {
-                rd_req: signed(sum.rd_reqs),
-                rd_bytes: signed(sum.rd_bytes),
-                wr_req: signed(sum.wr_reqs),
-                wr_bytes: signed(sum.wr_bytes),
-                errs: UNKNOWN,
-            }))
-        };
-        self.measure_one(cx, id, false, true, BLOCKS, fill);
-        Ok(Outcome::Pending)
-    }
-
-    /// The same and more, as a list.
-    pub(super) fn block_stats_flags(
-        &mut self,
-        cx: &mut Asked,
-        args: &remote::DomainBlockStatsFlagsArgs,
-    ) -> Answer<remote::DomainBlockStatsFlagsRet> {
-        only(args.flags, params::STRING_OKAY, "virDomainBlockStatsFlags")?;
-        let id = self.running(&args.dom)?;
-        let disk = self.disk_or_all(id, &args.path)?;
-        let room = args.nparams;
-        let fill = move |_: &Control, measured: &Measured| {
-            let sum = chosen_blocks(measured, disk.as_deref())?;
-            let mut list = Params::new();
-            list.llong("wr_bytes", signed(sum.wr_bytes));
-            list.llong("wr_operations", signed(sum.wr_reqs));
-            list.llong("rd_bytes", signed(sum.rd_bytes));
-            list.llong("rd_operations", signed(sum.rd_reqs));
-            list.llong("flush_operations", signed(sum.fl_reqs));
-            list.llong("wr_total_times", signed(sum.wr_times));
-            list.llong("rd_total_times", signed(sum.rd_times));
-            list.llong("flush_total_times", signed(sum.fl_times));
-            let (params, nparams) = list.asked(room);
-            Ok(Reply::DomainBlockStatsFlags(remote::DomainBlockStatsFlagsRet { params, nparams }))
-        };
-        self.measure_one(cx, id, false, true, BLOCKS, fill);
-        Ok(Outcome::Pending)
-    }
-
-    /// How large a running guest's disk is. Of one that does not run nobody here may open the image.
-    pub(super) fn block_info(
-        &mut self,
-        cx: &mut Asked,
-        args: &remote::DomainGetBlockInfoArgs,
-    ) -> Answer<remote::DomainGetBlockInfoRet> {
-        only(args.flags, 0, "virDomainGetBlockInfo")?;
-        let uuid = self.known(&args.dom)?;
-        let disks = self.disks_of(&uuid, LOOK)?;
-        let (name, path) = find_disk(&disks, &args.path)
-            .ok_or_else(|| errors::invalid(format!("invalid path {} not assigned to domain", args.path)))?;
-        if path.is_none() {
-            return Err(errors::invalid(format!("disk '{name}' does not currently have a source assigned")));
-        }
-        let Some(id) = self.active(&uuid).map(|guest| guest.id) else {
-            return Err(errors::unsupported_operation("the size of a disk is known only while its domain runs")
-                .with_hint("start the domain, or ask qemu-img"));
-        };
-        let disk = name.clone();
-        let fill = move |_: &Control, measured: &Measured| {
-            let block = chosen_blocks(measured, Some(&disk))?;
-            let capacity = block.capacity.ok_or_else(|| errors::wrong_state(format!("disk '{disk}' has no medium")))?;
-            let physical = block.physical.unwrap_or_default();
-            let ret = remote::DomainGetBlockInfoRet { allocation: block.highest, capacity, physical };
-            Ok(Reply::DomainGetBlockInfo(ret))
-        };
-        self.measure_one(cx, id, false, true, LOOK, fill);
-        Ok(Outcome::Pending)
-    }
 
     /// The disk that a running guest's call names by target or path; none for the empty name, which means all.
     fn disk_or_all(&self, id: u32, named: &str) -> Result<Option<String>, Error> {

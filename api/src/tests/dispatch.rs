@@ -1,7 +1,10 @@
 //! From a call to the method of a driver.
 
 use crate::arbitrary::Source;
-use crate::{Answer, Call, Driver, ErrorCode, Op, Operation, Outcome, Reply, dispatch, remote};
+use crate::{
+    Answer, Call, DomainOps, Driver, ErrorCode, Op, Operation, Operations, Outcome, Reply, dispatch, no_operations,
+    remote,
+};
 
 /// Answers one call, keeps another for later, and knows no other.
 struct Tiny;
@@ -18,7 +21,15 @@ impl Driver for Tiny {
     fn driver_name(&self) -> &'static str {
         "Tiny"
     }
+}
 
+no_operations!(
+    Tiny: ConnectOps, DomainAgentOps, DomainBlockOps, DomainDeviceOps, DomainEventOps, DomainMigrationOps, DomainMonitorOps,
+    DomainSecurityOps, DomainStatsOps, DomainTuningOps, DomainCheckpointOps, DomainSnapshotOps, InterfaceOps, NetworkOps,
+    NetworkPortOps, NodeOps, NodeDeviceOps, NwfilterOps, NwfilterBindingOps, SecretOps, StoragePoolOps, StorageVolOps,
+);
+
+impl DomainOps for Tiny {
     fn domain_get_os_type(
         &mut self,
         cx: &mut Context,
@@ -76,7 +87,7 @@ fn a_call_may_be_answered_later() {
 
 #[test]
 fn a_driver_can_be_held_without_its_type() {
-    let driver: &mut dyn Driver<Context = Context> = &mut Tiny;
+    let driver: &mut dyn Operations<Context = Context> = &mut Tiny;
     let call = Call::DomainSuspend(remote::DomainSuspendArgs::default());
     assert_eq!(dispatch(driver, &mut Context::default(), call), Ok(Outcome::Pending));
 }

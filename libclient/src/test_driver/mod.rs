@@ -4,11 +4,9 @@
 //! one that a daemon hosts for all of its clients. Nothing here touches the real host: no file of a document is opened, no
 //! process is started. The only thread is the echo of a connection's console, and it ends with its console.
 
-mod breadth;
 mod console;
 mod driver;
 mod events;
-mod figures;
 mod machine;
 pub mod mock;
 mod node;

@@ -1,134 +1,79 @@
-//! What domains of this driver do not have: saved images, jobs, agents, screens, security labels.
-//!
-//! Having none is an answer, and libvirt's clients ask for it all the time; only what would make one is not supported.
+//! A domain's processors and memory: how much of them it has, where they run, what limits them.
 
-use api::{
-    Answer, Error, Reply,
-    consts::{InterfaceAddressesSource, JobType, MessageTypes},
-    remote,
-};
+use api::{Answer, DomainTuningOps, Error, remote};
 use rustix::thread::CpuSet;
 
-use super::{
-    Control,
-    driver::{Asked, only},
-    errors, node,
-    store::definitions::Summary,
-};
+use super::{Asked, only};
+use crate::{Control, errors, node, store::definitions::Summary};
 
 /// The table's limits of what an answer may hold.
 const CPUMAP_MAX: usize = 2048;
 const CPUMAPS_MAX: usize = 8_388_608;
 const VCPUINFO_MAX: u32 = 16_384;
 
-/// Statistics of the last job that ended, not of the one under way.
-const COMPLETED: u32 = 1;
-/// And leave it to be asked for again.
-const KEEP_COMPLETED: u32 = 2;
-
-impl Control {
-    pub(super) fn job_info(
+impl DomainTuningOps for Control {
+    fn domain_get_max_memory(
         &mut self,
         _: &mut Asked,
-        args: &remote::DomainGetJobInfoArgs,
-    ) -> Answer<remote::DomainGetJobInfoRet> {
-        let id = self.running(&args.dom)?;
-        Ok(self.job_of(id, false, true)?.ret().into())
-    }
-
-    pub(super) fn job_stats(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainGetJobStatsArgs,
-    ) -> Answer<remote::DomainGetJobStatsRet> {
-        only(args.flags, COMPLETED | KEEP_COMPLETED, "virDomainGetJobStats")?;
-        let (completed, keep) = (args.flags & COMPLETED != 0, args.flags & KEEP_COMPLETED != 0);
+        args: remote::DomainGetMaxMemoryArgs,
+    ) -> Answer<remote::DomainGetMaxMemoryRet> {
         let uuid = self.known(&args.dom)?;
-        let run = self.objects.run_of(&uuid);
-        match run {
-            Ok(run) => Ok(self.job_of(run.0, completed, keep)?.stats().into()),
-            // Of a finished job also a domain that is off may tell.
-            Err(_) if completed => {
-                Ok(remote::DomainGetJobStatsRet { r#type: JobType::None.number(), params: Vec::new() }.into())
-            }
-            Err(refusal) => Err(errors::refusal(&refusal)),
-        }
+        Ok(remote::DomainGetMaxMemoryRet { memory: self.size_of(&uuid, "read the memory of")?.max_memory_kib }.into())
     }
 
-    pub(super) fn abort_job(&mut self, cx: &mut Asked, args: &remote::DomainAbortJobArgs) -> Answer<()> {
-        let id = self.running(&args.dom)?;
-        self.abort(cx, id, &args.dom.name, Reply::DomainAbortJob)
-    }
-
-    pub(super) fn block_job_info(
+    fn domain_get_max_vcpus(
         &mut self,
         _: &mut Asked,
-        args: &remote::DomainGetBlockJobInfoArgs,
-    ) -> Answer<remote::DomainGetBlockJobInfoRet> {
-        only(args.flags, 1, "virDomainGetBlockJobInfo")?;
-        self.running(&args.dom)?;
-        Ok(remote::DomainGetBlockJobInfoRet::default().into())
-    }
-
-    /// How control fares with the guest: a job under way is all that there can be.
-    pub(super) fn control_info(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainGetControlInfoArgs,
-    ) -> Answer<remote::DomainGetControlInfoRet> {
-        only(args.flags, 0, "virDomainGetControlInfo")?;
-        let id = self.running(&args.dom)?;
-        let busy = self.guests.get(&id).is_some_and(|guest| guest.jobs.is_busy());
-        Ok(remote::DomainGetControlInfoRet { state: u32::from(busy), details: 0, state_time: 0 }.into())
-    }
-
-    pub(super) fn security_label(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainGetSecurityLabelArgs,
-    ) -> Answer<remote::DomainGetSecurityLabelRet> {
-        self.known(&args.dom)?;
-        Ok(remote::DomainGetSecurityLabelRet { label: api::chars::terminated(""), enforcing: 0 }.into())
-    }
-
-    pub(super) fn security_labels(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainGetSecurityLabelListArgs,
-    ) -> Answer<remote::DomainGetSecurityLabelListRet> {
-        self.known(&args.dom)?;
-        Ok(remote::DomainGetSecurityLabelListRet { labels: Vec::new(), ret: 0 }.into())
-    }
-
-    pub(super) fn messages(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainGetMessagesArgs,
-    ) -> Answer<remote::DomainGetMessagesRet> {
-        only(args.flags, MessageTypes::all().bits(), "virDomainGetMessages")?;
+        args: remote::DomainGetMaxVcpusArgs,
+    ) -> Answer<remote::DomainGetMaxVcpusRet> {
         let uuid = self.known(&args.dom)?;
-        let types = MessageTypes::from_bits_truncate(args.flags);
-        let wanted = types.is_empty() || types.contains(MessageTypes::TAINTING);
-        let tainted = wanted && self.active(&uuid).is_some_and(|guest| guest.tainted);
-        let msgs = tainted.then(|| "tainted: custom monitor control commands issued".to_owned());
-        Ok(remote::DomainGetMessagesRet { msgs: msgs.into_iter().collect() }.into())
+        let max = self.size_of(&uuid, "count the virtual CPUs of")?.max_vcpus;
+        Ok(remote::DomainGetMaxVcpusRet { num: i32::try_from(max).unwrap_or(i32::MAX) }.into())
+    }
+
+    fn domain_get_vcpus_flags(
+        &mut self,
+        cx: &mut Asked,
+        args: remote::DomainGetVcpusFlagsArgs,
+    ) -> Answer<remote::DomainGetVcpusFlagsRet> {
+        self.vcpu_count(cx, &args)
+    }
+
+    fn domain_set_vcpus(&mut self, cx: &mut Asked, args: remote::DomainSetVcpusArgs) -> Answer<()> {
+        self.set_vcpus(cx, &args)
+    }
+
+    fn domain_set_vcpus_flags(&mut self, cx: &mut Asked, args: remote::DomainSetVcpusFlagsArgs) -> Answer<()> {
+        self.set_vcpus_flags(cx, &args)
+    }
+
+    fn domain_set_memory(&mut self, cx: &mut Asked, args: remote::DomainSetMemoryArgs) -> Answer<()> {
+        self.set_memory(cx, &args)
+    }
+
+    fn domain_set_memory_flags(&mut self, cx: &mut Asked, args: remote::DomainSetMemoryFlagsArgs) -> Answer<()> {
+        self.set_memory_flags(cx, &args)
+    }
+
+    fn domain_set_max_memory(&mut self, cx: &mut Asked, args: remote::DomainSetMaxMemoryArgs) -> Answer<()> {
+        self.set_max_memory(cx, &args)
     }
 
     /// No share of the processors can be set, so there is a scheduler and no parameter.
-    pub(super) fn scheduler_type(
+    fn domain_get_scheduler_type(
         &mut self,
         _: &mut Asked,
-        args: &remote::DomainGetSchedulerTypeArgs,
+        args: remote::DomainGetSchedulerTypeArgs,
     ) -> Answer<remote::DomainGetSchedulerTypeRet> {
         self.known(&args.dom)?;
         Ok(remote::DomainGetSchedulerTypeRet { r#type: "posix".into(), nparams: 0 }.into())
     }
 
     /// No cgroup limits a guest's memory; a document that asks for a limit cannot be started.
-    pub(super) fn memory_parameters(
+    fn domain_get_memory_parameters(
         &mut self,
         _: &mut Asked,
-        args: &remote::DomainGetMemoryParametersArgs,
+        args: remote::DomainGetMemoryParametersArgs,
     ) -> Answer<remote::DomainGetMemoryParametersRet> {
         /// libvirt's number for no limit.
         const UNLIMITED: u64 = 9_007_199_254_740_991;
@@ -142,63 +87,21 @@ impl Control {
         Ok(remote::DomainGetMemoryParametersRet { params, nparams }.into())
     }
 
-    pub(super) fn screenshot(
+    fn domain_get_iothread_info(
         &mut self,
         _: &mut Asked,
-        args: &remote::DomainScreenshotArgs,
-    ) -> Answer<remote::DomainScreenshotRet> {
-        only(args.flags, 0, "virDomainScreenshot")?;
-        self.running(&args.dom)?;
-        Err(errors::wrong_state("no screens to take screenshot from"))
-    }
-
-    /// A guest's addresses. No network hands any out, and no interface is started.
-    pub(super) fn interface_addresses(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainInterfaceAddressesArgs,
-    ) -> Answer<remote::DomainInterfaceAddressesRet> {
-        only(args.flags, 0, "virDomainInterfaceAddresses")?;
-        self.running(&args.dom)?;
-        match i32::try_from(args.source).ok().and_then(|source| InterfaceAddressesSource::try_from(source).ok()) {
-            Some(InterfaceAddressesSource::Agent) => Err(errors::no_agent()),
-            Some(_) => Ok(remote::DomainInterfaceAddressesRet { ifaces: Vec::new() }.into()),
-            None => Err(errors::argument_unsupported(format!("Unknown IP address data source {}", args.source))),
-        }
-    }
-
-    pub(super) fn interface_stats(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainInterfaceStatsArgs,
-    ) -> Answer<remote::DomainInterfaceStatsRet> {
-        self.running(&args.dom)?;
-        Err(errors::invalid(format!("'{}' is not a known interface", args.device)))
-    }
-
-    pub(super) fn iothreads(
-        &mut self,
-        _: &mut Asked,
-        args: &remote::DomainGetIothreadInfoArgs,
+        args: remote::DomainGetIothreadInfoArgs,
     ) -> Answer<remote::DomainGetIothreadInfoRet> {
         only(args.flags, 0x3, "virDomainGetIOThreadInfo")?;
         self.known(&args.dom)?;
         Ok(remote::DomainGetIothreadInfoRet { info: Vec::new(), ret: 0 }.into())
     }
 
-    /// What the guest's agent would answer or do, if there were one.
-    pub(super) fn needs_agent<R>(&self, dom: &remote::Domain) -> Answer<R> {
-        self.running(dom)?;
-        Err(errors::no_agent())
-    }
-
-    // Where virtual CPUs run: nothing pins them, so it is the kernel's choice among all.
-
     /// The virtual CPUs of a running guest, with the host's CPUs that each may run on.
-    pub(super) fn vcpus(
+    fn domain_get_vcpus(
         &mut self,
         _: &mut Asked,
-        args: &remote::DomainGetVcpusArgs,
+        args: remote::DomainGetVcpusArgs,
     ) -> Answer<remote::DomainGetVcpusRet> {
         let uuid = self.known(&args.dom)?;
         let Some(guest) = self.active(&uuid) else {
@@ -224,10 +127,10 @@ impl Control {
         Ok(remote::DomainGetVcpusRet { info: (0..count).map(info).collect(), cpumaps }.into())
     }
 
-    pub(super) fn vcpu_pins(
+    fn domain_get_vcpu_pin_info(
         &mut self,
         _: &mut Asked,
-        args: &remote::DomainGetVcpuPinInfoArgs,
+        args: remote::DomainGetVcpuPinInfoArgs,
     ) -> Answer<remote::DomainGetVcpuPinInfoRet> {
         only(args.flags, 0x3, "virDomainGetVcpuPinInfo")?;
         let uuid = self.unpinned(&args.dom)?;
@@ -236,10 +139,10 @@ impl Control {
         Ok(remote::DomainGetVcpuPinInfoRet { cpumaps, num: i32::try_from(num).unwrap_or(i32::MAX) }.into())
     }
 
-    pub(super) fn emulator_pins(
+    fn domain_get_emulator_pin_info(
         &mut self,
         _: &mut Asked,
-        args: &remote::DomainGetEmulatorPinInfoArgs,
+        args: remote::DomainGetEmulatorPinInfoArgs,
     ) -> Answer<remote::DomainGetEmulatorPinInfoRet> {
         only(args.flags, 0x3, "virDomainGetEmulatorPinInfo")?;
         self.unpinned(&args.dom)?;
@@ -248,6 +151,20 @@ impl Control {
         Ok(remote::DomainGetEmulatorPinInfoRet { cpumaps, ret: 1 }.into())
     }
 
+    fn domain_get_guest_vcpus(
+        &mut self,
+        _: &mut Asked,
+        args: remote::DomainGetGuestVcpusArgs,
+    ) -> Answer<remote::DomainGetGuestVcpusRet> {
+        self.needs_agent(&args.dom)
+    }
+
+    fn domain_set_guest_vcpus(&mut self, _: &mut Asked, args: remote::DomainSetGuestVcpusArgs) -> Answer<()> {
+        self.needs_agent(&args.dom)
+    }
+}
+
+impl Control {
     /// A domain whose document pins nothing.
     fn unpinned(&self, dom: &remote::Domain) -> Result<uuid::Uuid, Error> {
         self.without(dom, "cputune> or <vcpu cpuset", |summary| summary.tunes_cpus)

@@ -32,7 +32,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Domain {
-    connection: Connection,
+    pub(crate) connection: Connection,
     handle: Arc<Handle>,
 }
 
@@ -49,7 +49,7 @@ impl Domain {
         Domain { connection, handle: Arc::new(handle) }
     }
 
-    fn dom(&self) -> remote::Domain {
+    pub(crate) fn handle(&self) -> remote::Domain {
         remote::Domain {
             name: self.handle.name.clone(),
             uuid: self.handle.uuid.into_bytes(),
@@ -86,7 +86,7 @@ impl Domain {
     /// # Errors
     /// [`ErrorCode::NO_DOMAIN`](crate::ErrorCode::NO_DOMAIN) when it is gone, as every method here.
     pub fn state(&self) -> Result<(State, Reason)> {
-        let ret = self.connection.invoke(remote::DomainGetStateArgs { dom: self.dom(), flags: 0 })?;
+        let ret = self.connection.invoke(remote::DomainGetStateArgs { dom: self.handle(), flags: 0 })?;
         let state = State::from_number(ret.state);
         Ok((state, Reason::new(state, ret.reason)))
     }
@@ -96,7 +96,7 @@ impl Domain {
     /// # Errors
     /// When it is gone.
     pub fn info(&self) -> Result<DomainInfo> {
-        let ret = self.connection.invoke(remote::DomainGetInfoArgs { dom: self.dom() })?;
+        let ret = self.connection.invoke(remote::DomainGetInfoArgs { dom: self.handle() })?;
         Ok(DomainInfo {
             state: State::from_number(ret.state.into()),
             max_memory_kib: ret.max_mem,
@@ -111,7 +111,7 @@ impl Domain {
     /// # Errors
     /// When it is gone.
     pub fn guest_info(&self) -> Result<GuestInfo> {
-        let ret = self.connection.invoke(bulkhead::DomainGuestInfoArgs { dom: self.dom() })?;
+        let ret = self.connection.invoke(bulkhead::DomainGuestInfoArgs { dom: self.handle() })?;
         let supervisor_pid = u32::try_from(ret.supervisor_pid).ok().filter(|pid| *pid != 0);
         Ok(GuestInfo {
             supervisor_pid,
@@ -134,30 +134,17 @@ impl Domain {
     pub fn start(&self, flags: CreateFlags) -> Result<()> {
         let dom = if self.connection.link().takes_files() {
             let opened = sources::open_document(&self.xml(XmlFlags::INACTIVE)?)?;
-            let args =
-                bulkhead::DomainCreateWithSourcesArgs { dom: self.dom(), flags: flags.bits(), sources: opened.sources };
+            let args = bulkhead::DomainCreateWithSourcesArgs {
+                dom: self.handle(),
+                flags: flags.bits(),
+                sources: opened.sources,
+            };
             self.connection.invoke_with_fds(args, opened.fds)?.0.dom
         } else {
-            self.connection.invoke(remote::DomainCreateWithFlagsArgs { dom: self.dom(), flags: flags.bits() })?.dom
+            self.connection.invoke(remote::DomainCreateWithFlagsArgs { dom: self.handle(), flags: flags.bits() })?.dom
         };
         self.handle.id.store(dom.id, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// Stops its virtual CPUs.
-    ///
-    /// # Errors
-    /// [`ErrorCode::OPERATION_INVALID`](crate::ErrorCode::OPERATION_INVALID) when it does not run.
-    pub fn suspend(&self) -> Result<()> {
-        self.connection.invoke(remote::DomainSuspendArgs { dom: self.dom() })
-    }
-
-    /// Lets its virtual CPUs run on.
-    ///
-    /// # Errors
-    /// [`ErrorCode::OPERATION_INVALID`](crate::ErrorCode::OPERATION_INVALID) when they do already, or it is off.
-    pub fn resume(&self) -> Result<()> {
-        self.connection.invoke(remote::DomainResumeArgs { dom: self.dom() })
     }
 
     /// Presses the power button. The guest may take its time, or ignore it.
@@ -165,23 +152,7 @@ impl Domain {
     /// # Errors
     /// [`ErrorCode::OPERATION_INVALID`](crate::ErrorCode::OPERATION_INVALID) when it does not run.
     pub fn shutdown(&self) -> Result<()> {
-        self.connection.invoke(remote::DomainShutdownArgs { dom: self.dom() })
-    }
-
-    /// Asks the guest to start anew.
-    ///
-    /// # Errors
-    /// [`ErrorCode::OPERATION_INVALID`](crate::ErrorCode::OPERATION_INVALID) when it does not run.
-    pub fn reboot(&self) -> Result<()> {
-        self.connection.invoke(remote::DomainRebootArgs { dom: self.dom(), flags: 0 })
-    }
-
-    /// Starts the guest anew at once, without asking it.
-    ///
-    /// # Errors
-    /// [`ErrorCode::OPERATION_INVALID`](crate::ErrorCode::OPERATION_INVALID) when it does not run.
-    pub fn reset(&self) -> Result<()> {
-        self.connection.invoke(remote::DomainResetArgs { dom: self.dom(), flags: 0 })
+        self.connection.invoke(remote::DomainShutdownArgs { dom: self.handle() })
     }
 
     /// Ends it at once.
@@ -189,7 +160,7 @@ impl Domain {
     /// # Errors
     /// [`ErrorCode::OPERATION_INVALID`](crate::ErrorCode::OPERATION_INVALID) when it does not run.
     pub fn destroy(&self, flags: DestroyFlags) -> Result<()> {
-        self.connection.invoke(remote::DomainDestroyFlagsArgs { dom: self.dom(), flags: flags.bits() })?;
+        self.connection.invoke(remote::DomainDestroyFlagsArgs { dom: self.handle(), flags: flags.bits() })?;
         self.handle.id.store(-1, Ordering::Relaxed);
         Ok(())
     }
@@ -199,7 +170,7 @@ impl Domain {
     /// # Errors
     /// [`ErrorCode::OPERATION_INVALID`](crate::ErrorCode::OPERATION_INVALID) when it has none.
     pub fn undefine(&self, flags: UndefineFlags) -> Result<()> {
-        self.connection.invoke(remote::DomainUndefineFlagsArgs { dom: self.dom(), flags: flags.bits() })
+        self.connection.invoke(remote::DomainUndefineFlagsArgs { dom: self.handle(), flags: flags.bits() })
     }
 
     /// Its document.
@@ -208,48 +179,8 @@ impl Domain {
     /// [`ErrorCode::OPERATION_DENIED`](crate::ErrorCode::OPERATION_DENIED) when secrets are asked for on a read-only
     /// connection.
     pub fn xml(&self, flags: XmlFlags) -> Result<String> {
-        let args = remote::DomainGetXmlDescArgs { dom: self.dom(), flags: flags.bits() };
+        let args = remote::DomainGetXmlDescArgs { dom: self.handle(), flags: flags.bits() };
         self.connection.invoke(args).map(|ret| ret.xml)
-    }
-
-    /// Whether it has a definition, so that it outlives its guest.
-    ///
-    /// # Errors
-    /// When it is gone.
-    pub fn is_persistent(&self) -> Result<bool> {
-        self.connection.invoke(remote::DomainIsPersistentArgs { dom: self.dom() }).map(|ret| ret.persistent != 0)
-    }
-
-    /// Whether there is a guest: running, paused or crashed.
-    ///
-    /// # Errors
-    /// When it is gone.
-    pub fn is_active(&self) -> Result<bool> {
-        self.connection.invoke(remote::DomainIsActiveArgs { dom: self.dom() }).map(|ret| ret.active != 0)
-    }
-
-    /// Whether it starts with the host.
-    ///
-    /// # Errors
-    /// When it is gone.
-    pub fn autostart(&self) -> Result<bool> {
-        self.connection.invoke(remote::DomainGetAutostartArgs { dom: self.dom() }).map(|ret| ret.autostart != 0)
-    }
-
-    /// Says whether it starts with the host.
-    ///
-    /// # Errors
-    /// [`ErrorCode::OPERATION_INVALID`](crate::ErrorCode::OPERATION_INVALID) when it has no definition.
-    pub fn set_autostart(&self, autostart: bool) -> Result<()> {
-        self.connection.invoke(remote::DomainSetAutostartArgs { dom: self.dom(), autostart: autostart.into() })
-    }
-
-    /// How it boots: `hvm`, `exe`, …
-    ///
-    /// # Errors
-    /// When it is gone.
-    pub fn os_type(&self) -> Result<String> {
-        self.connection.invoke(remote::DomainGetOsTypeArgs { dom: self.dom() }).map(|ret| ret.r#type)
     }
 
     /// Opens a console: the first one, or the one of an alias (`serial0`, `console1`).
@@ -273,7 +204,7 @@ impl Domain {
     /// [`ConsoleFlags::FORCE`] is not given.
     pub fn open_console(&self, device: Option<&str>, flags: ConsoleFlags) -> Result<ConsoleStream> {
         let dev_name = device.map(str::to_owned);
-        let args = bulkhead::DomainOpenConsoleArgs { dom: self.dom(), dev_name, flags: flags.bits() };
+        let args = bulkhead::DomainOpenConsoleArgs { dom: self.handle(), dev_name, flags: flags.bits() };
         self.connection.link().console(args)
     }
 }

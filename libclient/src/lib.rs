@@ -79,6 +79,10 @@ pub use callbacks::CallbackId;
 pub use connection::Connection;
 pub use console::ConsoleStream;
 pub use domain::Domain;
+pub use handles::{
+    DomainCheckpoint, DomainSnapshot, Interface, Network, NetworkPort, NodeDevice, NwFilter, NwFilterBinding, Secret,
+    StoragePool, StorageVol,
+};
 pub use remote::{Question, local_socket};
 pub use stream::EventStream;
 pub use types::{DomainEvent, DomainInfo, DomainRecord, EventDetail, EventKind, GuestInfo, NodeInfo, Reason, State};
@@ -101,6 +105,7 @@ pub mod event;
 mod fake_libvirtd;
 #[cfg(test)]
 mod fake_qemud;
+mod handles;
 mod libvirt_conf;
 mod link;
 mod numbers;

@@ -128,8 +128,8 @@ fn a_domain_lives_from_definition_to_undefinition() {
     assert_eq!(state(&web), "running (unpaused)");
     web.suspend().unwrap();
     web.resume().unwrap();
-    web.reset().unwrap();
-    web.reboot().unwrap();
+    web.reset(0).unwrap();
+    web.reboot(0).unwrap();
     assert_eq!(state(&web), "running (booted)");
     web.shutdown().unwrap();
     assert_eq!(state(&web), "shut off (shutdown)");
@@ -207,14 +207,14 @@ fn a_wrong_state_is_refused() {
     invalid(test.start(CreateFlags::empty()), "domain is already running");
     test.suspend().unwrap();
     invalid(test.shutdown(), "domain is not running");
-    invalid(test.reboot(), "domain is not running");
+    invalid(test.reboot(0), "domain is not running");
     test.destroy(DestroyFlags::empty()).unwrap();
     for attempt in [
         test.suspend(),
         test.resume(),
         test.shutdown(),
-        test.reboot(),
-        test.reset(),
+        test.reboot(0),
+        test.reset(0),
         test.destroy(DestroyFlags::empty()),
         test.open_console(None, ConsoleFlags::empty()).map(drop),
     ] {
@@ -279,14 +279,14 @@ fn what_follows_an_end_is_as_defined() {
     assert_eq!(news(&mut events, 2), ["again Started Booted", "again Crashed Panicked"]);
 
     let once = guest("once", "<on_reboot>destroy</on_reboot>");
-    once.reboot().unwrap();
+    once.reboot(0).unwrap();
     assert_eq!(once.state().unwrap_err().code, ErrorCode::NO_DOMAIN);
     assert_eq!(news(&mut events, 3), ["once Started Booted", "once Shutdown Guest request", "once Stopped Shutdown"]);
 
     let kept = guest("kept", "<on_crash>preserve</on_crash>");
     panic(&kept);
     assert_eq!(state(&kept), "crashed (panicked)");
-    kept.reset().unwrap();
+    kept.reset(0).unwrap();
     assert_eq!(state(&kept), "running (booted)");
     assert_eq!(news(&mut events, 2), ["kept Started Booted", "kept Crashed Panicked"]);
 

@@ -98,7 +98,7 @@ may not open the daemon may open, if its administrator configured the directory.
         &[Arg::domains(Names::Active), MODE],
         |domain, values| match values.value("mode") {
             Some(flags) => Ok(domain.connection().invoke(remote::DomainRebootArgs { dom: dom(domain), flags })?),
-            None => Ok(domain.reboot()?),
+            None => Ok(domain.reboot(0)?),
         },
         &[Done::always("reboot", "is being rebooted")],
     ),
@@ -107,7 +107,7 @@ may not open the daemon may open, if its administrator configured the directory.
         "Reset domains, as their reset buttons would",
         "",
         &[Arg::domains(Names::Active)],
-        |domain, _| Ok(domain.reset()?),
+        |domain, _| Ok(domain.reset(0)?),
         &[Done::always("reset", "was reset")],
     ),
     simple(
